@@ -1,0 +1,1 @@
+"""The protocol: messages, codec, transport and the loop that drives a core."""

@@ -1,0 +1,1 @@
+"""Symbolic graphs: trace, passes, buffer plan, executor."""

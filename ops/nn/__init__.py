@@ -1,0 +1,1 @@
+"""Layers, parameters, losses and initializers (Gluon's names)."""

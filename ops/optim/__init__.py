@@ -1,0 +1,1 @@
+"""Update rules that worker and server share, and learning-rate schedules."""

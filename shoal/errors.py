@@ -1,0 +1,125 @@
+"""Every exception that shoal raises on purpose.
+
+    ShoalError
+    ├── ShapeError(ValueError)           shapes do not fit; the message has both
+    ├── DTypeError(TypeError)            dtypes do not fit; the message has both
+    ├── DeferredInitializationError      a parameter was read before its shape was known
+    ├── GraphError                       a model cannot be traced, or a saved graph cannot be run
+    ├── DataError                        a data set is missing or malformed
+    ├── CheckpointError                  a saved file is missing, damaged, or of another model
+    ├── ConfigError(ValueError)          an option is unknown, or two options contradict each other
+    ├── MembershipError                  the cluster is not, or no longer, what this process needs
+    │   ├── NodeLostError                a process of the cluster died or fell silent; names it
+    │   └── JoinRefusedError             the scheduler does not take this process in
+    └── StoreError
+        ├── KeyNotInitializedError(KeyError)   nobody has called ``init`` for the key
+        ├── StaleWorkerError                   a newer incarnation of this worker exists
+        ├── RemoteError                        a server failed to carry out a request; has its traceback
+        ├── StoreTimeoutError(TimeoutError)    a wait passed its deadline; names who is waited for
+        └── ProtocolError
+            ├── LocalProtocolError             this process broke the protocol (a bug of ours)
+            └── RemoteProtocolError            a peer sent something that is not the protocol
+
+All can be pickled, so that launchers such as Ray can carry them.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DTypeError",
+    "DataError",
+    "DeferredInitializationError",
+    "GraphError",
+    "JoinRefusedError",
+    "KeyNotInitializedError",
+    "LocalProtocolError",
+    "MembershipError",
+    "NodeLostError",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "ShapeError",
+    "ShoalError",
+    "StaleWorkerError",
+    "StoreError",
+    "StoreTimeoutError",
+]
+
+
+class ShoalError(Exception):
+    """Root of the tree: catch this to catch everything that shoal raises on purpose."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of its message
+        return " ".join(str(a) for a in self.args)
+
+
+class ShapeError(ShoalError, ValueError):
+    """Shapes do not fit; the message has both."""
+
+
+class DTypeError(ShoalError, TypeError):
+    """Dtypes do not fit; the message has both."""
+
+
+class DeferredInitializationError(ShoalError):
+    """A parameter was read before its shape was known: run one batch through the model first."""
+
+
+class GraphError(ShoalError):
+    """A model cannot be traced into a graph, or a saved graph cannot be loaded or run."""
+
+
+class DataError(ShoalError):
+    """A data set is missing or malformed; the message has the command that gets it."""
+
+
+class CheckpointError(ShoalError):
+    """A saved file is missing, damaged, or belongs to another model."""
+
+
+class ConfigError(ShoalError, ValueError):
+    """An option is unknown, or two options contradict each other."""
+
+
+class MembershipError(ShoalError):
+    """The cluster is not, or no longer, what this process needs."""
+
+
+class NodeLostError(MembershipError):
+    """A process of the cluster died or fell silent; the message names it."""
+
+
+class JoinRefusedError(MembershipError):
+    """The scheduler does not take this process into the cluster; the message says why."""
+
+
+class StoreError(ShoalError):
+    """The key-value store could not do what was asked."""
+
+
+class KeyNotInitializedError(StoreError, KeyError):
+    """Nobody has called ``init`` for this key."""
+
+
+class StaleWorkerError(StoreError):
+    """A newer incarnation of this worker has joined; this one must stop."""
+
+
+class RemoteError(StoreError):
+    """A server failed to carry out a request; the message ends with the server's traceback."""
+
+
+class StoreTimeoutError(StoreError, TimeoutError):
+    """A wait passed its deadline; the message names who is waited for, the key and the clock."""
+
+
+class ProtocolError(StoreError):
+    """Somebody broke the protocol."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This process broke the protocol: a bug in shoal."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent something that is not the protocol."""

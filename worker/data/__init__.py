@@ -1,0 +1,1 @@
+"""Data sets, deterministic sharding and batches."""
