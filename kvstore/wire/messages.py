@@ -1,0 +1,355 @@
+"""The protocol: every message between scheduler, servers, workers and watchers, declared once.
+
+Encoder, decoder, validation and ``docs/protocol.md`` are derived from these classes. Kinds are never reused. Repeating
+any request is harmless: that is how lost messages are survived.
+"""
+
+from shoal.kvstore.wire.schema import Message, Payload, Plain, message, record
+
+__all__ = [
+    "Abort", "Ack", "Alive", "Barrier", "BarrierWaiting", "Declare", "Done", "Farewell", "Goodbye", "Heartbeat",
+    "Hello", "HelloOk", "Init", "Join", "KeyLayout", "KeySpec", "Left", "Member", "NodeStatus", "PROTOCOL", "Placed",
+    "Pull", "Push", "Refused", "Released", "Roster", "SetOptimizer", "Slice", "Snapshot", "Stats", "StatsReply",
+    "Stop", "Value", "Waiting", "Watch", "Welcome",
+]  # fmt: skip
+
+PROTOCOL = 1
+"""Version of the whole protocol: peers with another version are refused by name."""
+
+
+@record
+class Member:
+    """One process of the cluster."""
+
+    role: str  # "worker" or "server"
+    rank: int
+    incarnation: int  # grows each time that a process takes this role and rank
+    address: str  # where it listens; "" for workers
+    host: str
+    pid: int
+
+
+@record
+class KeySpec:
+    """A key as a worker declares it."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@record
+class Slice:
+    """Elements ``start:stop`` of a key's flattened value, and the server that owns them."""
+
+    id: int
+    server: int
+    start: int
+    stop: int
+
+
+@record
+class KeyLayout:
+    """Where the slices of a key live, under the current placement epoch."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    slices: tuple[Slice, ...]
+
+
+@record
+class NodeStatus:
+    """What the scheduler knows of one process."""
+
+    role: str
+    rank: int
+    incarnation: int
+    host: str
+    pid: int
+    state: str  # "joined", "running", "done", "failed", "lost"
+    silent_s: float  # since its last sign of life
+    status: Plain  # what its last heartbeat said
+    report: Plain  # what its goodbye said; None until then
+
+
+# --- membership: every node <-> scheduler -----------------------------------------------------------------------------
+
+
+@message(1, "node -> scheduler")
+class Join(Message):
+    """Ask to be taken into the cluster. Repeated until `Welcome` or `Refused` arrives."""
+
+    role: str
+    rank: int  # the rank it would like, or -1
+    token: str  # random; the same in every repetition, so that a repeated join is the same process
+    address: str
+    host: str
+    pid: int
+    version: str  # of shoal, for the error text
+
+
+@message(2, "scheduler -> node")
+class Welcome(Message):
+    """The node is in; the cluster starts when `Roster` arrives."""
+
+    cluster: str  # id of this run
+    rank: int
+    incarnation: int
+    lease_s: float
+    mode: str  # the run's consistency mode, or "" when the script decides
+    seed: int
+    present: tuple[str, ...]  # who has joined so far
+    missing: tuple[str, ...]  # who is still waited for
+
+
+@message(3, "scheduler -> node")
+class Roster(Message):
+    """The cluster is complete, or has changed: who is in it, under which generation."""
+
+    generation: int
+    epoch: int
+    members: tuple[Member, ...]
+
+
+@message(4, "node -> scheduler")
+class Heartbeat(Message):
+    """Sign of life, at a third of the lease or faster, with what the node wants shown of its progress."""
+
+    status: Plain
+
+
+@message(5, "scheduler -> node")
+class Alive(Message):
+    """The scheduler's own sign of life, in answer to `Heartbeat`."""
+
+    generation: int
+
+
+@message(6, "worker -> scheduler")
+class Barrier(Message):
+    """Wait until every worker has come to occurrence ``index`` of barrier ``name``. Repeated until released."""
+
+    name: str
+    index: int
+
+
+@message(7, "scheduler -> worker")
+class Released(Message):
+    """Every worker has come to the barrier."""
+
+    name: str
+    index: int
+
+
+@message(8, "scheduler -> worker")
+class BarrierWaiting(Message):
+    """The barrier is still closed; names who has not come."""
+
+    name: str
+    index: int
+    missing: tuple[str, ...]
+
+
+@message(9, "worker -> scheduler")
+class Declare(Message):
+    """Register keys. The first declaration of a key fixes its shape, dtype and placement; later ones must agree."""
+
+    request: int
+    gate: str  # canonical name of the consistency gate, such as "bsp" or "ssp:3"
+    reduce: str  # "mean" or "sum"
+    keys: tuple[KeySpec, ...]
+
+
+@message(10, "scheduler -> worker")
+class Placed(Message):
+    """Where the declared keys live; the same answer for every worker."""
+
+    request: int
+    layouts: tuple[KeyLayout, ...]
+
+
+@message(11, "node -> scheduler")
+class Goodbye(Message):
+    """The node is done (``failed`` is empty) or gives up (``failed`` says why). Repeated until `Farewell`."""
+
+    failed: str
+    report: Plain
+
+
+@message(12, "scheduler -> node")
+class Farewell(Message):
+    """The goodbye is recorded: the node may exit."""
+
+
+@message(13, "scheduler -> node")
+class Left(Message):
+    """A worker has finished; nobody need wait for it any more."""
+
+    role: str
+    rank: int
+    incarnation: int
+    generation: int
+
+
+@message(14, "scheduler -> node")
+class Abort(Message):
+    """The run has failed: every process stops, and says why."""
+
+    culprit: str  # such as "worker 1 (host a, pid 4711)"
+    reason: str
+
+
+@message(15, "scheduler -> server")
+class Stop(Message):
+    """All workers are done: report and exit."""
+
+    reason: str
+
+
+@message(16, "watcher -> scheduler")
+class Watch(Message):
+    """Ask for a `Snapshot`; a watcher is not a member and is never waited for."""
+
+
+@message(17, "scheduler -> watcher")
+class Snapshot(Message):
+    """The state of the run."""
+
+    phase: str  # "gathering", "running", "finished", "failed"
+    cluster: str
+    mode: str
+    reason: str
+    culprit: str
+    missing: tuple[str, ...]
+    nodes: tuple[NodeStatus, ...]
+
+
+# --- the store: worker <-> server -------------------------------------------------------------------------------------
+
+
+@message(32, "worker -> server")
+class Hello(Message):
+    """First message of a worker to a server. Repeated until `HelloOk` or `Refused` arrives."""
+
+    cluster: str
+    worker: int
+    incarnation: int
+
+
+@message(33, "server -> worker")
+class HelloOk(Message):
+    """The server knows the worker and will take its pushes."""
+
+    server: int
+    incarnation: int
+
+
+@message(34, "worker -> server")
+class Init(Message):
+    """Set the first value of a slice. A slice that has a value keeps it."""
+
+    seq: int
+    slice: int
+    key: str
+    gate: str
+    reduce: str
+    value: Payload
+
+
+@message(35, "worker -> server")
+class Push(Message):
+    """Add one contribution to a slice. Counted once, however often it arrives."""
+
+    worker: int
+    incarnation: int
+    seq: int  # of this worker's incarnation; a repetition has the same
+    slice: int
+    clock: int  # how many contributions to this slice this worker has made before
+    pulled: int  # version of the slice that the contribution was computed from
+    want: bool  # also answer with the value that the next clock may read
+    value: Payload
+
+
+@message(36, "worker -> server")
+class Pull(Message):
+    """Read a slice as the worker's ``clock`` may see it; answered when the gate lets it.
+
+    With ``payload`` false only the version is sent: the worker asks whether it may push.
+    """
+
+    worker: int
+    incarnation: int
+    seq: int
+    slice: int
+    clock: int
+    payload: bool
+
+
+@message(37, "server -> worker")
+class Ack(Message):
+    """The push is counted. ``floor`` is the smallest clock among the workers, ``version`` the slice's."""
+
+    seq: int
+    version: int
+    floor: int
+
+
+@message(38, "server -> worker")
+class Value(Message):
+    """A slice's value at ``version``; for a push it also acknowledges."""
+
+    seq: int
+    version: int
+    floor: int
+    value: Payload | None
+
+
+@message(39, "server -> worker")
+class Waiting(Message):
+    """Nothing is lost: the answer waits for these workers to push."""
+
+    seq: int
+    missing: tuple[int, ...]
+
+
+@message(40, "worker -> server")
+class SetOptimizer(Message):
+    """Install the update rule: a name and numbers, never code."""
+
+    seq: int
+    name: str
+    params: Plain
+    lr_mult: dict[str, float]  # by key, where it is not 1
+    wd_mult: dict[str, float]
+
+
+@message(41, "server -> worker")
+class Done(Message):
+    """The request is carried out."""
+
+    seq: int
+
+
+@message(42, "any -> any")
+class Refused(Message):
+    """The request is not carried out. ``error`` is the name of the exception class that the requester raises."""
+
+    seq: int
+    error: str
+    text: str
+
+
+@message(43, "worker -> server")
+class Stats(Message):
+    """Ask for a server's counters."""
+
+    seq: int
+
+
+@message(44, "server -> worker")
+class StatsReply(Message):
+    """A server's counters: ledger, staleness histograms, traffic."""
+
+    seq: int
+    data: Plain
