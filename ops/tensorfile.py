@@ -128,7 +128,7 @@ def _checksum(tensors: Mapping[str, HostArray]) -> str:
     for name in sorted(tensors):
         array = tensors[name]
         crc = zlib.crc32(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode(), crc)
-        crc = zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
     return f"{crc:08x}"
 
 
