@@ -9,7 +9,17 @@ from typing import TypeAlias
 from shoal.kvstore.wire.schema import Message, Payload
 
 __all__ = [
-    "Accumulate", "Apply", "Action", "Configure", "Create", "Event", "PeerGone", "Received", "Send", "SendValue", "Woke",
+    "Accumulate",
+    "Action",
+    "Apply",
+    "Configure",
+    "Create",
+    "Event",
+    "PeerGone",
+    "Received",
+    "Send",
+    "SendValue",
+    "Woke",
 ]  # fmt: skip
 
 

@@ -7,10 +7,42 @@ any request is harmless: that is how lost messages are survived.
 from shoal.kvstore.wire.schema import Message, Payload, Plain, message, record
 
 __all__ = [
-    "Abort", "Ack", "Alive", "Barrier", "BarrierWaiting", "Declare", "Done", "Farewell", "Goodbye", "Heartbeat",
-    "Hello", "HelloOk", "Init", "Join", "KeyLayout", "KeySpec", "Left", "Member", "NodeStatus", "PROTOCOL", "Placed",
-    "Pull", "Push", "Refused", "Released", "Roster", "SetOptimizer", "Slice", "Snapshot", "Stats", "StatsReply",
-    "Stop", "Value", "Waiting", "Watch", "Welcome",
+    "PROTOCOL",
+    "Abort",
+    "Ack",
+    "Alive",
+    "Barrier",
+    "BarrierWaiting",
+    "Declare",
+    "Done",
+    "Farewell",
+    "Goodbye",
+    "Heartbeat",
+    "Hello",
+    "HelloOk",
+    "Init",
+    "Join",
+    "KeyLayout",
+    "KeySpec",
+    "Left",
+    "Member",
+    "NodeStatus",
+    "Placed",
+    "Pull",
+    "Push",
+    "Refused",
+    "Released",
+    "Roster",
+    "SetOptimizer",
+    "Slice",
+    "Snapshot",
+    "Stats",
+    "StatsReply",
+    "Stop",
+    "Value",
+    "Waiting",
+    "Watch",
+    "Welcome",
 ]  # fmt: skip
 
 PROTOCOL = 1
@@ -315,8 +347,10 @@ class Waiting(Message):
 
 @message(40, "worker -> server")
 class SetOptimizer(Message):
-    """Install the update rule: a name and numbers, never code."""
+    """Install the update rule: a name and numbers, never code. A repetition does not install it again."""
 
+    worker: int
+    incarnation: int
     seq: int
     name: str
     params: Plain

@@ -196,9 +196,8 @@ def _payload(where: str) -> tuple[Writer, Reader]:
     return write, read
 
 
-ITEM_BYTES = {
-    "<f2": 2, "<f4": 4, "<f8": 8, "|i1": 1, "<i2": 2, "<i4": 4, "<i8": 8, "|u1": 1, "<u2": 2, "<u4": 4, "<u8": 8, "|b1": 1,
-}  # fmt: skip
+_ITEMS = "|b1 <f2 <f4 <f8 |i1 <i2 <i4 <i8 |u1 <u2 <u4 <u8"
+ITEM_BYTES = {name: int(name[2]) for name in _ITEMS.split()}
 """The dtypes that may travel, with the bytes of one item."""
 
 

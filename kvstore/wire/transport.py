@@ -84,7 +84,7 @@ class Transport:
         self._router = router
         self._poller.register(router, zmq.POLLIN)
         endpoint = router.getsockopt(zmq.LAST_ENDPOINT)
-        return int(bytes(endpoint).decode().rsplit(":", 1)[1])  # type: ignore[arg-type]  # bytes for this option
+        return int(bytes(endpoint).decode().rsplit(":", 1)[1])
 
     def connect(self, peer: str, address: str) -> None:
         """Open a connection to ``address`` (``host:port``), from now on called ``peer``. Does not wait."""
@@ -156,7 +156,7 @@ class Transport:
         self._flush()
         if self._pending:
             timeout_s = min(timeout_s, 0.005)  # a full queue is looked at again soon
-        for socket, _ in self._poller.poll(max(0.0, timeout_s) * 1000):
+        for socket, _ in self._poller.poll(int(max(0.0, timeout_s) * 1000)):
             if socket == self._wake_in:
                 self._drain_wakes()
             else:

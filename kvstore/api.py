@@ -1,0 +1,286 @@
+"""What users hold: `create` and the `KVStore` interface."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from shoal.errors import ConfigError, DTypeError
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.wire.messages import KeyLayout, KeySpec
+from shoal.ops.optim import Optimizer
+
+__all__ = [
+    "Coordinator",
+    "KVStore",
+    "as_lists",
+    "attach",
+    "attached",
+    "create",
+    "host_array",
+    "key_name",
+    "merge_devices",
+]
+
+Key: TypeAlias = str | int
+
+
+class Coordinator(Protocol):
+    """What the store asks of the cluster's membership."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    def barrier(self, name: str, timeout_s: float) -> None: ...
+    def declare(self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float) -> tuple[KeyLayout, ...]: ...
+
+
+def host_array(value: Any) -> Array:
+    """The NumPy array of a Tensor, an array, or a number; an array's own memory where it has one.
+
+    Raises:
+        DTypeError: the value is not numeric.
+    """
+    data = getattr(value, "data", value)
+    array = data if isinstance(data, np.ndarray) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"a store holds numbers; got {type(value).__name__} with dtype {array.dtype}")
+    return array
+
+
+def key_name(key: Key) -> str:
+    """The name a key travels under; integer keys are as good as strings."""
+    if isinstance(key, str) and key:
+        return key
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key)
+    raise ConfigError(f"a key is a non-empty string or an integer, got {key!r}")
+
+
+class KVStore(ABC):
+    """Named arrays shared by the workers of a run: MXNet's interface.
+
+    ``key`` and ``value`` may be lists of the same length. The value of one key may itself be a list of arrays, one from
+    each device: they are summed first. Values are Tensors or NumPy arrays.
+
+    Without an optimizer a push replaces the value by the reduction of the workers' contributions; with one, the
+    reduction is the gradient of an update. The reduction is the mean, unless the store was created with
+    ``reduce="sum"``.
+    """
+
+    type: str
+    reduce: str
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """Number of this worker, from 0."""
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int:
+        """How many workers the run has."""
+
+    @abstractmethod
+    def init(self, key: Key | Sequence[Key], value: Any) -> None:
+        """Create keys. Every worker calls it; the value of worker 0 counts. Returns when all may use the keys.
+
+        Raises:
+            ShapeError, DTypeError: another worker declares the key differently; the message names both.
+            ConfigError: the key exists already.
+        """
+
+    @abstractmethod
+    def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
+        """`push` as a future; the value is copied before this returns."""
+
+    @abstractmethod
+    def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
+        """`pull` as a future of ``out``."""
+
+    @abstractmethod
+    def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
+        """`pushpull` as a future; do not write to ``value`` before it is done."""
+
+    @abstractmethod
+    def set_optimizer(
+        self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+    ) -> None:
+        """Let the store update its values with this rule. Every worker calls it; worker 0's counts.
+
+        A rule of the same name as the present one keeps the state of every key (momentum and the like).
+
+        Args:
+            lr_mult, wd_mult: factors by key name, for keys where they are not 1.
+        """
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Wait until every worker has come here, and every push before it is counted."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Wait until every push of this worker is counted; raises what went wrong with any of them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush, and use the store no more."""
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """Names of the keys that exist, sorted."""
+
+    @abstractmethod
+    def ledger(self) -> dict[str, int]:
+        """This worker's counts: sent, acknowledged, retries, bytes_pushed, bytes_pulled. Slices count singly."""
+
+    @abstractmethod
+    def server_stats(self) -> list[dict[str, Any]]:
+        """The counters of each server: ledger and staleness by worker, updates, traffic in bytes."""
+
+    def push(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
+        """Contribute to keys, without waiting; the value is copied before this returns.
+
+        Args:
+            priority: larger goes first. `Trainer` passes minus the layer's index: the next forward pass needs the
+                first layers first (P3, Jayarajan et al., arXiv:1905.03960).
+        Returns:
+            Done when every server has counted the contribution; it may not be applied yet. An error that nobody
+            fetches from it is raised by the next `flush`, `barrier` or `close`.
+        Raises:
+            KeyNotInitializedError: nobody has called ``init`` for the key.
+            ShapeError, DTypeError: the value does not fit the key.
+        """
+        return self.push_async(key, value, priority)
+
+    def pull(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Any:
+        """Read keys as this worker's clock may see them: in a synchronous run, with every push before it applied.
+
+        Args:
+            out: arrays or Tensors that are written in place; without it new arrays are returned.
+        Raises:
+            StoreTimeoutError: names who is waited for.
+        """
+        return self.pull_async(key, out, priority).result()
+
+    def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
+        """`push`, then `pull`, in one exchange."""
+        return self.pushpull_async(key, value, out, priority).result()
+
+    def broadcast(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
+        """`init` with the value of worker 0, then `pull`."""
+        self.init(key, value)
+        return self.pull(key, out, priority)
+
+    def is_capable(self, capability: str) -> bool:
+        """Whether the store has a capability; ``"optimizer"``: it can update the values itself."""
+        return capability.lower() == "optimizer"
+
+    def __enter__(self) -> "KVStore":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.close()
+
+
+Factory: TypeAlias = Callable[[str, str], KVStore]
+_attached: list[Factory] = []
+_KNOWN = ("auto", "local", "dist", "dist_sync", "dist_async", "dist_ssp:S")
+
+
+def attach(factory: Factory | None) -> None:
+    """Make ``create("dist...")`` build its store with ``factory(mode, reduce)``: the process has joined a cluster."""
+    _attached.clear()
+    if factory is not None:
+        _attached.append(factory)
+
+
+def attached() -> bool:
+    """Whether this process has joined a cluster."""
+    return bool(_attached)
+
+
+def create(name: str = "auto", *, reduce: str = "mean") -> KVStore:
+    """A store.
+
+    ==================  ==========================================================================================
+    ``auto``            ``dist`` in a process started by ``shoal run`` or ``shoal worker``, else ``local``
+    ``local``           in this process, no servers
+    ``dist``            on the run's servers, under the run's ``--mode`` (synchronous if none was given)
+    ``dist_sync``       every worker's contribution is in before anybody goes on
+    ``dist_async``      every contribution is applied at once
+    ``dist_ssp:S``      at once, but nobody is more than S clocks ahead of the slowest
+    ==================  ==========================================================================================
+
+    Args:
+        reduce: ``"mean"`` over the contributions, so that the learning rate keeps its meaning whatever the number of
+            workers; or ``"sum"``, which is what MXNet does.
+    Raises:
+        ConfigError: an unknown name (the known ones are listed), or a ``dist`` store outside a cluster.
+    """
+    if reduce not in ("mean", "sum"):
+        raise ConfigError(f"unknown reduction {reduce!r}; known: mean, sum")
+    mode = _mode_of(name)
+    if mode is None:
+        from shoal.kvstore.local import LocalKVStore
+
+        return LocalKVStore(reduce)
+    if not _attached:
+        raise ConfigError(
+            f"kvstore {name!r} needs a cluster, and this process is in none. Start the script with "
+            "`shoal run -n 2 -s 2 script.py`, or use 'local', or 'auto', which is right in both cases."
+        )
+    return _attached[0](mode, reduce)
+
+
+def _mode_of(name: str) -> str | None:
+    """None for a local store, else the canonical mode, "" for the run's own."""
+    if name == "auto":
+        return "" if _attached else None
+    if name == "local":
+        return None
+    if name == "dist":
+        return ""
+    if name.startswith("dist_"):
+        try:
+            return canonical_mode(name[5:])
+        except ConfigError:
+            pass
+    near = difflib.get_close_matches(name, _KNOWN, 1, 0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"unknown kvstore {name!r}; known: {', '.join(_KNOWN)}.{hint}")
+
+
+def as_lists(key: Key | Sequence[Key], *values: Any) -> tuple[list[str], list[list[Any]]]:
+    """Keys and values as lists of equal length, whatever form they were given in."""
+    if isinstance(key, str | int):
+        return [key_name(key)], [[v] for v in values]
+    names = [key_name(k) for k in key]
+    columns = []
+    for v in values:
+        column = [None] * len(names) if v is None else list(v)
+        if len(column) != len(names):
+            raise ConfigError(f"{len(names)} keys but {len(column)} values; give one value for each key")
+        columns.append(column)
+    return names, columns
+
+
+def merge_devices(value: Any) -> Array:
+    """One array from a value that may be a list of them: their sum."""
+    if not isinstance(value, list | tuple):
+        return host_array(value)
+    parts: Iterable[Array] = [host_array(v) for v in value]
+    total = None
+    for part in parts:
+        total = part.copy() if total is None else np.add(total, part, out=total)
+    if total is None:
+        raise ConfigError("an empty list is not a value")
+    return total

@@ -1,0 +1,39 @@
+"""Checks on what users hand to a store, before anything is sent."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.errors import ConfigError, DTypeError, ShapeError
+
+__all__ = ["check_fit", "writable"]
+
+
+def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise unless ``array`` has the key's shape and dtype."""
+    if array.shape != shape:
+        raise ShapeError(
+            f"{who} {does} {key!r} with shape {array.shape}; it was initialised with {shape}. "
+            "All workers must build the same model: compare its layer sizes."
+        )
+    if array.dtype != dtype:
+        raise DTypeError(
+            f"{who} {does} {key!r} with dtype {array.dtype}; it was initialised with {dtype}. Cast it first."
+        )
+
+
+def writable(who: str, key: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The memory of ``out``, which a pull will write.
+
+    Raises:
+        ConfigError: it is not an array or Tensor, is read-only, or is not contiguous.
+        ShapeError, DTypeError: it does not fit the key.
+    """
+    array = getattr(out, "data", out) if not isinstance(out, np.ndarray) else out
+    if not isinstance(array, np.ndarray):
+        raise ConfigError(f"pull of {key!r}: out must be an array or a Tensor, got {type(out).__name__}")
+    check_fit(who, "pulls", key, array, shape, dtype)
+    if not array.flags.writeable or not array.flags.c_contiguous:
+        raise ConfigError(f"pull of {key!r}: out must be writable and C-contiguous, e.g. np.empty({shape}, '{dtype}')")
+    return array

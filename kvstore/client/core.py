@@ -1,0 +1,423 @@
+"""The worker's half of the protocol as a state machine: retry, order, credit, deadline.
+
+A *job* is one request about one slice (or one server). Jobs about the same slice are carried out one after another, in
+the order they were submitted: a read sees exactly the pushes before it. Jobs about different slices run side by side,
+larger priority first, as far as the credit of unacknowledged bytes goes. A request that is not answered is repeated;
+one that waits for other workers is asked about again without its payload.
+"""
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from shoal.errors import LocalProtocolError
+from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.messages import (
+    Ack,
+    Done,
+    Hello,
+    HelloOk,
+    Init,
+    Pull,
+    Push,
+    Refused,
+    SetOptimizer,
+    Stats,
+    StatsReply,
+    Value,
+    Waiting,
+)
+from shoal.kvstore.wire.schema import Message, Payload
+
+__all__ = ["ClientAction", "ClientCore", "Complete", "Fail", "Job", "Stage", "Transmit", "Warn"]
+
+RETRY_S = 1.0
+RETRY_MAX_S = 8.0
+WARN_S = 30.0
+CREDIT_BYTES = 8 << 20
+"""Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
+
+
+class Stage(Enum):
+    """What a job waits for."""
+
+    QUEUED = "queued"
+    ENTER = "permission to push"
+    PUSH = "acknowledgement"
+    READ = "value"
+    REQUEST = "answer"
+    OVER = "over"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request. ``payload`` makes it a push, ``want`` a read; ``request`` is any other message, sent as it is."""
+
+    server: int
+    slice: int = -1
+    key: str = ""
+    priority: int = 0
+    payload: Payload | None = None
+    payload_bytes: int = 0
+    want: bool = False
+    request: Message | None = None
+    token: Any = None  # the caller's; the core never looks at it
+    seq: int = -1
+    clock: int = 0
+    stage: Stage = Stage.QUEUED
+    since: float = 0.0
+    due: float = 0.0
+    pause: float = RETRY_S
+    warned: float = 0.0
+    missing: tuple[int, ...] = ()
+    credit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send ``message`` to server ``server``."""
+
+    server: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """``job`` is done; ``result`` is the answer's message, if it has one."""
+
+    job: Job
+    result: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """``job`` cannot be done: raise the exception class named ``error``."""
+
+    job: Job
+    error: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Worth telling the user once: a job has waited long."""
+
+    text: str
+
+
+ClientAction: TypeAlias = Transmit | Complete | Fail | Warn
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What the worker knows of one slice, and its jobs in order."""
+
+    clock: int = 0
+    pulled: int = 0
+    floor: int = 0
+    gate: Gate | None = None
+    jobs: deque[Job] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Link:
+    """What the worker knows of one server."""
+
+    greeted: bool = False
+    credit: int = CREDIT_BYTES
+    hello_due: float = 0.0
+    hello_since: float = -1.0
+    pause: float = 0.1
+    ready: list[tuple[int, int, Job]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Counters:
+    """The worker's side of the ledger."""
+
+    sent: int = 0
+    acknowledged: int = 0
+    retries: int = 0
+    bytes_pushed: int = 0
+    bytes_pulled: int = 0
+
+
+class ClientCore:
+    """One worker's requests to all servers.
+
+    Args:
+        rank, incarnation: of this worker.
+        cluster: id of the run.
+        servers: how many there are.
+        timeout_s: a job older than this fails, naming whom it waits for.
+    """
+
+    def __init__(self, rank: int, incarnation: int, cluster: str, servers: int, timeout_s: float = 600.0) -> None:
+        self.rank, self.incarnation, self.cluster, self.timeout_s = rank, incarnation, cluster, timeout_s
+        self.lanes: dict[int, _Lane] = {}
+        self.links = {s: _Link() for s in range(servers)}
+        self.flying: dict[int, Job] = {}
+        self.counters = Counters()
+        self._seq = 0
+        self._order = 0
+        self._look_due = 0.0
+
+    def register(self, slice_id: int, gate: Gate) -> None:
+        """A slice exists, under this gate."""
+        self.lanes.setdefault(slice_id, _Lane(gate=gate))
+
+    # --- what the caller asks -----------------------------------------------------------------------------------------
+
+    def submit(self, jobs: list[Job], now: float) -> list[ClientAction]:
+        """Take jobs in; those that may start, start."""
+        for job in jobs:
+            job.since = job.warned = now
+            if job.slice >= 0:
+                lane = self.lanes[job.slice]
+                lane.jobs.append(job)
+                if lane.jobs[0] is job:
+                    self._make_ready(job)
+            else:
+                self._make_ready(job)
+        return self._pump(now)
+
+    def _make_ready(self, job: Job) -> None:
+        self._order += 1
+        heapq.heappush(self.links[job.server].ready, (-job.priority, self._order, job))
+
+    def _pump(self, now: float) -> list[ClientAction]:
+        actions: list[ClientAction] = []
+        for server, link in self.links.items():
+            if not link.greeted:
+                if link.ready and link.hello_since < 0:
+                    actions += self._greet(server, link, now)
+                continue
+            while link.ready and (link.credit > 0 or link.ready[0][2].payload is None):
+                actions += self._start(heapq.heappop(link.ready)[2], now)
+        return actions
+
+    def _greet(self, server: int, link: _Link, now: float) -> list[ClientAction]:
+        if link.hello_since < 0:
+            link.hello_since = now
+        link.hello_due, link.pause = now + link.pause, min(link.pause * 2, RETRY_S)
+        self._look_due = min(self._look_due, link.hello_due)
+        return [Transmit(server, Hello(cluster=self.cluster, worker=self.rank, incarnation=self.incarnation))]
+
+    def _start(self, job: Job, now: float) -> list[ClientAction]:
+        job.seq, self._seq = self._seq, self._seq + 1
+        self.flying[job.seq] = job
+        if job.request is not None:
+            return self._enter(job, Stage.REQUEST, now)
+        lane = self.lanes[job.slice]
+        job.clock = lane.clock
+        if job.payload is None:
+            return self._enter(job, Stage.READ, now)
+        if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
+            return self._enter(job, Stage.ENTER, now)
+        return self._enter_push(job, now)
+
+    def _enter_push(self, job: Job, now: float) -> list[ClientAction]:
+        job.credit = job.payload_bytes
+        self.links[job.server].credit -= job.credit
+        self.counters.sent += 1
+        self.counters.bytes_pushed += job.payload_bytes
+        return self._enter(job, Stage.PUSH, now)
+
+    def _enter(self, job: Job, stage: Stage, now: float) -> list[ClientAction]:
+        self._set_due(job, stage, now)
+        return [Transmit(job.server, self._message(job))]
+
+    def _set_due(self, job: Job, stage: Stage, now: float) -> None:
+        job.stage, job.pause, job.due = stage, RETRY_S, now + RETRY_S
+        self._look_due = min(self._look_due, job.due)
+
+    def _message(self, job: Job) -> Message:
+        """The message that asks for what the job waits for."""
+        lane = self.lanes.get(job.slice)
+        if job.stage is Stage.REQUEST:
+            return self._stamped(job)
+        if job.stage is Stage.PUSH and job.payload is not None and lane is not None:
+            return Push(
+                worker=self.rank,
+                incarnation=self.incarnation,
+                seq=job.seq,
+                slice=job.slice,
+                clock=job.clock,
+                pulled=lane.pulled,
+                want=job.want,
+                value=job.payload,
+            )
+        clock = job.clock + (job.payload is not None and job.stage is Stage.READ)
+        return Pull(
+            worker=self.rank,
+            incarnation=self.incarnation,
+            seq=job.seq,
+            slice=job.slice,
+            clock=clock,
+            payload=job.stage is Stage.READ,
+        )
+
+    def _stamped(self, job: Job) -> Message:
+        """A request under its own sequence number."""
+        m = job.request
+        match m:
+            case Init():
+                return Init(seq=job.seq, slice=m.slice, key=m.key, gate=m.gate, reduce=m.reduce, value=m.value)
+            case SetOptimizer():
+                return SetOptimizer(
+                    worker=self.rank,
+                    incarnation=self.incarnation,
+                    seq=job.seq,
+                    name=m.name,
+                    params=m.params,
+                    lr_mult=m.lr_mult,
+                    wd_mult=m.wd_mult,
+                )
+            case Stats():
+                return Stats(seq=job.seq)
+        raise LocalProtocolError(f"a client sends no {type(m).__name__}")
+
+    # --- what servers answer ------------------------------------------------------------------------------------------
+
+    def receive(self, server: int, m: Message, now: float) -> list[ClientAction]:
+        """What follows from a server's answer; an answer to nothing is an old one and is ignored."""
+        match m:
+            case HelloOk():
+                self.links[server].greeted = True
+                return self._pump(now)
+            case Refused(seq=seq) if not self.links[server].greeted and seq not in self.flying:
+                return self._refuse_all(server, m, now)
+        job = self.flying.get(getattr(m, "seq", -1))
+        if job is None or job.server != server:
+            return []
+        match m:
+            case Ack():
+                return self._acknowledged(job, m.version, m.floor, now)
+            case Value():
+                return self._valued(job, m, now)
+            case Waiting():
+                job.missing = m.missing
+                return []
+            case Done() | StatsReply():
+                return self._finish(job, m, now)
+            case Refused():
+                self._settle(job)
+                return [*self._over(job), Fail(job, m.error, m.text), *self._pump(now)]
+        return []
+
+    def _acknowledged(self, job: Job, version: int, floor: int, now: float) -> list[ClientAction]:
+        if job.stage is not Stage.PUSH:
+            return []
+        lane = self.lanes[job.slice]
+        lane.floor = max(lane.floor, floor)
+        lane.clock += 1
+        self._settle(job)
+        self._give_back(job)
+        if not job.want:
+            return self._finish(job, None, now)
+        self._set_due(job, Stage.READ, now)
+        return self._pump(now)
+
+    def _settle(self, job: Job) -> None:
+        """The push is acknowledged (or refused): its bytes are no longer under way."""
+        if job.stage is Stage.PUSH:
+            self.counters.acknowledged += 1
+
+    def _give_back(self, job: Job) -> None:
+        self.links[job.server].credit += job.credit
+        job.credit = 0
+
+    def _valued(self, job: Job, m: Value, now: float) -> list[ClientAction]:
+        if job.stage is Stage.ENTER:
+            lane = self.lanes[job.slice]
+            lane.floor = max(lane.floor, m.floor)
+            return self._enter_push(job, now)
+        actions = self._acknowledged(job, m.version, m.floor, now)
+        if job.stage is not Stage.READ or m.value is None:
+            return actions
+        lane = self.lanes[job.slice]
+        lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
+        self.counters.bytes_pulled += m.value.data.nbytes
+        return [*actions, *self._finish(job, m, now)]
+
+    def _finish(self, job: Job, result: Message | None, now: float) -> list[ClientAction]:
+        return [*self._over(job), Complete(job, result), *self._pump(now)]
+
+    def _over(self, job: Job) -> list[ClientAction]:
+        """Forget a job; the next one of its slice may start."""
+        self._give_back(job)
+        job.stage = Stage.OVER
+        self.flying.pop(job.seq, None)
+        lane = self.lanes.get(job.slice)
+        if lane is not None and lane.jobs and lane.jobs[0] is job:
+            lane.jobs.popleft()
+            if lane.jobs:
+                self._make_ready(lane.jobs[0])
+        return []
+
+    def _refuse_all(self, server: int, m: Refused, now: float) -> list[ClientAction]:
+        """The server does not take this worker: everything that was meant for it fails."""
+        link = self.links[server]
+        waiting, link.ready = [job for _, _, job in link.ready], []
+        link.hello_since = -1.0
+        actions: list[ClientAction] = []
+        for job in waiting:
+            actions += [*self._over(job), Fail(job, m.error, m.text)]
+        return actions
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> tuple[list[ClientAction], float]:
+        """Repeat what is due, fail what is too old; also says when to be woken next."""
+        if now < self._look_due:
+            return [], self._look_due
+        actions: list[ClientAction] = []
+        for server, link in self.links.items():
+            if not link.greeted and link.hello_since >= 0 and now >= link.hello_due:
+                actions += self._greet_again(server, link, now)
+        for job in list(self.flying.values()):
+            actions += self._look_at(job, now)
+        due = [j.due for j in self.flying.values()]
+        due += [x.hello_due for x in self.links.values() if not x.greeted and x.hello_since >= 0]
+        self._look_due = min(due, default=now + RETRY_S)
+        return actions, self._look_due
+
+    def _greet_again(self, server: int, link: _Link, now: float) -> list[ClientAction]:
+        if now - link.hello_since < self.timeout_s:
+            return self._greet(server, link, now)
+        text = f"server {server} has not answered worker {self.rank}'s greeting for {self.timeout_s:g} s"
+        return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text), now)
+
+    def _look_at(self, job: Job, now: float) -> list[ClientAction]:
+        if now < job.due or job.stage is Stage.OVER:
+            return []
+        if now - job.since >= self.timeout_s:
+            text = f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+            return [*self._over(job), Fail(job, "StoreTimeoutError", text), *self._pump(now)]
+        job.pause = min(job.pause * 2, RETRY_MAX_S)
+        job.due = now + job.pause
+        self.counters.retries += 1
+        actions: list[ClientAction] = [Transmit(job.server, self._message(job))]
+        if now - job.warned >= WARN_S:
+            job.warned = now
+            actions.append(Warn(f"{self.describe(job)} for {now - job.since:.0f} s so far"))
+        return actions
+
+    def describe(self, job: Job) -> str:
+        """Who waits for whom, about which key and clock."""
+        what = f"{type(job.request).__name__}" if job.request is not None else f"{job.key!r} at clock {job.clock}"
+        if job.missing and job.stage in (Stage.ENTER, Stage.READ):
+            late = ", ".join(f"worker {r}" for r in job.missing)
+            return f"worker {self.rank} has waited for {late} to push {what} (server {job.server} is alive)"
+        return f"worker {self.rank} has waited for server {job.server}: {job.stage.value} of {what}"
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken; tests call it after every event."""
+        assert self.counters.acknowledged <= self.counters.sent
+        for server, link in self.links.items():
+            out = sum(j.credit for j in self.flying.values() if j.server == server)
+            assert link.credit + out == CREDIT_BYTES
+        for lane in self.lanes.values():
+            assert sum(j.stage is not Stage.QUEUED for j in lane.jobs) <= 1

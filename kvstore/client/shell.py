@@ -1,0 +1,142 @@
+"""The client's shell: callers' threads hand jobs over, the I/O thread carries them out."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from shoal import errors
+from shoal.kvstore.arrays import Array, as_array
+from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Fail, Job, Transmit, Warn
+from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.messages import StatsReply, Value
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+
+__all__ = ["ClientShell", "Group", "error_named"]
+
+log = logging.getLogger("shoal.client")
+
+
+def error_named(name: str, text: str) -> Exception:
+    """The exception that a peer has named; an unknown name gives `RemoteError`."""
+    cls = getattr(errors, name, None) if name in errors.__all__ else None
+    return cls(text) if cls is not None else errors.RemoteError(f"{name}: {text}")
+
+
+class Group:
+    """Jobs that together make one call: a future that is done when the last one is.
+
+    A job's ``token`` is ``(group, view)``; a value that is read is copied into the view.
+
+    Args:
+        jobs: how many.
+        result: what the future gives.
+    """
+
+    __slots__ = ("_left", "future", "replies", "result")
+
+    def __init__(self, jobs: int, result: Any = None) -> None:
+        self._left, self.result = jobs, result
+        self.replies: list[Message] = []
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()
+        if jobs == 0:
+            self.future.set_result(result)
+
+    def complete(self, view: Array | None, reply: Message | None) -> None:
+        if isinstance(reply, Value) and reply.value is not None and view is not None:
+            np.copyto(view, as_array(reply.value), casting="no")
+        if isinstance(reply, StatsReply):
+            self.replies.append(reply)
+        self._left -= 1
+        if self._left == 0 and not self.future.done():
+            self.future.set_result(self.result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class ClientShell:
+    """Driver of a `ClientCore`. `submit` and `register` may be called from any thread.
+
+    Args:
+        transport: of the I/O thread; connected to the servers under the names ``server0``, ``server1``, ...
+        core: the state machine.
+    """
+
+    def __init__(self, transport: Transport, core: ClientCore) -> None:
+        self.transport, self.core = transport, core
+        self._calls: SimpleQueue[tuple[list[Job], list[tuple[int, Gate]]]] = SimpleQueue()
+        self._servers = {f"server{i}": i for i in core.links}
+        self._broken: BaseException | None = None
+        self._lock = threading.Lock()
+
+    def register(self, slices: Sequence[tuple[int, Gate]]) -> None:
+        """Slices that later jobs will name."""
+        self._calls.put(([], list(slices)))
+        self.transport.wake()
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Hand jobs over; their groups' futures tell what became of them."""
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            self._calls.put((jobs, []))
+        self.transport.wake()
+
+    def fail_all(self, error: BaseException) -> None:
+        """The cluster is gone: every call, now and later, raises ``error``. On the I/O thread."""
+        with self._lock:
+            self._broken = self._broken or error
+        self._take_calls(0.0)
+        for lane in self.core.lanes.values():
+            for job in lane.jobs:
+                self._group(job).fail(error)
+        for job in [*self.core.flying.values(), *(j for x in self.core.links.values() for _, _, j in x.ready)]:
+            self._group(job).fail(error)
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        server = self._servers.get(peer)
+        if server is not None and self._broken is None:
+            self._carry_out(self.core.receive(server, message, now))
+
+    def wake(self, now: float) -> float:
+        self._take_calls(now)
+        if self._broken is not None:
+            return now + 1.0
+        actions, due = self.core.wake(now)
+        self._carry_out(actions)
+        return due
+
+    def _take_calls(self, now: float) -> None:
+        while True:
+            try:
+                jobs, slices = self._calls.get_nowait()
+            except Empty:
+                return
+            for slice_id, gate in slices:
+                self.core.register(slice_id, gate)
+            self._carry_out(self.core.submit(jobs, now))
+
+    @staticmethod
+    def _group(job: Job) -> Group:
+        group: Group = job.token[0]
+        return group
+
+    def _carry_out(self, actions: list[ClientAction]) -> None:
+        for action in actions:
+            match action:
+                case Transmit(server, message):
+                    self.transport.send(f"server{server}", message)
+                case Complete(job, result):
+                    self._group(job).complete(job.token[1], result)
+                case Fail(job, error, text):
+                    self._group(job).fail(error_named(error, text))
+                case Warn(text):
+                    log.warning("%s", text)

@@ -1,0 +1,27 @@
+"""One hash for a whole set of weights."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["weights_sha256"]
+
+
+def weights_sha256(weights: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over all weights: for each key in sorted order its name, dtype, shape and little-endian C-order bytes.
+
+    Equal hashes mean bit-identical weights.
+
+    >>> weights_sha256({"w": np.zeros(2, np.float32)})[:16]
+    '2d23f2b6a7bda3f5'
+    """
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        value = np.asarray(weights[key])
+        little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        digest.update(f"{key}\0{little.dtype.str}\0{value.shape}\0".encode())
+        digest.update(little.reshape(-1).data)
+    return digest.hexdigest()

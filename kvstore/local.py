@@ -1,0 +1,124 @@
+"""The store of a single process: the servers' table without servers, so that the arithmetic is the same."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.kvstore.api import Key, KVStore, as_lists, host_array, merge_devices
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.checks import check_fit, writable
+from shoal.kvstore.server.table import Table
+from shoal.ops.optim import Optimizer
+
+__all__ = ["LocalKVStore"]
+
+
+class LocalKVStore(KVStore):
+    """Keys in this process. Calls may come from several threads; one update at a time is carried out."""
+
+    type = "local"
+
+    def __init__(self, reduce: str = "mean") -> None:
+        self.reduce = reduce
+        self._table = Table()
+        self._ids: dict[str, int] = {}
+        self._pushes = self._bytes_in = self._bytes_out = 0
+        self._lock = Lock()
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    @property
+    def num_workers(self) -> int:
+        return 1
+
+    def init(self, key: Key | Sequence[Key], value: Any) -> None:
+        names, (values,) = as_lists(key, value)
+        for name, v in zip(names, values, strict=True):
+            if name in self._ids:
+                raise ConfigError(f"key {name!r} is initialised already; push to change it")
+            self._ids[name] = len(self._ids)
+            self._table.create(self._ids[name], name, host_array(v))
+
+    def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
+        names, (values,) = as_lists(key, value)
+        for name, v in zip(names, values, strict=True):
+            self._push(name, merge_devices(v))
+        return _done(None)
+
+    def _push(self, name: str, array: Array) -> None:
+        value = self._value(name)
+        check_fit("worker 0", "pushes", name, array, value.shape, value.dtype)
+        with self._lock:
+            self._table.accumulate(self._ids[name], 0, array)
+            self._table.apply(self._ids[name], (0,), self.reduce)
+            self._pushes += 1
+            self._bytes_in += array.nbytes
+
+    def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
+        names, (outs,) = as_lists(key, out)
+        results = [self._pull(n, o) for n, o in zip(names, outs, strict=True)]
+        return _done(results[0] if isinstance(key, str | int) else results)
+
+    def _pull(self, name: str, out: Any) -> Any:
+        value = self._value(name)
+        self._bytes_out += value.nbytes
+        if out is None:
+            with self._lock:
+                return value.copy()
+        target = writable("worker 0", name, out, value.shape, value.dtype)
+        with self._lock:
+            np.copyto(target, value)
+        return out
+
+    def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
+        self.push_async(key, value, priority)
+        return self.pull_async(key, value if out is None else out, priority)
+
+    def set_optimizer(
+        self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+    ) -> None:
+        self._table.configure(optimizer, lr_mult or {}, wd_mult or {})
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def flush(self) -> None:
+        """Nothing is ever under way."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def keys(self) -> list[str]:
+        return sorted(self._ids)
+
+    def ledger(self) -> dict[str, int]:
+        n = self._pushes
+        counts = {"sent": n, "acknowledged": n, "retries": 0}
+        return {**counts, "bytes_pushed": self._bytes_in, "bytes_pulled": self._bytes_out}
+
+    def server_stats(self) -> list[dict[str, Any]]:
+        n = self._pushes
+        ledger = {"0": {"applied": n, "rejected": 0, "duplicate": 0}}
+        traffic = {"bytes_in": self._bytes_in, "bytes_out": self._bytes_out, "malformed": 0}
+        return [{"ledger": ledger, "staleness": {"0": {"0": n}}, "updates": n, "slices": len(self._ids), **traffic}]
+
+    def optimizer_states(self) -> dict[str, tuple[int, Any]]:
+        """Number of updates and state of the update rule, by key."""
+        return {k: (self._table.cells[i].updates, self._table.cells[i].state) for k, i in self._ids.items()}
+
+    def _value(self, name: str) -> Array:
+        if name not in self._ids:
+            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+        return self._table.cells[self._ids[name]].value
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future

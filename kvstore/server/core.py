@@ -1,0 +1,357 @@
+"""The server as a state machine: ``handle(event, now) -> actions``.
+
+It holds names, clocks, counts and shapes, never an array, a socket or a clock. Written policies
+(docs/decisions/0003-rounds-and-departures.md):
+
+- a push is counted once: its clock must be the number of contributions already counted from this worker to this slice;
+  a smaller clock is a repetition and is answered as the first one was;
+- a counted contribution stays, whatever becomes of its sender;
+- nobody waits for a worker that has left; when the last one leaves, open rounds close with what they have;
+- a message of an older incarnation, or of a stranger, is refused and changes nothing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.errors import ConfigError
+from shoal.kvstore.events import (
+    Accumulate,
+    Action,
+    Apply,
+    Configure,
+    Create,
+    Event,
+    PeerGone,
+    Received,
+    Send,
+    SendValue,
+)
+from shoal.kvstore.gates import Gate, Progress, parse_gate
+from shoal.kvstore.wire.messages import (
+    Ack,
+    Done,
+    Hello,
+    HelloOk,
+    Init,
+    Pull,
+    Push,
+    Refused,
+    Roster,
+    SetOptimizer,
+    Stats,
+    StatsReply,
+    Value,
+    Waiting,
+)
+
+__all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
+
+
+MAX_REFUSALS = 1024
+"""Refusals remembered for each worker; a worker stops at its first one."""
+
+
+@dataclass(slots=True)
+class Parked:
+    """A reader that waits until the gate lets it read at ``clock``."""
+
+    sender: str
+    worker: int
+    clock: int
+    payload: bool
+
+
+@dataclass(slots=True)
+class Entry:
+    """One slice: what it is, how far each worker is, whose contributions wait, who waits to read."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    gate: Gate
+    reduce: str
+    progress: Progress
+    version: int = 0
+    pending: dict[int, None] = field(default_factory=dict)
+    parked: dict[tuple[str, int], Parked] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What became of one worker's pushes to this server."""
+
+    applied: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    refusals: dict[int, Send] = field(default_factory=dict)  # by seq, to answer a repetition the same way
+    staleness: Counter[int] = field(default_factory=Counter)
+
+
+class ServerCore:
+    """One shard of the store.
+
+    Args:
+        rank: of this server.
+        incarnation: of this server.
+        cluster: id of the run; a worker of another run is refused.
+    """
+
+    def __init__(self, rank: int, incarnation: int = 1, cluster: str = "") -> None:
+        self.rank, self.incarnation, self.cluster = rank, incarnation, cluster
+        self.members: dict[int, int] = {}  # rank -> incarnation of the workers that are waited for
+        self.known: dict[int, int] = {}  # ... and of all that ever were
+        self.entries: dict[int, Entry] = {}
+        self.ledgers: dict[int, Ledger] = {}
+        self.updates = 0
+        self.strangers = 0
+        self._configured: dict[tuple[int, int], int] = {}
+        self._handlers: dict[type[Any], Any] = {
+            Hello: self._hello,
+            Init: self._init,
+            Push: self._push,
+            Pull: self._pull,
+            SetOptimizer: self._set_optimizer,
+            Stats: self._stats,
+        }
+
+    def roster(self, roster: Roster) -> list[Action]:
+        """Take over who the workers are; before the first one every worker is a stranger."""
+        for m in roster.members:
+            if m.role == "worker":
+                self.members[m.rank] = self.known[m.rank] = m.incarnation
+                self.ledgers.setdefault(m.rank, Ledger())
+        return []
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """What follows from ``event``. ``now`` is in seconds, on any clock that never goes back."""
+        if isinstance(event, Received):
+            handler = self._handlers.get(type(event.message))
+            if handler is None:
+                return [
+                    _refuse(event.sender, 0, "RemoteProtocolError", f"a server takes no {type(event.message).__name__}")
+                ]
+            answer: list[Action] = handler(event.sender, event.message)
+            return answer
+        if isinstance(event, PeerGone):
+            return self._gone(event)
+        return []
+
+    # --- joining and preparing ----------------------------------------------------------------------------------------
+
+    def _hello(self, sender: str, m: Hello) -> list[Action]:
+        if m.cluster != self.cluster:
+            text = f"worker {m.worker} belongs to run {m.cluster!r}, this is server {self.rank} of run {self.cluster!r}"
+            return [_refuse(sender, 0, "JoinRefusedError", text)]
+        stranger = self._stranger(sender, 0, m.worker, m.incarnation)
+        return stranger or [Send(sender, HelloOk(server=self.rank, incarnation=self.incarnation))]
+
+    def _init(self, sender: str, m: Init) -> list[Action]:
+        entry = self.entries.get(m.slice)
+        done = Send(sender, Done(seq=m.seq))
+        if entry is not None:
+            if (entry.dtype, entry.shape) != (m.value.dtype, m.value.shape):
+                return [self._misfit(sender, m.seq, "init of", entry, m.value.dtype, m.value.shape)]
+            return [done]
+        try:
+            gate = parse_gate(m.gate)
+        except ConfigError as e:
+            return [_refuse(sender, m.seq, "ConfigError", str(e))]
+        if m.reduce not in ("mean", "sum"):
+            return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
+        progress = Progress(tuple(self.members))
+        self.entries[m.slice] = Entry(m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress)
+        return [Create(m.slice, m.key, m.value), done]
+
+    def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        if stranger:
+            return stranger
+        if self._configured.get((m.worker, m.incarnation), -1) >= m.seq:
+            return [Send(sender, Done(seq=m.seq))]
+        self._configured[m.worker, m.incarnation] = m.seq
+        return [Configure(sender, m.seq, m.name, m.params, m.lr_mult, m.wd_mult)]
+
+    # --- pushing ------------------------------------------------------------------------------------------------------
+
+    def _push(self, sender: str, m: Push) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        if stranger:
+            return stranger
+        book, entry = self.ledgers[m.worker], self.entries.get(m.slice)
+        if m.seq in book.refusals:
+            book.duplicate += 1
+            return [book.refusals[m.seq]]
+        refusal = self._refuse_push(sender, m, entry)
+        if refusal is not None or entry is None:
+            return self._reject(book, m.seq, refusal)
+        if m.clock < entry.progress.clocks[m.worker]:
+            book.duplicate += 1
+            return self._answer(sender, m, entry)
+        book.staleness[max(0, entry.version - m.pulled)] += 1
+        entry.progress.advance(m.worker)
+        entry.pending[m.worker] = None
+        moved = self._close(m.slice, entry)
+        return [
+            Accumulate(m.slice, m.worker, m.value),
+            *moved,
+            *self._answer(sender, m, entry),
+            *self._release(m.slice, entry),
+        ]
+
+    @staticmethod
+    def _reject(book: Ledger, seq: int, refusal: Send | None) -> list[Action]:
+        if refusal is None:
+            return []
+        book.rejected += 1
+        book.refusals[seq] = refusal
+        if len(book.refusals) > MAX_REFUSALS:
+            del book.refusals[next(iter(book.refusals))]
+        return [refusal]
+
+    def _refuse_push(self, sender: str, m: Push, entry: Entry | None) -> Send | None:
+        if entry is None:
+            text = f"worker {m.worker} pushes slice {m.slice} to server {self.rank} before anybody initialised it"
+            return _refuse(sender, m.seq, "KeyNotInitializedError", text)
+        if (m.value.dtype, m.value.shape) != (entry.dtype, entry.shape):
+            return self._misfit(sender, m.seq, f"worker {m.worker} pushes", entry, m.value.dtype, m.value.shape)
+        clock = entry.progress.clocks.get(m.worker)
+        if clock is None:
+            return _refuse(
+                sender, m.seq, "StaleWorkerError", f"worker {m.worker} has left; it cannot push {entry.key!r}"
+            )
+        if m.clock > clock:
+            text = (
+                f"worker {m.worker} pushes {entry.key!r} at clock {m.clock}, but only {clock} of its pushes have come"
+            )
+            return _refuse(sender, m.seq, "LocalProtocolError", text)
+        if m.clock == clock and not entry.gate.ready(clock, entry.progress.floor):
+            waits = entry.progress.behind(clock)
+            text = (
+                f"worker {m.worker} pushes {entry.key!r} at clock {clock}, ahead of workers {waits} ({entry.gate.name})"
+            )
+            return _refuse(sender, m.seq, "LocalProtocolError", text)
+        return None
+
+    def _answer(self, sender: str, m: Push, entry: Entry) -> list[Action]:
+        """Acknowledge; a push that wants the value gets it as soon as it may read it."""
+        if not m.want:
+            return [Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor))]
+        reader = Parked(sender, m.worker, m.clock + 1, True)
+        if entry.gate.ready(reader.clock, entry.progress.floor):
+            return [self._value(m.slice, entry, m.seq, reader)]
+        ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor))
+        return [ack, *self._park(m.seq, reader, entry)]
+
+    def _close(self, slice_id: int, entry: Entry) -> list[Action]:
+        """Apply what waits, if the gate says that it need not wait longer."""
+        complete = entry.progress.floor > entry.version or not entry.progress.clocks
+        if not entry.pending or (entry.gate.rounds and not complete):
+            return []
+        ranks = tuple(sorted(entry.pending))
+        entry.pending.clear()
+        entry.version += 1
+        self.updates += 1
+        for rank in ranks:
+            self.ledgers[rank].applied += 1
+        return [Apply(slice_id, ranks, entry.reduce, entry.version)]
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _pull(self, sender: str, m: Pull) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        if stranger:
+            return stranger
+        entry = self.entries.get(m.slice)
+        if entry is None:
+            text = f"worker {m.worker} pulls slice {m.slice} from server {self.rank} before anybody initialised it"
+            return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
+        reader = Parked(sender, m.worker, m.clock, m.payload)
+        if entry.gate.ready(m.clock, entry.progress.floor):
+            return [self._value(m.slice, entry, m.seq, reader)]
+        return self._park(m.seq, reader, entry)
+
+    def _park(self, seq: int, reader: Parked, entry: Entry) -> list[Action]:
+        """Keep the reader; one that asks again is told whom it waits for."""
+        again = (reader.sender, seq) in entry.parked
+        entry.parked[reader.sender, seq] = reader
+        slack = entry.gate.slack or 0
+        missing = entry.progress.behind(reader.clock - slack)
+        return [Send(reader.sender, Waiting(seq=seq, missing=missing))] if again else []
+
+    def _release(self, slice_id: int, entry: Entry) -> list[Action]:
+        """Answer every parked reader that may read now."""
+        ready = [k for k, r in entry.parked.items() if entry.gate.ready(r.clock, entry.progress.floor)]
+        return [self._value(slice_id, entry, seq, entry.parked.pop((sender, seq))) for sender, seq in ready]
+
+    def _value(self, slice_id: int, entry: Entry, seq: int, reader: Parked) -> Action:
+        entry.parked.pop((reader.sender, seq), None)
+        version, floor = entry.version, entry.progress.floor
+        if not reader.payload:
+            return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
+        return SendValue(reader.sender, seq, slice_id, version, floor, stable=entry.gate.rounds)
+
+    # --- departures, refusals, accounts -------------------------------------------------------------------------------
+
+    def _gone(self, event: PeerGone) -> list[Action]:
+        if self.members.get(event.rank) != event.incarnation:
+            return []
+        del self.members[event.rank]
+        actions: list[Action] = []
+        for slice_id, entry in self.entries.items():
+            entry.progress.drop(event.rank)
+            entry.parked = {k: r for k, r in entry.parked.items() if r.worker != event.rank}
+            actions += self._close(slice_id, entry) + self._release(slice_id, entry)
+        return actions
+
+    def _stranger(self, sender: str, seq: int, worker: int, incarnation: int) -> list[Action]:
+        known = self.known.get(worker)
+        if known == incarnation:
+            return []
+        if known is None:
+            self.strangers += 1
+            return [_refuse(sender, seq, "JoinRefusedError", f"server {self.rank} knows no worker {worker}")]
+        self.strangers += 1
+        text = f"worker {worker} has incarnation {known}; a message of incarnation {incarnation} is not taken"
+        return [_refuse(sender, seq, "StaleWorkerError", text)]
+
+    def _misfit(self, sender: str, seq: int, who: str, entry: Entry, dtype: str, shape: tuple[int, ...]) -> Send:
+        error = "DTypeError" if dtype != entry.dtype else "ShapeError"
+        text = (
+            f"{who} {entry.key!r} with a slice of {dtype} {shape}; it was initialised with "
+            f"{entry.dtype} {entry.shape}. All workers must build the same model: compare its layer sizes and dtypes."
+        )
+        return _refuse(sender, seq, error, text)
+
+    def _stats(self, sender: str, m: Stats) -> list[Action]:
+        return [Send(sender, StatsReply(seq=m.seq, data=self.report()))]
+
+    def report(self) -> dict[str, Any]:
+        """Counters as plain data: ledger and staleness histogram by worker, updates, slices."""
+        ledger = {
+            str(r): {"applied": book.applied, "rejected": book.rejected, "duplicate": book.duplicate}
+            for r, book in self.ledgers.items()
+        }
+        staleness = {
+            str(r): {str(tau): n for tau, n in sorted(book.staleness.items())} for r, book in self.ledgers.items()
+        }
+        counts = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
+        return {"ledger": ledger, "staleness": staleness, **counts}
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken; tests call it after every event."""
+        for entry in self.entries.values():
+            clocks = entry.progress.clocks
+            assert all(c >= entry.progress.floor for c in clocks.values())
+            if entry.gate.rounds and clocks:
+                assert entry.version == entry.progress.floor, (entry.version, entry.progress.floor)
+                assert all(c == entry.version + (r in entry.pending) for r, c in clocks.items())
+            if not entry.gate.rounds:
+                assert not entry.pending
+            if entry.gate.slack is not None and clocks:
+                assert max(clocks.values()) - entry.progress.floor <= entry.gate.slack + 1
+            assert not any(entry.gate.ready(r.clock, entry.progress.floor) for r in entry.parked.values())
+
+
+def _refuse(to: str, seq: int, error: str, text: str) -> Send:
+    return Send(to, Refused(seq=seq, error=error, text=text))

@@ -1,0 +1,109 @@
+"""The server's shell: a `Driver` that feeds the core, carries out its actions and counts the traffic."""
+
+import logging
+import traceback
+from typing import Any
+
+from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.kvstore.arrays import as_array
+from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
+from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.table import Table
+from shoal.kvstore.wire.loop import IDLE_S
+from shoal.kvstore.wire.messages import Done, Push, Refused, Roster, Value
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+from shoal.ops import optim
+
+__all__ = ["ServerShell"]
+
+log = logging.getLogger("shoal.server")
+
+
+class ServerShell:
+    """One shard of the store behind a `Transport` that listens.
+
+    Before `roster` has said who the workers are, messages are dropped; workers repeat them.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport, self.table = transport, Table()
+        self.core: ServerCore | None = None
+        self.bytes_in = self.bytes_out = 0
+        self._failure = ""
+
+    def start(self, rank: int, incarnation: int, cluster: str) -> None:
+        """The scheduler has taken this server in."""
+        self.core = ServerCore(rank, incarnation, cluster)
+
+    def roster(self, roster: Roster) -> None:
+        """The cluster is complete: from now on its workers are served."""
+        if self.core is not None:
+            self._carry_out(self.core.roster(roster))
+
+    def left(self, rank: int, incarnation: int) -> None:
+        """Worker ``rank`` is done: nobody waits for it any more."""
+        if self.core is not None:
+            self._carry_out(self.core.handle(PeerGone(rank, incarnation), 0.0))
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        if self.core is None or not self.core.known:
+            return
+        if isinstance(message, Push):
+            self.bytes_in += message.value.data.nbytes
+        self._carry_out(self.core.handle(Received(peer, message), now))
+
+    def wake(self, now: float) -> float:
+        return now + IDLE_S
+
+    def failure(self) -> str:
+        """Why this server cannot go on; empty while it can."""
+        return self._failure
+
+    def report(self) -> dict[str, Any]:
+        """Counters as plain data, for the final report and for `Stats`."""
+        data = self.core.report() if self.core is not None else {}
+        malformed = sum(self.transport.malformed.values())
+        return {**data, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            try:
+                self._do(action)
+            except Exception:  # state is no longer what the core believes: stop, with the reason
+                self._failure = f"server failed on {action!r:.200}\n{traceback.format_exc()}"
+                log.error("%s", self._failure)
+                return
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Send(to, message):
+                self.transport.send(to, message)
+            case SendValue():
+                self._send_value(action)
+            case Accumulate(slice_id, rank, value):
+                self.table.accumulate(slice_id, rank, as_array(value))
+            case Apply(slice_id, ranks, reduce, _):
+                self.table.apply(slice_id, ranks, reduce)
+            case Create(slice_id, key, value):
+                self.table.create(slice_id, key, as_array(value))
+            case Configure():
+                self._configure(action)
+
+    def _send_value(self, a: SendValue) -> None:
+        payload = self.table.payload(a.slice)
+        self.bytes_out += payload.data.nbytes
+        value = Value(seq=a.seq, version=a.version, floor=a.floor, value=payload)
+        self.transport.send(a.to, value, stable=a.stable)
+
+    def _configure(self, a: Configure) -> None:
+        try:
+            params = a.params
+            if not isinstance(params, dict):
+                raise RemoteProtocolError(f"optimizer {a.name!r}: parameters must be a mapping, got {params!r:.60}")
+            rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
+            self.table.configure(rule, a.lr_mult, a.wd_mult)
+        except ShoalError as e:
+            self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
+        else:
+            self.transport.send(a.to, Done(seq=a.seq))

@@ -1,0 +1,94 @@
+"""The arrays of one server: carries out Create, Accumulate and Apply.
+
+Contributions are kept as they came, without a copy, and reduced in rank order when the core says so: that makes
+synchronous training bit-identical whatever order they came in. Half precision is reduced in float32.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import KeyNotInitializedError
+from shoal.kvstore.arrays import Array, as_payload
+from shoal.kvstore.wire.schema import Payload
+from shoal.ops.optim import Optimizer
+
+__all__ = ["Cell", "Table", "reduce_in_order"]
+
+
+def reduce_in_order(parts: list[Array], reduce: str, out: Array) -> Array:
+    """Sum or mean of ``parts``, added in the order given, into ``out`` (which may be ``parts[0]``'s dtype or wider)."""
+    np.copyto(out, parts[0])
+    for part in parts[1:]:
+        np.add(out, part, out=out)
+    if reduce == "mean" and len(parts) > 1:
+        np.divide(out, len(parts), out=out)
+    return out
+
+
+@dataclass(slots=True)
+class Cell:
+    """One slice: its key, its value, the state of its update rule, and how many updates it has had."""
+
+    key: str
+    value: Array
+    state: Any = None
+    updates: int = 0
+    parts: dict[int, Array] = field(default_factory=dict)
+
+
+class Table:
+    """Values by slice id. Without an update rule a round's reduction replaces the value, as in MXNet."""
+
+    def __init__(self) -> None:
+        self.cells: dict[int, Cell] = {}
+        self.optimizer: Optimizer | None = None
+        self.lr_mult: dict[str, float] = {}
+        self.wd_mult: dict[str, float] = {}
+        self._scratch: dict[tuple[str, int], Array] = {}
+
+    def create(self, slice_id: int, key: str, value: Array) -> None:
+        """Give a slice its first value; it is copied."""
+        cell = Cell(key, np.array(value, order="C"))
+        if self.optimizer is not None:
+            cell.state = self.optimizer.init(cell.value)
+        self.cells[slice_id] = cell
+
+    def configure(self, optimizer: Optimizer, lr_mult: dict[str, float], wd_mult: dict[str, float]) -> None:
+        """Install the update rule. Slices keep their values; their state and update counts start anew."""
+        self.optimizer, self.lr_mult, self.wd_mult = optimizer, lr_mult, wd_mult
+        for cell in self.cells.values():
+            cell.state, cell.updates = optimizer.init(cell.value), 0
+
+    def accumulate(self, slice_id: int, rank: int, value: Array) -> None:
+        """Keep a contribution until `apply`."""
+        self._cell(slice_id).parts[rank] = value
+
+    def apply(self, slice_id: int, ranks: tuple[int, ...], reduce: str) -> None:
+        """Reduce the contributions of ``ranks`` and update the value in place."""
+        cell = self._cell(slice_id)
+        parts = [cell.parts.pop(r) for r in ranks]
+        total = reduce_in_order(parts, reduce, self._buffer(cell.value))
+        cell.updates += 1
+        if self.optimizer is None:
+            np.copyto(cell.value, total, casting="same_kind")
+            return
+        lr, wd = self.lr_mult.get(cell.key, 1.0), self.wd_mult.get(cell.key, 1.0)
+        self.optimizer.step(cell.value, total, cell.state, cell.updates, lr_mult=lr, wd_mult=wd)
+
+    def payload(self, slice_id: int) -> Payload:
+        """The slice's value, uncopied."""
+        return as_payload(self._cell(slice_id).value)
+
+    def _cell(self, slice_id: int) -> Cell:
+        if slice_id not in self.cells:
+            raise KeyNotInitializedError(f"slice {slice_id} has no value yet: call init for its key first")
+        return self.cells[slice_id]
+
+    def _buffer(self, like: Array) -> Array:
+        dtype = np.dtype(np.float32) if like.dtype == np.float16 else like.dtype
+        key = (dtype.str, like.size)
+        if key not in self._scratch:
+            self._scratch[key] = np.empty(like.size, dtype)
+        return self._scratch[key].reshape(like.shape)
