@@ -14,8 +14,8 @@ from shoal.kvstore.checks import check_fit, writable
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import ClientShell, Group
 from shoal.kvstore.gates import parse_gate
-from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, SetOptimizer, Stats, StatsReply
-from shoal.kvstore.wire.schema import ITEM_BYTES
+from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
+from shoal.kvstore.wire.schema import ITEM_BYTES, Message
 from shoal.ops.optim import Optimizer
 
 __all__ = ["DistKVStore"]
@@ -190,8 +190,7 @@ class DistKVStore(KVStore):
                 lr_mult=lr_mult or {},
                 wd_mult=wd_mult or {},
             )
-            jobs = [Job(server=s, request=request) for s in self._shell.core.links]
-            self._run(jobs, None).result()
+            self._ask_all(request)
         self._coordinator.barrier("set_optimizer", self._timeout_s)
 
     def barrier(self) -> None:
@@ -214,7 +213,10 @@ class DistKVStore(KVStore):
         return future
 
     def close(self) -> None:
+        """Flush, and tell the servers that nobody need wait for this worker; it may still read."""
         self.flush()
+        request = Retire(worker=0, incarnation=0, seq=0)
+        self._ask_all(request)
 
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
@@ -222,10 +224,15 @@ class DistKVStore(KVStore):
         return {**counts, "bytes_pushed": c.bytes_pushed, "bytes_pulled": c.bytes_pulled}
 
     def server_stats(self) -> list[dict[str, Any]]:
-        jobs = [Job(server=s, request=Stats(seq=0)) for s in self._shell.core.links]
+        replies = self._ask_all(Stats(seq=0)).replies
+        return [reply.data for reply in replies if isinstance(reply, StatsReply)]
+
+    def _ask_all(self, request: Message) -> Group:
+        """Ask every server the same, and wait for the answers."""
+        jobs = [Job(server=s, request=request) for s in self._shell.core.links]
         group = Group(len(jobs))
         self._submit(jobs, group).result()
-        return [reply.data for reply in group.replies if isinstance(reply, StatsReply)]
+        return group
 
 
 def _like(key: Key | Sequence[Key], results: list[Any]) -> Any:

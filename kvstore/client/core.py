@@ -23,6 +23,7 @@ from shoal.kvstore.wire.messages import (
     Pull,
     Push,
     Refused,
+    Retire,
     SetOptimizer,
     Stats,
     StatsReply,
@@ -275,6 +276,8 @@ class ClientCore:
                     lr_mult=m.lr_mult,
                     wd_mult=m.wd_mult,
                 )
+            case Retire():
+                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq)
             case Stats():
                 return Stats(seq=job.seq)
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")

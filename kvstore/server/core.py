@@ -37,6 +37,7 @@ from shoal.kvstore.wire.messages import (
     Pull,
     Push,
     Refused,
+    Retire,
     Roster,
     SetOptimizer,
     Stats,
@@ -112,6 +113,7 @@ class ServerCore:
             Push: self._push,
             Pull: self._pull,
             SetOptimizer: self._set_optimizer,
+            Retire: self._retire,
             Stats: self._stats,
         }
 
@@ -267,7 +269,7 @@ class ServerCore:
             text = f"worker {m.worker} pulls slice {m.slice} from server {self.rank} before anybody initialised it"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
         reader = Parked(sender, m.worker, m.clock, m.payload)
-        if entry.gate.ready(m.clock, entry.progress.floor):
+        if m.worker not in entry.progress.clocks or entry.gate.ready(m.clock, entry.progress.floor):
             return [self._value(m.slice, entry, m.seq, reader)]
         return self._park(m.seq, reader, entry)
 
@@ -289,9 +291,14 @@ class ServerCore:
         version, floor = entry.version, entry.progress.floor
         if not reader.payload:
             return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
-        return SendValue(reader.sender, seq, slice_id, version, floor, stable=entry.gate.rounds)
+        stable = entry.gate.rounds and reader.worker in entry.progress.clocks  # the next round waits for this reader
+        return SendValue(reader.sender, seq, slice_id, version, floor, stable)
 
     # --- departures, refusals, accounts -------------------------------------------------------------------------------
+
+    def _retire(self, sender: str, m: Retire) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        return stranger or [*self._gone(PeerGone(m.worker, m.incarnation)), Send(sender, Done(seq=m.seq))]
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:

@@ -32,6 +32,7 @@ __all__ = [
     "Push",
     "Refused",
     "Released",
+    "Retire",
     "Roster",
     "SetOptimizer",
     "Slice",
@@ -372,6 +373,15 @@ class Refused(Message):
     seq: int
     error: str
     text: str
+
+
+@message(45, "worker -> server")
+class Retire(Message):
+    """The worker pushes no more: nobody waits for it from now on. It may still read, and reads what is there."""
+
+    worker: int
+    incarnation: int
+    seq: int
 
 
 @message(43, "worker -> server")

@@ -1,0 +1,135 @@
+"""Client cores and server cores joined by an in-memory network that loses, repeats and reorders messages."""
+
+import heapq
+import random
+from typing import Any
+
+import numpy as np
+
+from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
+from shoal.kvstore.events import Accumulate, Apply, Create, Received, Send, SendValue
+from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.table import Table
+from shoal.kvstore.wire.messages import Init, Member, Roster, Value
+
+
+def roster(workers: int) -> Roster:
+    members = tuple(Member(role="worker", rank=r, incarnation=1, address="", host="h", pid=r) for r in range(workers))
+    return Roster(generation=1, epoch=0, members=members)
+
+
+class SimServer:
+    """A server core with its table."""
+
+    def __init__(self, rank: int, workers: int) -> None:
+        self.core, self.table = ServerCore(rank, 1, "run"), Table()
+        self.core.roster(roster(workers))
+
+    def handle(self, sender: str, message: Any, now: float) -> list[tuple[str, Any]]:
+        out = []
+        for a in self.core.handle(Received(sender, message), now):
+            match a:
+                case Send(to, m):
+                    out.append((to, m))
+                case SendValue():
+                    value = as_payload(as_array(self.table.payload(a.slice)).copy())
+                    out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=value)))
+                case Accumulate(slice_id, rank, value):
+                    self.table.accumulate(slice_id, rank, as_array(value))
+                case Apply(slice_id, ranks, reduce, _):
+                    self.table.apply(slice_id, ranks, reduce)
+                case Create(slice_id, key, value):
+                    self.table.create(slice_id, key, as_array(value))
+        self.core.check()
+        return out
+
+
+class SimNet:
+    """``workers`` clients, ``servers`` servers, one slice a key; key k lives on server k % servers."""
+
+    def __init__(self, workers: int, servers: int, gate: str, seed: int = 0, loss: float = 0.0, repeat: float = 0.0):
+        self.rng, self.loss, self.repeat = random.Random(seed), loss, repeat
+        self.servers = [SimServer(s, workers) for s in range(servers)]
+        self.clients = [ClientCore(r, 1, "run", servers) for r in range(workers)]
+        self.gate, self.now, self._order = gate, 0.0, 0
+        self._heap: list[tuple[float, int, Any]] = []
+        self.done: list[Job] = []
+        self.failed: list[Fail] = []
+        self.values: dict[int, np.ndarray] = {}  # by id of the job that read it
+
+    def init(self, key: int, value: np.ndarray, reduce: str = "sum") -> None:
+        server = self.servers[key % len(self.servers)]
+        first = Init(seq=0, slice=key, key=str(key), gate=self.gate, reduce=reduce, value=as_payload(value))
+        server.handle("w0", first, 0.0)
+        for c in self.clients:
+            c.register(key, parse_gate(self.gate))
+
+    def job(self, key: int, value: np.ndarray | None, want: bool, priority: int = 0) -> Job:
+        job = Job(server=key % len(self.servers), slice=key, key=str(key), want=want, priority=priority)
+        if value is not None:
+            job.payload, job.payload_bytes = as_payload(value), value.nbytes
+        return job
+
+    def submit(self, rank: int, jobs: list[Job]) -> list[Job]:
+        self._client_actions(rank, self.clients[rank].submit(jobs, self.now))
+        return jobs
+
+    def run(self, until: float = 1e4) -> None:
+        """Deliver everything, in simulated time, until nothing is under way."""
+        for rank in range(len(self.clients)):
+            self._at(self.now, ("wake", rank))
+        while self._heap and self.now < until:
+            self.now, _, event = heapq.heappop(self._heap)
+            self._happen(event)
+            for c in self.clients:
+                c.check()
+
+    def _happen(self, event: Any) -> None:
+        kind = event[0]
+        if kind == "wake":
+            rank = event[1]
+            actions, due = self.clients[rank].wake(self.now)
+            self._client_actions(rank, actions)
+            if self._busy(self.clients[rank]):
+                self._at(max(due, self.now + 1e-3), ("wake", rank))
+        elif kind == "server":
+            _, server, rank, message = event
+            for to, answer in self.servers[server].handle(f"w{rank}", message, self.now):
+                self._carry(("client", int(to[1:]), server, answer))
+        else:
+            _, rank, server, message = event
+            self._client_actions(rank, self.clients[rank].receive(server, message, self.now))
+
+    @staticmethod
+    def _busy(client: ClientCore) -> bool:
+        return bool(client.flying or any(x.ready for x in client.links.values()))
+
+    def _client_actions(self, rank: int, actions: list[Any]) -> None:
+        for a in actions:
+            if isinstance(a, Transmit):
+                self._carry(("server", a.server, rank, a.message))
+            elif isinstance(a, Complete):
+                self.done.append(a.job)
+                if isinstance(a.result, Value) and a.result.value is not None:
+                    self.values[id(a.job)] = as_array(a.result.value)
+            elif isinstance(a, Fail):
+                self.failed.append(a)
+
+    def _carry(self, event: Any) -> None:
+        if self.rng.random() < self.loss:
+            return
+        self._at(self.now + self.rng.random() * 0.01, event)
+        while self.rng.random() < self.repeat:
+            self._at(self.now + self.rng.random() * 3.0, event)
+
+    def _at(self, time: float, event: Any) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (time, self._order, event))
+
+    def ledger(self) -> dict[str, int]:
+        books = [b for s in self.servers for b in s.core.ledgers.values()]
+        counts = {k: sum(getattr(b, k) for b in books) for k in ("applied", "rejected", "duplicate")}
+        sent = sum(c.counters.sent for c in self.clients)
+        return {**counts, "sent": sent, "acknowledged": sum(c.counters.acknowledged for c in self.clients)}

@@ -1,0 +1,244 @@
+"""The worker's state machine, one rule at a time."""
+
+from shoal.kvstore.client.core import (
+    CREDIT_BYTES,
+    RETRY_S,
+    ClientCore,
+    Complete,
+    Fail,
+    Job,
+    Transmit,
+    Warn,
+)
+from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.wire.messages import (
+    Ack,
+    Done,
+    Hello,
+    HelloOk,
+    Init,
+    Pull,
+    Push,
+    Refused,
+    Stats,
+    StatsReply,
+    Value,
+    Waiting,
+)
+from shoal.kvstore.wire.schema import Payload
+
+DATA = Payload(dtype="<f4", shape=(2,), data=memoryview(b"12345678"))
+
+
+def client(gate: str = "bsp", servers: int = 1, timeout_s: float = 60.0) -> ClientCore:
+    core = ClientCore(3, 1, "run", servers, timeout_s)
+    for slice_id in range(8):
+        core.register(slice_id, parse_gate(gate))
+    for s in range(servers):
+        core.links[s].greeted = True
+    return core
+
+
+def job(slice_id: int = 0, *, push: bool = True, want: bool = True, priority: int = 0, nbytes: int = 8) -> Job:
+    payload = DATA if push else None
+    return Job(
+        server=0,
+        slice=slice_id,
+        key=f"k{slice_id}",
+        payload=payload,
+        payload_bytes=nbytes,
+        want=want,
+        priority=priority,
+    )
+
+
+def sent(actions: list) -> list:
+    return [a.message for a in actions if isinstance(a, Transmit)]
+
+
+def value(seq: int, version: int = 1, floor: int = 1) -> Value:
+    return Value(seq=seq, version=version, floor=floor, value=DATA)
+
+
+def test_the_first_job_greets_the_server_and_waits_for_its_answer() -> None:
+    core = ClientCore(3, 1, "run", 1)
+    core.register(0, parse_gate("bsp"))
+    assert sent(core.submit([job()], 0.0)) == [Hello(cluster="run", worker=3, incarnation=1)]
+    assert isinstance(sent(core.receive(0, HelloOk(server=0, incarnation=1), 0.1))[0], Push)
+
+
+def test_the_greeting_is_repeated_until_answered() -> None:
+    core = ClientCore(3, 1, "run", 1)
+    core.register(0, parse_gate("bsp"))
+    core.submit([job()], 0.0)
+    actions, _ = core.wake(0.15)
+    assert sent(actions) == [Hello(cluster="run", worker=3, incarnation=1)]
+
+
+def test_a_refused_greeting_fails_the_jobs_of_that_server() -> None:
+    core = ClientCore(3, 1, "run", 1)
+    core.register(0, parse_gate("bsp"))
+    core.submit([job()], 0.0)
+    (fail,) = core.receive(0, Refused(seq=0, error="JoinRefusedError", text="no"), 0.1)
+    assert isinstance(fail, Fail) and fail.error == "JoinRefusedError"
+
+
+def test_a_push_carries_who_when_and_what_it_was_computed_from() -> None:
+    core = client()
+    (m,) = sent(core.submit([job()], 0.0))
+    assert (m.worker, m.incarnation, m.seq, m.clock, m.pulled, m.want) == (3, 1, 0, 0, 0, True)
+
+
+def test_pushpull_is_done_with_one_value() -> None:
+    core = client()
+    core.submit([j := job()], 0.0)
+    assert core.receive(0, value(0), 0.1) == [Complete(j, value(0))]
+    assert core.counters.sent == core.counters.acknowledged == 1
+
+
+def test_after_the_acknowledgement_only_the_value_is_asked_for_again() -> None:
+    core = client()
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    (m,) = sent(core.wake(RETRY_S + 0.2)[0])
+    assert m == Pull(worker=3, incarnation=1, seq=0, slice=0, clock=1, payload=True)
+
+
+def test_an_unanswered_push_is_repeated_with_the_same_number() -> None:
+    core = client()
+    (first,) = sent(core.submit([job()], 0.0))
+    (again,) = sent(core.wake(RETRY_S + 0.1)[0])
+    assert again == first and core.counters.sent == 1 and core.counters.retries == 1
+
+
+def test_repetitions_grow_rarer() -> None:
+    core = client()
+    core.submit([job()], 0.0)
+    times, now = [], 0.0
+    for _ in range(4):
+        _, due = core.wake(now)
+        times.append(due - now)
+        now = due
+    assert times == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_an_old_answer_is_ignored() -> None:
+    core = client()
+    core.submit([job()], 0.0)
+    core.receive(0, value(0), 0.1)
+    assert core.receive(0, value(0), 0.2) == []
+    assert core.receive(0, Ack(seq=0, version=1, floor=1), 0.3) == []
+
+
+def test_jobs_about_one_slice_keep_their_order() -> None:
+    core = client()
+    core.submit([a := job(want=False), b := job(push=False)], 0.0)
+    assert [j.stage.value for j in (a, b)] == ["acknowledgement", "queued"]
+    actions = core.receive(0, Ack(seq=0, version=1, floor=1), 0.1)
+    assert isinstance(sent(actions)[0], Pull) and sent(actions)[0].clock == 1
+
+
+def test_the_version_that_was_read_travels_with_the_next_push() -> None:
+    core = client("asp")
+    core.submit([job(push=False)], 0.0)
+    core.receive(0, value(0, version=5), 0.1)
+    (m,) = sent(core.submit([job()], 0.2))
+    assert m.pulled == 5
+
+
+def test_a_second_push_without_a_read_first_asks_for_permission() -> None:
+    core = client()
+    core.submit([job(want=False)], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    (ask,) = sent(core.submit([job(want=False)], 0.2))
+    assert ask == Pull(worker=3, incarnation=1, seq=1, slice=0, clock=1, payload=False)
+    (push,) = sent(core.receive(0, Value(seq=1, version=1, floor=1, value=None), 0.3))
+    assert isinstance(push, Push) and push.clock == 1
+
+
+def test_an_asynchronous_worker_never_asks_for_permission() -> None:
+    core = client("asp")
+    for clock in range(3):
+        (m,) = sent(core.submit([job(want=False)], 0.0))
+        assert isinstance(m, Push) and m.clock == clock
+        core.receive(0, Ack(seq=m.seq, version=clock, floor=0), 0.1)
+
+
+def test_unacknowledged_bytes_are_bounded_and_the_urgent_goes_first() -> None:
+    core = client("asp")
+    big = CREDIT_BYTES // 2
+    jobs = [job(i, nbytes=big, priority=p) for i, p in enumerate((0, -1, -2, 5))]
+    first = sent(core.submit(jobs[:3], 0.0))
+    assert [m.slice for m in first] == [0, 1]
+    assert sent(core.submit(jobs[3:], 0.0)) == []
+    assert [m.slice for m in sent(core.receive(0, value(0), 0.1))] == [3]
+    core.check()
+
+
+def test_a_read_needs_no_credit() -> None:
+    core = client("asp")
+    core.submit([job(0, nbytes=CREDIT_BYTES)], 0.0)
+    assert isinstance(sent(core.submit([job(1, push=False)], 0.0))[0], Pull)
+
+
+def test_waiting_for_others_gives_the_credit_back() -> None:
+    core = client()
+    core.submit([job(0, nbytes=CREDIT_BYTES)], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    assert isinstance(sent(core.submit([job(1)], 0.2))[0], Push)
+
+
+def test_a_deadline_names_the_workers_the_key_and_the_clock() -> None:
+    core = client(timeout_s=5.0)
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    core.receive(0, Waiting(seq=0, missing=(1, 2)), 1.0)
+    (fail,) = [a for a in core.wake(9.0)[0] if isinstance(a, Fail)]
+    assert fail.error == "StoreTimeoutError"
+    for part in ("worker 3", "worker 1, worker 2", "'k0'", "clock 0", "timeout_s=5"):
+        assert part in fail.text
+    core.check()
+
+
+def test_a_deadline_names_a_silent_server() -> None:
+    core = client(timeout_s=5.0)
+    core.submit([job()], 0.0)
+    (fail,) = [a for a in core.wake(9.0)[0] if isinstance(a, Fail)]
+    assert "server 0" in fail.text and "acknowledgement" in fail.text
+
+
+def test_a_long_wait_is_mentioned_before_it_fails() -> None:
+    core = client(timeout_s=600.0)
+    core.submit([job()], 0.0)
+    assert any(isinstance(a, Warn) and "server 0" in a.text for a in core.wake(31.0)[0])
+
+
+def test_a_server_that_never_greets_back_is_named() -> None:
+    core = ClientCore(3, 1, "run", 1, 5.0)
+    core.register(0, parse_gate("bsp"))
+    core.submit([job()], 0.0)
+    (fail,) = [a for a in core.wake(6.0)[0] if isinstance(a, Fail)]
+    assert "server 0" in fail.text
+
+
+def test_a_refusal_fails_the_job_and_balances_the_ledger() -> None:
+    core = client()
+    core.submit([j := job()], 0.0)
+    assert core.receive(0, Refused(seq=0, error="ShapeError", text="no"), 0.1) == [Fail(j, "ShapeError", "no")]
+    assert core.counters.sent == core.counters.acknowledged == 1
+
+
+def test_requests_get_their_own_numbers_and_answers() -> None:
+    core = client()
+    first = Job(server=0, key="k", request=Init(seq=0, slice=0, key="k", gate="bsp", reduce="mean", value=DATA))
+    second = Job(server=0, request=Stats(seq=0))
+    assert [m.seq for m in sent(core.submit([first, second], 0.0))] == [0, 1]
+    assert core.receive(0, Done(seq=0), 0.1) == [Complete(first, Done(seq=0))]
+    reply = StatsReply(seq=1, data={})
+    assert core.receive(0, reply, 0.1) == [Complete(second, reply)]
+
+
+def test_an_answer_from_another_server_is_ignored() -> None:
+    core = client(servers=2)
+    core.submit([job()], 0.0)
+    assert core.receive(1, value(0), 0.1) == []

@@ -1,0 +1,77 @@
+"""Who owns which slice."""
+
+from math import prod
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.errors import ConfigError
+from shoal.kvstore.placement import Placement, cut
+from shoal.kvstore.wire.messages import KeySpec
+from shoal.kvstore.wire.schema import ITEM_BYTES
+
+specs = st.lists(
+    st.builds(
+        KeySpec,
+        key=st.text(min_size=1, max_size=6),
+        dtype=st.sampled_from(["<f2", "<f4", "<f8"]),
+        shape=st.lists(st.integers(0, 40), max_size=3).map(tuple),
+    ),
+    max_size=12,
+    unique_by=lambda s: s.key,
+)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 2, 4, 8]), st.sampled_from([16, 64, 1024]))
+def test_a_cut_covers_everything_once_in_near_equal_parts(size: int, item: int, limit: int) -> None:
+    parts = cut(size, item, limit)
+    assert [a for a, _ in parts] == [0, *(b for _, b in parts[:-1])]
+    assert parts[-1][1] == size
+    sizes = [b - a for a, b in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * item <= limit
+
+
+@settings(deadline=None)
+@given(specs, st.integers(1, 5))
+def test_no_server_carries_more_than_the_average_and_one_slice(keys: list[KeySpec], servers: int) -> None:
+    p = Placement(servers, slice_bytes=256)
+    p.add(keys)
+    total = sum(prod(s.shape) * ITEM_BYTES[s.dtype] for s in keys)
+    assert sum(p.load_bytes) == total
+    assert max(p.load_bytes) <= total / servers + 256
+
+
+@settings(deadline=None)
+@given(specs, st.integers(1, 5))
+def test_the_number_of_servers_does_not_change_the_cut(keys: list[KeySpec], servers: int) -> None:
+    def ranges(n: int) -> list[list[tuple[int, int]]]:
+        return [[(s.start, s.stop) for s in layout.slices] for layout in Placement(n, 256).add(keys)]
+
+    assert ranges(servers) == ranges(1)
+
+
+@settings(deadline=None)
+@given(specs, st.integers(1, 4))
+def test_placement_is_a_function_of_what_was_declared(keys: list[KeySpec], servers: int) -> None:
+    assert Placement(servers).add(keys) == Placement(servers).add(keys)
+
+
+@settings(deadline=None)
+@given(specs)
+def test_slice_ids_are_unique_over_several_calls(keys: list[KeySpec]) -> None:
+    p = Placement(2, 256)
+    ids = [s.id for spec in keys for layout in p.add([spec]) for s in layout.slices]
+    assert ids == list(range(len(ids)))
+
+
+def test_a_large_key_is_spread_over_all_servers() -> None:
+    (layout,) = Placement(4).add([KeySpec(key="w", dtype="<f4", shape=(4, 1 << 18))])
+    assert sorted(s.server for s in layout.slices) == [0, 1, 2, 3]
+
+
+def test_a_store_needs_a_server() -> None:
+    with pytest.raises(ConfigError, match="at least 1 server"):
+        Placement(0)
