@@ -1,0 +1,166 @@
+"""`fit` and `evaluate`: the training loop, written once."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.ops import autograd
+from shoal.worker import cluster, record
+from shoal.worker.metrics import EvalMetric
+from shoal.worker.metrics import create as create_metric
+from shoal.worker.trainer import Trainer
+
+__all__ = ["Callback", "History", "evaluate", "fit"]
+
+Metrics = str | EvalMetric | Sequence[str | EvalMetric]
+
+
+class Callback:
+    """Called by `fit`; override what you need. Set ``self.stop = True`` to end training after the present epoch.
+
+    In a synchronous run every worker must stop at the same epoch.
+    """
+
+    stop = False
+
+    def on_train_begin(self) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """``epoch`` counts from 0."""
+
+    def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
+        """``step`` counts from 0 in each epoch; ``logs`` has the loss of the batch."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """``logs`` has loss and training metrics, and on worker 0 the validation metrics as ``val_...``."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch."""
+
+
+@dataclass
+class History:
+    """What `fit` saw: one mapping an epoch, and the final evaluation (on worker 0)."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    final: dict[str, float] = field(default_factory=dict)
+
+
+def fit(
+    net: Any,
+    train_data: Iterable[Any],
+    *,
+    loss: Callable[[Any, Any], Any],
+    trainer: Trainer,
+    epochs: int,
+    val_data: Iterable[Any] | None = None,
+    metrics: Metrics = "accuracy",
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train ``net`` for ``epochs`` passes over ``train_data``.
+
+    The same call trains in one process or in a cluster: each worker passes over its own shard, and worker 0 evaluates
+    after each epoch and, on the final weights, at the end.
+
+    Args:
+        train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
+        loss: from (output, label) to a loss for each sample.
+        trainer: what updates the parameters.
+        val_data: as ``train_data``; every worker should pass all of it, unsharded.
+    Returns:
+        Losses and metrics of each epoch.
+    """
+    history = History()
+    for c in callbacks:
+        c.on_train_begin()
+    for epoch in range(epochs):
+        logs = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
+        if val_data is not None and cluster.rank() == 0:
+            found = evaluate(net, val_data, metrics, loss)
+            logs |= {f"val_{k}": v for k, v in found.items()}
+            record.report(**found)
+        history.epochs.append(logs)
+        for c in callbacks:
+            c.on_epoch_end(epoch, logs)
+        if any(c.stop for c in callbacks):
+            break
+    history.final = _final(net, trainer, val_data, metrics, loss)
+    for c in callbacks:
+        c.on_train_end()
+    return history
+
+
+def _epoch(
+    net: Any,
+    data: Iterable[Any],
+    loss: Callable[[Any, Any], Any],
+    trainer: Trainer,
+    at: tuple[int, int],
+    metrics: Metrics,
+    callbacks: Sequence[Callback],
+) -> dict[str, float]:
+    epoch, epochs = at
+    meter = _meter(metrics)
+    total, samples = 0.0, 0
+    for c in callbacks:
+        c.on_epoch_begin(epoch)
+    if hasattr(data, "set_epoch"):
+        data.set_epoch(epoch)
+    for step, (x, y) in enumerate(data):
+        with autograd.record():
+            out = net(x)
+            batch_loss = loss(out, y)
+        batch_loss.backward()
+        trainer.step(len(x))
+        meter.update(y, out)
+        mean = float(np.mean(batch_loss.asnumpy(), dtype=np.float64))
+        total, samples = total + mean * len(x), samples + len(x)
+        record.current().note(epoch=epoch + 1, epochs=epochs, step=step + 1, loss=mean)
+        for c in callbacks:
+            c.on_train_batch_end(step, {"loss": mean})
+    return {"loss": total / max(1, samples), **dict(meter.get_name_value())}
+
+
+def _final(
+    net: Any, trainer: Trainer, val_data: Iterable[Any] | None, metrics: Metrics, loss: Callable[[Any, Any], Any]
+) -> dict[str, float]:
+    """Everybody's updates are in: evaluate what has become of the weights."""
+    if trainer.kvstore is not None:
+        trainer.kvstore.barrier()
+        trainer.pull()
+    if val_data is None or cluster.rank() != 0:
+        return {}
+    found = evaluate(net, val_data, metrics, loss)
+    record.report(**found)
+    return found
+
+
+def evaluate(
+    net: Any, data: Iterable[Any], metrics: Metrics = "accuracy", loss: Callable[[Any, Any], Any] | None = None
+) -> dict[str, float]:
+    """Metrics of ``net`` over all of ``data``, in predict mode; with ``loss`` also its mean.
+
+    Returns:
+        By name, such as ``{"accuracy": 0.98, "loss": 0.07}``.
+    """
+    meter = _meter(metrics)
+    total, samples = 0.0, 0
+    with autograd.predict_mode():
+        for x, y in data:
+            out = net(x)
+            meter.update(y, out)
+            if loss is not None:
+                total += float(np.sum(loss(out, y).asnumpy(), dtype=np.float64))
+                samples += len(x)
+    found = dict(meter.get_name_value())
+    return {**found, "loss": total / max(1, samples)} if loss is not None else found
+
+
+def _meter(metrics: Metrics) -> EvalMetric:
+    single = isinstance(metrics, str | EvalMetric)
+    meter = create_metric(metrics if single else list(metrics))  # type: ignore[arg-type]  # a list of the same
+    meter.reset()
+    return meter

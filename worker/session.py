@@ -1,0 +1,220 @@
+"""A worker process: joins the cluster, runs the user's script, says goodbye."""
+
+import logging
+import os
+import runpy
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from shoal.errors import MembershipError, NodeLostError, ShoalError
+from shoal.kvstore import api
+from shoal.kvstore.client.core import ClientCore
+from shoal.kvstore.client.shell import ClientShell
+from shoal.kvstore.digest import weights_sha256
+from shoal.kvstore.dist import DistKVStore
+from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.messages import Left, Roster
+from shoal.kvstore.wire.transport import Transport, tune_malloc
+from shoal.ops import random
+from shoal.scheduler.client import Membership
+from shoal.worker import cluster, record
+
+__all__ = ["Session", "run_script"]
+
+log = logging.getLogger("shoal.worker")
+
+LAST_WAIT_S = 7 * 24 * 3600.0
+"""How long a worker that is done waits for the others; the dead ones are found by their leases."""
+
+ABORT_GRACE_S = 3.0
+"""After the run has failed a script has this long to end by itself."""
+
+
+class Session:
+    """This process's place in the cluster: an I/O thread, its membership, and the stores it opened.
+
+    Args:
+        scheduler: ``host:port``.
+        rank: the rank it would like, or -1 for any.
+    """
+
+    def __init__(self, scheduler: str, rank: int = -1, join_timeout_s: float = 120.0, timeout_s: float = 600.0) -> None:
+        self.timeout_s = timeout_s
+        self.transport = Transport("worker")
+        self.transport.connect("scheduler", scheduler)
+        self.membership = Membership(
+            self.transport, role="worker", rank=rank, scheduler=scheduler, join_timeout_s=join_timeout_s
+        )
+        self.membership.on_roster = self._on_roster
+        self.membership.on_left = self._on_left
+        self.membership.on_abort = self._on_abort
+        self.loop = Loop(self.transport, {"scheduler": self.membership})
+        self.shell: ClientShell | None = None
+        self.stores: list[DistKVStore] = []
+        self.aborted = threading.Event()
+        self._thread = threading.Thread(target=self._drive, name="shoal-io", daemon=True)
+
+    def start(self) -> None:
+        """Join, and wait until the cluster is complete."""
+        self._thread.start()
+        self.membership.wait_roster()
+
+    def _drive(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as e:  # a caller must learn that nobody will answer it
+            log.error("the I/O thread failed\n%s", traceback.format_exc())
+            if self.shell is not None:
+                self.shell.fail_all(MembershipError(f"worker's I/O thread failed: {type(e).__name__}: {e}"))
+
+    def _on_roster(self, roster: Roster) -> None:
+        servers = [m for m in roster.members if m.role == "server"]
+        if self.shell is not None:
+            return
+        for m in servers:
+            self.transport.connect(f"server{m.rank}", m.address)
+        m = self.membership
+        core = ClientCore(m.rank, m.incarnation, m.cluster, len(servers), self.timeout_s)
+        self.shell = ClientShell(self.transport, core)
+        self.loop.drivers[""] = self.shell
+
+    def _on_left(self, left: Left) -> None:
+        log.debug("%s %d has left", left.role, left.rank)
+
+    def _on_abort(self, culprit: str, reason: str) -> None:
+        self.aborted.set()
+        if self.shell is not None:
+            self.shell.fail_all(NodeLostError(f"the run has failed: {culprit}: {reason}"))
+        killer = threading.Timer(ABORT_GRACE_S, _exit_now, [f"the run has failed: {culprit}: {reason}"])
+        killer.daemon = True
+        killer.start()
+
+    def store(self, mode: str, reduce: str) -> DistKVStore:
+        """A store on the run's servers."""
+        if self.shell is None:
+            raise MembershipError("this worker has not joined a cluster yet")
+        store = DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s)
+        self.stores.append(store)
+        return store
+
+    def publish(self, status: dict[str, Any]) -> None:
+        """Show ``status`` to whoever watches the run."""
+        self.membership.set_status(status)
+
+    def finish(self) -> dict[str, Any]:
+        """The script has ended well: settle every store, wait for the others, and account for what was done."""
+        for store in self.stores:
+            store.close()
+        weights = None
+        if self.stores:
+            self.membership.barrier("finish", LAST_WAIT_S)
+            if self.membership.rank == 0:
+                elsewhere = record.current().weights
+                stored = {k: v for s in self.stores for k, v in _weights(s).items()}
+                weights = weights_sha256(elsewhere() if elsewhere is not None else stored)
+        return {**record.current().summary(), **self._accounts(), "weights_sha256": weights}
+
+    def _accounts(self) -> dict[str, Any]:
+        if self.shell is None:
+            return {"ledger": {"sent": 0, "acknowledged": 0, "retries": 0}, "bytes_pushed": 0, "bytes_pulled": 0}
+        c = self.shell.core.counters
+        ledger = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
+        return {"ledger": ledger, "bytes_pushed": c.bytes_pushed, "bytes_pulled": c.bytes_pulled}
+
+    def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
+        """Tell the scheduler, and stop the I/O thread."""
+        if not self.aborted.is_set():
+            self.membership.goodbye(report, failed)
+        self.loop.stop()
+        self._thread.join(2.0)
+        if not self._thread.is_alive():
+            self.transport.close()
+
+
+def _weights(store: DistKVStore) -> dict[str, Any]:
+    keys = store.keys()
+    return dict(zip(keys, store.pull(keys), strict=True)) if keys else {}
+
+
+def run_script(
+    scheduler: str,
+    script: str,
+    args: Sequence[str] = (),
+    *,
+    rank: int = -1,
+    join_timeout_s: float = 120.0,
+    timeout_s: float = 600.0,
+    target: str = "",
+) -> int:
+    """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
+
+    Returns:
+        The exit code: the script's own, or 1 if it raised or the run failed.
+    """
+    goal = record.parse_target(target)
+    tune_malloc()
+    session = Session(scheduler, rank, join_timeout_s, timeout_s)
+    session.start()
+    record.use(record.RunRecord(goal, session.publish))
+    api.attach(session.store)
+    m = session.membership
+    cluster.join(m.rank, m.num_workers, m.seed)
+    random.set_address(seed=m.seed, worker=m.rank, step=0)
+    try:
+        code, failed = _execute(session, script, args)
+        report = session.finish() if code == 0 else {}
+    except ShoalError as e:
+        code, failed, report = _shoal_error(session, e), str(e), {}
+    finally:
+        api.attach(None)
+        cluster.leave()
+    session.goodbye(report, failed or (f"exit code {code}" if code else ""))
+    return code
+
+
+def _execute(session: Session, script: str, args: Sequence[str]) -> tuple[int, str]:
+    """Exit code, and what went wrong."""
+    sys.argv = [script, *args]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        if isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
+        return code, ""
+    except KeyboardInterrupt:
+        return 130, "interrupted"
+    except NodeLostError as e:
+        if session.aborted.is_set():
+            return _shoal_error(session, e), str(e)
+        _print_traceback(e, script)
+        return 1, f"{type(e).__name__}: {e}"
+    except BaseException as e:
+        _print_traceback(e, script)
+        return 1, f"{type(e).__name__}: {e}"
+    return 0, ""
+
+
+def _shoal_error(session: Session, error: ShoalError) -> int:
+    print(f"shoal: worker {session.membership.rank} stops: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _print_traceback(error: BaseException, script: str) -> None:
+    """The traceback as the script's own: without the frames that started it."""
+    tb: TracebackType | None = error.__traceback__
+    path = os.path.abspath(script)
+    while tb is not None and os.path.abspath(tb.tb_frame.f_code.co_filename) != path:
+        tb = tb.tb_next
+    traceback.print_exception(type(error), error, tb or error.__traceback__)
+    sys.stderr.flush()
+
+
+def _exit_now(reason: str) -> None:
+    print(f"shoal: {reason}; the script did not end by itself", file=sys.stderr, flush=True)
+    os._exit(1)
