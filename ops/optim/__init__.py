@@ -1,1 +1,47 @@
-"""Update rules that worker and server share, and learning-rate schedules."""
+"""Update rules that worker and server share, and learning-rate schedules.
+
+>>> import numpy as np
+>>> rule = create("sgd", learning_rate=0.5, momentum=0.9)
+>>> w = np.ones(3, "float32")
+>>> state = rule.init(w)
+>>> rule.step(w, np.ones(3, "float32"), state, t=1)
+>>> w
+array([0.5, 0.5, 0.5], dtype=float32)
+>>> from_spec(rule.spec()) == rule
+True
+"""
+
+from shoal.ops.optim.optimizer import Optimizer, OptimizerSpec, State, create, from_spec, register, state_dtype
+from shoal.ops.optim.rules import NAG, SGD, AdaGrad, Adam, AdamW, RMSProp, Signum, Test
+from shoal.ops.optim.schedule import (
+    ConstantScheduler,
+    CosineScheduler,
+    FactorScheduler,
+    LRScheduler,
+    MultiFactorScheduler,
+    PolyScheduler,
+)
+
+__all__ = [
+    "NAG",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "ConstantScheduler",
+    "CosineScheduler",
+    "FactorScheduler",
+    "LRScheduler",
+    "MultiFactorScheduler",
+    "Optimizer",
+    "OptimizerSpec",
+    "PolyScheduler",
+    "RMSProp",
+    "Signum",
+    "State",
+    "Test",
+    "create",
+    "from_spec",
+    "register",
+    "state_dtype",
+]

@@ -1,0 +1,327 @@
+"""What every update rule shares: common hyper-parameters, states, the walk over blocks, and the form that travels.
+
+A rule is arithmetic on single elements. The walk cuts arrays into blocks that stay in the cache of a core, so a rule
+may make as many passes over its block as it likes, and the memory that it needs beside its states is a few blocks,
+whatever the model's size. And because no element looks at another, a rule that is applied to the slices of an array
+gives, bit for bit, what it gives when applied to the whole: sharding over servers never changes the numbers.
+"""
+
+import dataclasses
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.ops.optim.hyper import (
+    CONVERT,
+    Hyper,
+    Registry,
+    Wire,
+    flag,
+    not_negative,
+    optional_real,
+    positive,
+    real,
+)
+from shoal.ops.optim.schedule import LRScheduler, converted
+
+__all__ = ["Array", "Optimizer", "OptimizerSpec", "State", "Work", "create", "from_spec", "register", "state_dtype"]
+
+Array: TypeAlias = Any
+"""A NumPy array, or a CuPy array."""
+
+State: TypeAlias = dict[str, Array]
+"""What a rule remembers of one parameter: arrays of the parameter's shape, by name; may be empty."""
+
+BLOCK = 1 << 16
+"""Elements updated at a time on a CPU: four blocks of float32 are 1 MiB, about one core's second-level cache."""
+
+_registry: "Registry[Optimizer]" = Registry("optimizer")
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer as it travels: a name and numbers, nothing that executes.
+
+    Args:
+        name: a registered name, such as "sgd".
+        params: hyper-parameters by name: ``float | int | bool | str``, and for the schedule
+            ``{"name": str, "params": {...}}``. Floats come back exactly. What is absent has its default.
+    """
+
+    name: str
+    params: Mapping[str, Wire]
+
+
+def register(cls: "type[Optimizer]") -> "type[Optimizer]":
+    """Class decorator: make an update rule known under its class name in lower case.
+
+    A server can only run rules that are registered in its own process: a rule of your own must be imported there too.
+    """
+    return _registry.register(cls)
+
+
+def create(optimizer: "str | Optimizer", /, **params: Wire) -> "Optimizer":
+    """An optimizer by name: ``create("sgd", learning_rate=0.1)`` is ``SGD(learning_rate=0.1)``.
+
+    An instance is returned as it is.
+
+    Raises:
+        ConfigError: the name or a parameter is unknown, or a value is out of its range.
+    """
+    if not isinstance(optimizer, Optimizer):
+        return _registry.create(optimizer, params)
+    if params:
+        raise ConfigError(f"{optimizer!r} has its parameters already, got {params} too: set them in its constructor")
+    return optimizer
+
+
+def from_spec(spec: OptimizerSpec) -> "Optimizer":
+    """The optimizer that ``spec`` describes; ``from_spec(o.spec())`` makes the same updates as ``o``.
+
+    Raises:
+        ConfigError: as `create`.
+    """
+    return _registry.create(spec.name, spec.params)
+
+
+def state_dtype(dtype: Any) -> "np.dtype[Any]":
+    """In which dtype the updates of a parameter are computed and its states are kept.
+
+    float32 for half precision, where squares of gradients would vanish; the parameter's own dtype otherwise.
+
+    Raises:
+        DTypeError: not a real floating-point dtype.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise DTypeError(f"cannot optimize a parameter of dtype {dtype}, expected float16, float32 or float64")
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype.newbyteorder("=")
+
+
+class _Scratch(threading.local):
+    """Blocks that are reused by all steps of one optimizer in one thread."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[np.dtype[Any], int], Array] = {}
+
+    def block(self, xp: Any, dtype: "np.dtype[Any]", number: int, size: int) -> Array:
+        if xp is not np:
+            return xp.empty(size, dtype=dtype)  # CuPy's pool does the reusing
+        block = self._blocks.get((dtype, number))
+        if block is None:
+            block = self._blocks[dtype, number] = np.empty(BLOCK, dtype)
+        return block[:size]
+
+    def __reduce__(self) -> tuple[type["_Scratch"], tuple[()]]:
+        return _Scratch, ()  # copies of an optimizer begin with none
+
+
+@dataclass(slots=True)
+class Work:
+    """One block of one update, all arrays flat, of equal size and in the dtype of the computation.
+
+    Args:
+        xp: the array namespace, numpy or cupy.
+        w: the values, to be updated in place.
+        g: the gradient, rescaled and clipped; may be overwritten.
+        tmp: free memory, content undefined.
+        lr: the rate of this update.
+        wd: the weight decay of this parameter.
+        t: how many updates the parameter has had with this one.
+    """
+
+    xp: Any
+    w: Array
+    g: Array
+    tmp: Array
+    lr: float
+    wd: float
+    t: int
+
+    def decay_gradient(self) -> None:
+        """Add ``wd * w`` to the gradient: the classical weight decay (L2 regularisation)."""
+        if self.wd:
+            self.xp.multiply(self.w, self.wd, out=self.tmp)
+            self.g += self.tmp
+
+    def average(self, mean: Array, beta: float) -> None:
+        """Move a decaying average towards the gradient: ``mean = beta * mean + (1 - beta) * g``."""
+        self.xp.multiply(self.g, 1.0 - beta, out=self.tmp)
+        mean *= beta
+        mean += self.tmp
+
+    def average_square(self, mean: Array, beta: float) -> None:
+        """Move a decaying average towards the gradient's square: ``mean = beta * mean + (1 - beta) * g * g``."""
+        self.xp.multiply(self.g, self.g, out=self.tmp)
+        self.tmp *= 1.0 - beta
+        mean *= beta
+        mean += self.tmp
+
+
+@dataclass(kw_only=True)
+class Optimizer(Hyper, ABC):
+    """An update rule: a pure function of value, gradient, states, hyper-parameters and update count.
+
+    The gradient that the rule sees is ``clip(rescale_grad * grad, -clip_gradient, clip_gradient)``.
+    One instance may be used for any number of parameters, and by several threads at once for different ones.
+
+    Args:
+        learning_rate: None takes ``lr_scheduler.base_lr``, or else the rule's own default.
+        wd: weight decay.
+        rescale_grad: factor of every gradient.
+        clip_gradient: bound of the absolute value of every element of the rescaled gradient; None for no bound.
+        lr_scheduler: the rate as a function of the update count, instead of a constant.
+        multi_precision: keep a float32 master copy of float16 parameters as a state: updates too small for float16
+            then add up instead of vanishing.
+    Raises:
+        ConfigError: a value is out of its range; or ``learning_rate`` and ``lr_scheduler.base_lr`` differ.
+    """
+
+    learning_rate: float = optional_real("a rate >= 0", not_negative)
+    wd: float = real(0.0, "a number >= 0", not_negative)
+    rescale_grad: float = real(1.0)
+    clip_gradient: float | None = optional_real("a number > 0, or None", positive)
+    lr_scheduler: LRScheduler | None = dataclasses.field(default=None, metadata={CONVERT: converted})
+    multi_precision: bool = flag(False)
+
+    default_lr: ClassVar[float] = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._scratch = _Scratch()
+        rate, schedule = self.learning_rate, self.lr_scheduler
+        given: float | None = rate  # mypy knows the field as it is after this method
+        if schedule is None or schedule.base_lr is None:
+            self.learning_rate = self.default_lr if given is None else given
+        elif given is None or given == schedule.base_lr:
+            self.learning_rate = schedule.base_lr
+        else:
+            raise self.refuse("learning_rate", given, f"the base_lr of its lr_scheduler, {schedule.base_lr}, or None")
+        if schedule is not None:
+            self.lr_scheduler = dataclasses.replace(schedule, base_lr=self.learning_rate)
+
+    def spec(self) -> OptimizerSpec:
+        """This optimizer as a name and numbers; see `from_spec`."""
+        return OptimizerSpec(self.name, self.hyper_parameters())
+
+    def rate(self, t: int) -> float:
+        """The learning rate of update ``t``, counted from 1."""
+        return self.learning_rate if self.lr_scheduler is None else self.lr_scheduler(t)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the rate from the next update on.
+
+        Raises:
+            ConfigError: a schedule sets the rate, or the value is out of its range.
+        """
+        if self.lr_scheduler is not None:
+            raise ConfigError(
+                f"optimizer {self.name!r} takes its rate from {type(self.lr_scheduler).__name__}, so it cannot be "
+                f"set to {learning_rate!r}: make the optimizer without lr_scheduler, or change the schedule"
+            )
+        self.learning_rate = dataclasses.replace(self, learning_rate=learning_rate).learning_rate
+
+    def init(self, param: Array) -> State:
+        """The states of a parameter that has had no update yet, in C order and of `state_dtype`.
+
+        Raises:
+            DTypeError: ``param`` is not an array of floats.
+        """
+        xp, dtype = namespace(param), state_dtype(param.dtype)
+        state = {name: xp.full(param.shape, fill, dtype=dtype) for name, fill in self.slots().items()}
+        if self.multi_precision and param.dtype != dtype:
+            state["master"] = xp.array(param, dtype=dtype, order="C")
+        return state
+
+    def step(
+        self, param: Array, grad: Array, state: State, t: int, *, lr_mult: float = 1.0, wd_mult: float = 1.0
+    ) -> None:
+        """Update ``param`` and ``state`` in place.
+
+        Nothing is allocated beyond the blocks that the first step made, but an array that is not in C order is copied.
+
+        Args:
+            grad: of the same shape; not changed; its dtype may differ and is cast block by block.
+            state: what `init` made for this parameter.
+            t: how many updates this parameter has had with this one: 1 at the first.
+            lr_mult: factor of the learning rate for this parameter.
+            wd_mult: factor of the weight decay for this parameter.
+        Raises:
+            ShapeError: ``grad`` or a state differs from ``param`` in shape.
+            ConfigError: ``state`` belongs to another rule, or ``t`` is less than 1.
+        """
+        self._check(param, grad, state, t)
+        values = (param, *state.values())
+        if not all(a.flags.c_contiguous for a in values):
+            self._step_copies(param, grad, state, t, lr_mult, wd_mult)
+        elif param.size:
+            flat = {name: a.reshape(-1) for name, a in state.items()}
+            self._walk(param.reshape(-1), grad.reshape(-1), flat, t, self.rate(t) * lr_mult, self.wd * wd_mult)
+
+    @abstractmethod
+    def slots(self) -> dict[str, float]:
+        """The names of the rule's states, and the number that each is filled with at first."""
+
+    @abstractmethod
+    def update(self, work: Work, state: State) -> None:
+        """The rule: change ``work.w`` and the blocks of ``state`` in place, element by element."""
+
+    def _check(self, param: Array, grad: Array, state: State, t: int) -> None:
+        for what, array in (("gradient", grad), *state.items()):
+            if array.shape != param.shape:
+                raise ShapeError(f"optimizer {self.name!r}: parameter {param.shape}, but its {what} is {array.shape}")
+        if t < 1:
+            raise ConfigError(f"optimizer {self.name!r}: update count t is {t}, the first update has t = 1")
+        slots = self.slots().keys()
+        if state.keys() != slots and state.keys() - {"master"} != slots:
+            raise ConfigError(
+                f"optimizer {self.name!r} keeps states {sorted(slots)}, got {sorted(state)}: "
+                "they belong to another rule or other hyper-parameters"
+            )
+
+    def _step_copies(self, param: Array, grad: Array, state: State, t: int, lr_mult: float, wd_mult: float) -> None:
+        """A step for arrays that cannot be walked over flat: on copies that can, written back."""
+        copies = {name: array.copy(order="C") for name, array in state.items()}
+        value = param.copy(order="C")
+        self.step(value, grad, copies, t, lr_mult=lr_mult, wd_mult=wd_mult)
+        param[...] = value
+        for name, array in state.items():
+            array[...] = copies[name]
+
+    def _walk(self, param: Array, grad: Array, state: State, t: int, lr: float, wd: float) -> None:
+        """Apply the rule block by block to flat arrays."""
+        xp, dtype, n = namespace(param), state_dtype(param.dtype), param.size
+        size = min(n, BLOCK) if xp is np else n
+        g, tmp = (self._scratch.block(xp, dtype, i, size) for i in range(2))
+        master = state.get("master")
+        if master is None and param.dtype != dtype:
+            master = self._scratch.block(xp, dtype, 2, size)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            p, block = param[part], {name: a[part] for name, a in state.items()}
+            work = Work(xp, p, g[: p.size], tmp[: p.size], lr, wd, t)
+            if master is not None:
+                work.w = block["master"] if "master" in block else master[: p.size]
+                if "master" not in block:
+                    work.w[...] = p
+            self._prepare(work, grad[part])
+            self.update(work, block)
+            if master is not None:
+                p[...] = work.w
+
+    def _prepare(self, work: Work, grad: Array) -> None:
+        work.g[...] = grad
+        if self.rescale_grad != 1.0:
+            work.g *= self.rescale_grad
+        if self.clip_gradient is not None:
+            work.xp.clip(work.g, -self.clip_gradient, self.clip_gradient, out=work.g)
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions work on ``array``: numpy or cupy."""
+    return np if isinstance(array, np.ndarray) else array.__array_namespace__()

@@ -1,0 +1,250 @@
+"""The update rules. Names and arguments are MXNet 2's, formulas and their order of operations are torch.optim's.
+
+The two agree up to rounding for a constant learning rate; where they differ for a changing one (MXNet folds the rate
+into the momentum) or in the place of epsilon (MXNet's Adam adds it before the bias correction), PyTorch's form is used:
+it is the one in the papers, and the tests compare with it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shoal.ops.optim.hyper import flag, fraction, not_negative, real
+from shoal.ops.optim.optimizer import Array, Optimizer, State, Work, register
+
+__all__ = ["NAG", "SGD", "AdaGrad", "Adam", "AdamW", "RMSProp", "Signum", "Test"]
+
+
+@register
+@dataclass(kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent: ``w -= lr * g``, with optional momentum.
+
+    With momentum: ``m = momentum * m + g`` and ``w -= lr * m``; with Nesterov's: ``w -= lr * (g + momentum * m)``.
+
+    Args:
+        momentum: in [0, 1); states: ``momentum`` if it is not 0.
+        nesterov: look ahead along the momentum; needs one.
+    """
+
+    momentum: float = real(0.0, "0 <= momentum < 1", fraction)
+    nesterov: bool = flag(False)
+
+    default_lr: ClassVar[float] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise self.refuse("momentum", self.momentum, "0 < momentum < 1, because nesterov is True")
+
+    def slots(self) -> dict[str, float]:
+        return {"momentum": 0.0} if self.momentum else {}
+
+    def update(self, work: Work, state: State) -> None:
+        work.decay_gradient()
+        step = work.g
+        if self.momentum:
+            velocity = state["momentum"]
+            velocity *= self.momentum
+            velocity += step
+            work.xp.multiply(velocity, self.momentum if self.nesterov else work.lr, out=work.tmp)
+            step = work.tmp
+        if self.nesterov:
+            step += work.g
+        if self.nesterov or not self.momentum:
+            step *= work.lr
+        work.w -= step
+
+
+@register
+@dataclass(kw_only=True)
+class NAG(SGD):
+    """Nesterov's accelerated gradient: `SGD` with ``nesterov=True`` and momentum 0.9."""
+
+    momentum: float = real(0.9, "0 < momentum < 1", lambda v: 0.0 < v < 1.0)
+    nesterov: bool = flag(True)
+
+
+@register
+@dataclass(kw_only=True)
+class Adam(Optimizer):
+    """Adam with bias correction (Kingma, Ba: arXiv:1412.6980).
+
+    ``m`` and ``v`` are decaying averages of the gradient and its square; weight decay is added to the gradient.
+    ``w -= lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + epsilon)``.
+
+    Args:
+        beta1, beta2: factors of the averages.
+        epsilon: keeps the division finite.
+        correct_bias: divide by ``1 - beta^t``, as the paper does; False leaves that out.
+    """
+
+    beta1: float = real(0.9, "0 <= beta1 < 1", fraction)
+    beta2: float = real(0.999, "0 <= beta2 < 1", fraction)
+    epsilon: float = real(1e-8, "a number >= 0", not_negative)
+    correct_bias: bool = flag(True)
+
+    default_lr: ClassVar[float] = 0.001
+
+    def slots(self) -> dict[str, float]:
+        return {"mean": 0.0, "variance": 0.0}
+
+    def update(self, work: Work, state: State) -> None:
+        work.decay_gradient()
+        self._move(work, state)
+
+    def _move(self, work: Work, state: State) -> None:
+        mean, variance = state["mean"], state["variance"]
+        bias1 = 1.0 - self.beta1**work.t if self.correct_bias else 1.0
+        bias2 = 1.0 - self.beta2**work.t if self.correct_bias else 1.0
+        work.average(mean, self.beta1)
+        work.average_square(variance, self.beta2)
+        step = work.xp.sqrt(variance, out=work.tmp)
+        step /= math.sqrt(bias2)
+        step += self.epsilon
+        work.xp.divide(mean, step, out=step)
+        step *= work.lr / bias1
+        work.w -= step
+
+
+@register
+@dataclass(kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``w *= 1 - lr * wd`` first (Loshchilov, Hutter: arXiv:1711.05101).
+
+    Args:
+        wd: 0.01 by default, as in PyTorch; MXNet's default of 0 would make it `Adam`.
+    """
+
+    wd: float = real(0.01, "a number >= 0", not_negative)
+
+    def update(self, work: Work, state: State) -> None:
+        if work.wd:
+            work.w *= 1.0 - work.lr * work.wd
+        self._move(work, state)
+
+
+@register
+@dataclass(kw_only=True)
+class RMSProp(Optimizer):
+    """Divide the gradient by a decaying average of its magnitude (Tieleman, Hinton 2012; centered: arXiv:1308.0850).
+
+    Args:
+        rho: factor of the averages.
+        momentum: of the divided gradient.
+        epsilon: added after the root.
+        centered: divide by an estimate of the standard deviation instead of the magnitude.
+    """
+
+    rho: float = real(0.9, "0 <= rho < 1", fraction)
+    momentum: float = real(0.0, "0 <= momentum < 1", fraction)
+    epsilon: float = real(1e-8, "a number >= 0", not_negative)
+    centered: bool = flag(False)
+
+    default_lr: ClassVar[float] = 0.001
+
+    def slots(self) -> dict[str, float]:
+        wanted = {"square": True, "mean": self.centered, "momentum": self.momentum > 0.0}
+        return {name: 0.0 for name, needed in wanted.items() if needed}
+
+    def update(self, work: Work, state: State) -> None:
+        work.decay_gradient()
+        work.g /= self._magnitude(work, state)
+        step = work.g
+        if self.momentum:
+            velocity = state["momentum"]
+            velocity *= self.momentum
+            velocity += step
+            step = velocity
+        work.xp.multiply(step, work.lr, out=work.tmp)
+        work.w -= work.tmp
+
+    def _magnitude(self, work: Work, state: State) -> Array:
+        xp, tmp, square = work.xp, work.tmp, state["square"]
+        work.average_square(square, self.rho)
+        if self.centered:
+            work.average(state["mean"], self.rho)
+            xp.multiply(state["mean"], state["mean"], out=tmp)
+            xp.subtract(square, tmp, out=tmp)
+            xp.maximum(tmp, 0.0, out=tmp)  # rounding may leave a variance just below 0
+            xp.sqrt(tmp, out=tmp)
+        else:
+            xp.sqrt(square, out=tmp)
+        tmp += self.epsilon
+        return tmp
+
+
+@register
+@dataclass(kw_only=True)
+class AdaGrad(Optimizer):
+    """Divide the gradient by the root of the sum of its squares (Duchi, Hazan, Singer: JMLR 12, 2011).
+
+    Args:
+        epsilon: added after the root.
+        initial_accumulator_value: what the sum of squares starts from.
+    """
+
+    epsilon: float = real(1e-6, "a number >= 0", not_negative)
+    initial_accumulator_value: float = real(0.0, "a number >= 0", not_negative)
+
+    def slots(self) -> dict[str, float]:
+        return {"sum": self.initial_accumulator_value}
+
+    def update(self, work: Work, state: State) -> None:
+        work.decay_gradient()
+        work.xp.multiply(work.g, work.g, out=work.tmp)
+        state["sum"] += work.tmp
+        work.xp.sqrt(state["sum"], out=work.tmp)
+        work.tmp += self.epsilon
+        work.g /= work.tmp
+        work.g *= work.lr
+        work.w -= work.g
+
+
+@register
+@dataclass(kw_only=True)
+class Signum(Optimizer):
+    """Move by the rate in the direction of the sign of the averaged gradient (Bernstein et al.: arXiv:1802.04434).
+
+    ``m = momentum * m + (1 - momentum) * g`` and ``w = (1 - lr * wd_lh) * w - lr * sign(m)``.
+
+    Args:
+        momentum: 0 uses the sign of the gradient itself (signSGD).
+        wd_lh: decoupled weight decay, beside the classical ``wd``.
+    """
+
+    momentum: float = real(0.9, "0 <= momentum < 1", fraction)
+    wd_lh: float = real(0.0, "a number >= 0", not_negative)
+
+    def slots(self) -> dict[str, float]:
+        return {"momentum": 0.0} if self.momentum else {}
+
+    def update(self, work: Work, state: State) -> None:
+        work.decay_gradient()
+        direction = work.g
+        if self.momentum:
+            direction = state["momentum"]
+            work.average(direction, self.momentum)
+        work.xp.sign(direction, out=work.tmp)
+        work.tmp *= work.lr
+        if self.wd_lh:
+            work.w *= 1.0 - work.lr * self.wd_lh
+        work.w -= work.tmp
+
+
+@register
+@dataclass(kw_only=True)
+class Test(Optimizer):
+    """MXNet's rule for testing a store: ``w += lr * rescale_grad * grad``, with a rate of 1: pushes add up exactly."""
+
+    wd: float = real(0.0, "0, because this rule has no weight decay", lambda v: v == 0.0)
+
+    default_lr: ClassVar[float] = 1.0
+    __test__: ClassVar[bool] = False  # not a test case, whatever its name
+
+    def slots(self) -> dict[str, float]:
+        return {}
+
+    def update(self, work: Work, state: State) -> None:
+        work.g *= work.lr
+        work.w += work.g
