@@ -22,6 +22,7 @@ __all__ = [
     "attached",
     "create",
     "host_array",
+    "in_place",
     "key_name",
     "merge_devices",
 ]
@@ -171,7 +172,7 @@ class KVStore(ABC):
         return self.pull_async(key, out, priority).result()
 
     def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
-        """`push`, then `pull`, in one exchange."""
+        """`push`, then `pull`, in one exchange; without ``out`` the answer replaces ``value``, if that is an array."""
         return self.pushpull_async(key, value, out, priority).result()
 
     def broadcast(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
@@ -284,3 +285,8 @@ def merge_devices(value: Any) -> Array:
     if total is None:
         raise ConfigError("an empty list is not a value")
     return total
+
+
+def in_place(value: Any) -> Any:
+    """Where the answer to a push of ``value`` goes when no place was named; None for a new array."""
+    return None if isinstance(value, list | tuple | int | float) else value

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, merge_devices
+from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.checks import check_fit, writable
 from shoal.kvstore.client.core import Job
@@ -128,11 +128,11 @@ class DistKVStore(KVStore):
         return self._run(jobs, _like(key, [t for t, _ in targets]))
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
-        names, (values, outs) = as_lists(key, value, value if out is None else out)
+        names, (values, outs) = as_lists(key, value, out)
         jobs, results = [], []
         for name, v, o in zip(names, values, outs, strict=True):
             array = self._fitting(name, merge_devices(v))
-            target, flat = self._target(name, o)
+            target, flat = self._target(name, in_place(v) if o is None else o)
             if np.may_share_memory(array, flat):
                 array = array.copy()  # the answer is written where the question still lies
             jobs += self._jobs(name, array, flat, priority)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, merge_devices
+from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_fit, writable
 from shoal.kvstore.server.table import Table
@@ -78,7 +78,11 @@ class LocalKVStore(KVStore):
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
         self.push_async(key, value, priority)
-        return self.pull_async(key, value if out is None else out, priority)
+        if out is None:
+            _, (values,) = as_lists(key, value)
+            found = [in_place(v) for v in values]
+            out = found[0] if isinstance(key, str | int) else found
+        return self.pull_async(key, out, priority)
 
     def set_optimizer(
         self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from shoal.worker.trainer import Trainer
 
 __all__ = ["Callback", "History", "evaluate", "fit"]
 
-Metrics = str | EvalMetric | Sequence[str | EvalMetric]
+Metrics: TypeAlias = str | EvalMetric | Sequence[str | EvalMetric]
 
 
 class Callback:
@@ -161,6 +161,6 @@ def evaluate(
 
 def _meter(metrics: Metrics) -> EvalMetric:
     single = isinstance(metrics, str | EvalMetric)
-    meter = create_metric(metrics if single else list(metrics))  # type: ignore[arg-type]  # a list of the same
+    meter = create_metric(metrics if single else list(metrics))
     meter.reset()
     return meter

@@ -207,8 +207,7 @@ class ClientCore:
         return [Transmit(server, Hello(cluster=self.cluster, worker=self.rank, incarnation=self.incarnation))]
 
     def _start(self, job: Job, now: float) -> list[ClientAction]:
-        job.seq, self._seq = self._seq, self._seq + 1
-        self.flying[job.seq] = job
+        self._number(job)
         if job.request is not None:
             return self._enter(job, Stage.REQUEST, now)
         lane = self.lanes[job.slice]
@@ -218,6 +217,12 @@ class ClientCore:
         if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
             return self._enter(job, Stage.ENTER, now)
         return self._enter_push(job, now)
+
+    def _number(self, job: Job) -> None:
+        """A sequence number of its own for what is asked next: an answer to an earlier question never fits it."""
+        self.flying.pop(job.seq, None)
+        job.seq, self._seq = self._seq, self._seq + 1
+        self.flying[job.seq] = job
 
     def _enter_push(self, job: Job, now: float) -> list[ClientAction]:
         job.credit = job.payload_bytes
@@ -336,6 +341,7 @@ class ClientCore:
         if job.stage is Stage.ENTER:
             lane = self.lanes[job.slice]
             lane.floor = max(lane.floor, m.floor)
+            self._number(job)
             return self._enter_push(job, now)
         actions = self._acknowledged(job, m.version, m.floor, now)
         if job.stage is not Stage.READ or m.value is None:

@@ -44,6 +44,7 @@ class Table:
     def __init__(self) -> None:
         self.cells: dict[int, Cell] = {}
         self.optimizer: Optimizer | None = None
+        self._rule = ""
         self.lr_mult: dict[str, float] = {}
         self.wd_mult: dict[str, float] = {}
         self._scratch: dict[tuple[str, int], Array] = {}
@@ -56,10 +57,18 @@ class Table:
         self.cells[slice_id] = cell
 
     def configure(self, optimizer: Optimizer, lr_mult: dict[str, float], wd_mult: dict[str, float]) -> None:
-        """Install the update rule. Slices keep their values; their state and update counts start anew."""
+        """Install the update rule.
+
+        Values stay. A rule of the same name and with the same kinds of state keeps the states and update counts, so
+        that a new learning rate does not wipe the momentum; any other rule starts anew.
+        """
         self.optimizer, self.lr_mult, self.wd_mult = optimizer, lr_mult, wd_mult
+        name = optimizer.spec().name
         for cell in self.cells.values():
-            cell.state, cell.updates = optimizer.init(cell.value), 0
+            fresh = optimizer.init(cell.value)
+            if name != self._rule or cell.state is None or cell.state.keys() != fresh.keys():
+                cell.state, cell.updates = fresh, 0
+        self._rule = name
 
     def accumulate(self, slice_id: int, rank: int, value: Array) -> None:
         """Keep a contribution until `apply`."""

@@ -156,6 +156,17 @@ def test_a_second_push_without_a_read_first_asks_for_permission() -> None:
     assert isinstance(push, Push) and push.clock == 1
 
 
+def test_a_repeated_permission_is_not_taken_for_the_acknowledgement() -> None:
+    core = client()
+    core.submit([job(want=False)], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    core.submit([job(want=False)], 0.2)
+    permission = Value(seq=1, version=1, floor=1, value=None)
+    core.receive(0, permission, 0.3)
+    assert core.receive(0, permission, 0.4) == []
+    assert core.counters.acknowledged == 1
+
+
 def test_an_asynchronous_worker_never_asks_for_permission() -> None:
     core = client("asp")
     for clock in range(3):

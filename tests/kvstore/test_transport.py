@@ -1,0 +1,178 @@
+"""Sockets: who is heard, what is dropped, what is said about ports."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from shoal.errors import ConfigError
+from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.messages import Ack, Push, Value, Waiting
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+
+pytestmark = pytest.mark.net
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[tuple[Transport, Transport]]:
+    """A listener and one connected to it as "server"."""
+    listener, dialer = Transport("server"), Transport("worker")
+    dialer.connect("server", f"127.0.0.1:{listener.bind('127.0.0.1')}")
+    try:
+        yield listener, dialer
+    finally:
+        dialer.close(0.0)
+        listener.close(0.0)
+
+
+def receive(transport: Transport, n: int = 1) -> list[tuple[str, Message]]:
+    got: list[tuple[str, Message]] = []
+    for _ in range(200):
+        got += transport.poll(0.05)
+        if len(got) >= n:
+            break
+    return got
+
+
+def ack(seq: int) -> Ack:
+    return Ack(seq=seq, version=0, floor=0)
+
+
+def test_messages_go_there_and_back_under_the_senders_name() -> None:
+    with pair() as (listener, dialer):
+        dialer.send("server", ack(1))
+        ((peer, m),) = receive(listener)
+        assert peer == dialer.identity and m == ack(1)
+        listener.send(peer, ack(2))
+        assert receive(dialer) == [("server", ack(2))]
+
+
+def test_arrays_arrive_whole() -> None:
+    array = np.arange(300_000, dtype=np.float32)
+    with pair() as (listener, dialer):
+        m = Push(worker=0, incarnation=1, seq=0, slice=0, clock=0, pulled=0, want=True, value=as_payload(array))
+        dialer.send("server", m)
+        ((_, got),) = receive(listener)
+        assert isinstance(got, Push)
+        np.testing.assert_array_equal(as_array(got.value), array)
+
+
+def test_an_unstable_array_may_change_at_once() -> None:
+    array = np.zeros(300_000, np.float32)
+    with pair() as (listener, dialer):
+        dialer.send("server", Value(seq=0, version=0, floor=0, value=as_payload(array)), stable=False)
+        array[:] = 1
+        ((_, got),) = receive(listener)
+        assert isinstance(got, Value) and got.value is not None
+        assert (as_array(got.value) == 0).all()
+
+
+def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    with pair() as (listener, dialer):
+        dialer._dealers["server"].send_multipart([b"nonsense"])
+        dialer.send("server", ack(7))
+        assert [m for _, m in receive(listener)] == [ack(7)]
+        assert listener.malformed == {dialer.identity: 1}
+    assert dialer.identity in caplog.text and "dropped malformed message" in caplog.text
+
+
+def test_a_message_to_a_peer_that_is_gone_is_dropped() -> None:
+    with pair() as (listener, _):
+        listener.send("nobody", ack(1))
+
+
+def test_many_messages_keep_their_order_behind_a_slow_reader() -> None:
+    n = 5000
+    with pair() as (listener, dialer):
+        for i in range(n):
+            dialer.send("server", ack(i))
+        seqs: list[int] = []
+        for _ in range(2000):
+            seqs += [m.seq for _, m in listener.poll(0.01) if isinstance(m, Ack)]
+            list(dialer.poll(0.0))
+            if len(seqs) == n:
+                break
+        assert seqs == list(range(n))
+
+
+def test_a_port_in_use_says_what_to_do() -> None:
+    first, second = Transport("a"), Transport("b")
+    try:
+        port = first.bind("127.0.0.1")
+        with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 is already in use.*--port"):
+            second.bind("127.0.0.1", port)
+    finally:
+        first.close(0.0)
+        second.close(0.0)
+
+
+def test_an_address_of_another_machine_cannot_be_bound() -> None:
+    transport = Transport("a")
+    try:
+        with pytest.raises(ConfigError, match="not an address of this machine"):
+            transport.bind("192.0.2.1")
+    finally:
+        transport.close(0.0)
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    transport = Transport("a")
+    try:
+        with pytest.raises(ConfigError, match="host:port"):
+            transport.connect("server", "nonsense")
+    finally:
+        transport.close(0.0)
+
+
+def test_wake_ends_a_poll() -> None:
+    transport = Transport("a")
+    try:
+        transport.wake()
+        assert list(transport.poll(30.0)) == []
+    finally:
+        transport.close(0.0)
+
+
+def test_a_forked_process_is_told() -> None:
+    transport = Transport("a")
+    try:
+        transport._pid = os.getpid() + 1
+        with pytest.raises(ConfigError, match="fork"):
+            transport.send("x", ack(1))
+    finally:
+        transport.close(0.0)
+
+
+def test_closing_twice_is_harmless() -> None:
+    transport = Transport("a")
+    transport.close()
+    transport.close()
+
+
+def test_the_loop_hands_messages_to_the_driver_of_the_peer() -> None:
+    heard: list[tuple[str, str, Message]] = []
+
+    class Ear:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def receive(self, peer: str, message: Message, now: float) -> None:
+            heard.append((self.name, peer, message))
+
+        def wake(self, now: float) -> float:
+            return now + 0.05
+
+    with pair() as (listener, dialer):
+        loop = Loop(dialer, {"server": Ear("named"), "": Ear("rest")})
+        dialer.send("server", ack(1))
+        ((peer, _),) = receive(listener)
+        listener.send(peer, Waiting(seq=3, missing=(1,)))
+        for _ in range(100):
+            loop.step()
+            if heard:
+                break
+    assert heard == [("named", "server", Waiting(seq=3, missing=(1,)))]
