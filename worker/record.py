@@ -17,11 +17,14 @@ def parse_target(text: str) -> tuple[str, float] | None:
     """
     if not text:
         return None
-    name, sep, value = text.partition("=")
+    name, _, value = text.partition("=")
     try:
-        return name.strip(), float(value) if sep else float("nan") + float("")
+        pair = name.strip(), float(value)
     except ValueError:
-        raise ConfigError(f"a target is METRIC=VALUE, such as accuracy=0.97; got {text!r}") from None
+        pair = "", 0.0
+    if not pair[0]:
+        raise ConfigError(f"a target is METRIC=VALUE, such as accuracy=0.97; got {text!r}")
+    return pair
 
 
 class RunRecord:

@@ -1,0 +1,71 @@
+"""Runs side by side: one column a run, one row a question."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["comparison", "show"]
+
+Report = Mapping[str, Any]
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.2f} s"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def _ledger(report: Report) -> str:
+    book = report["ledger"]
+    text = f"{book['sent']} sent = {book['acknowledged']} acknowledged = {book['applied']} applied"
+    if book["rejected"]:
+        text += f" + {book['rejected']} rejected"
+    return ("balanced: " if book["balanced"] else "DOES NOT BALANCE: ") + text
+
+
+_ROWS: list[tuple[str, Callable[[Report], str]]] = [
+    ("workers x servers", lambda r: f"{r['workers']} x {r['servers']}"),
+    ("held-out accuracy", lambda r: _number(r["accuracy"], ".4f")),
+    ("time to {target}", lambda r: _seconds(r["seconds_to_target"])),
+    ("training time", lambda r: _seconds(r["seconds"])),
+    ("samples/s", lambda r: _number(r["samples_per_s"], ",.0f")),
+    ("staleness, mean", lambda r: _number(r["staleness_mean"])),
+    ("staleness, p95", lambda r: _number(r["staleness_p95"], ".0f")),
+    ("pushed", lambda r: _bytes(r["bytes_pushed"])),
+    ("pulled", lambda r: _bytes(r["bytes_pulled"])),
+    ("ledger", _ledger),
+    ("weights", lambda r: str(r["weights_sha256"])[:12]),
+]
+
+
+def comparison(reports: Sequence[Report]) -> Table:
+    """A table of final reports, as `shoal run --report` writes them."""
+    target = next((r["target"] for r in reports if r["target"]), "the target")
+    table = Table(title="shoal: the same script, the same data, another consistency model", title_justify="left")
+    table.add_column("")
+    for r in reports:
+        table.add_column(str(r["mode"]), justify="right", overflow="fold")
+    for label, cell in _ROWS:
+        table.add_row(label.format(target=target), *(cell(r) for r in reports))
+    return table
+
+
+def show(reports: Sequence[Report], console: Console | None = None) -> None:
+    """Print the comparison, and whether every run accounts for each of its pushes."""
+    console = console or Console()
+    console.print()
+    console.print(comparison(reports))
+    if not all(r["ledger"]["balanced"] for r in reports):
+        console.print("[bold red]A ledger does not balance: a push was lost or counted twice. Please report this.[/]")

@@ -1,0 +1,118 @@
+"""Real clusters of real processes train a real model: what must not change the weights does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.ops.tensorfile import load_tensors
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+SCRIPT = """
+import sys
+import shoal
+from shoal import autograd, nn
+
+out, steps = sys.argv[1], int(sys.argv[2])
+net = nn.HybridSequential()
+net.add(nn.Dense(32, activation="relu"), nn.Dense(10))
+net.initialize(shoal.init.Xavier())
+loss_of = nn.SoftmaxCrossEntropyLoss()
+trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1, "momentum": 0.9})
+data = shoal.data.DataLoader(shoal.data.digits("train"), 64 // shoal.num_workers(), shuffle=True)
+done = 0
+while done < steps:
+    for x, y in data:
+        with autograd.record():
+            loss = loss_of(net(x), y)
+        loss.backward()
+        trainer.step(len(x))
+        done += 1
+        if done == steps:
+            break
+if shoal.rank() == 0:
+    net.save_parameters(out)
+    w = {n: p.data().asnumpy() for n, p in net.collect_params().items()}
+    print("weights", shoal.kv.weights_sha256(w))
+"""
+
+
+class Runner:
+    """Runs the script in a cluster, or alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.script = folder / "train.py"
+        self.script.write_text(SCRIPT)
+        self.runs = 0
+
+    def cluster(
+        self, workers: int, servers: int, mode: str = "sync", steps: int = 20
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The final report, and the weights of worker 0."""
+        self.runs += 1
+        out, report = self.folder / f"w{self.runs}.safetensors", self.folder / f"r{self.runs}.json"
+        command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", str(servers), "--mode", mode]
+        command += ["--report", str(report), "--no-progress", str(self.script), str(out), str(steps)]
+        got = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert got.returncode == 0, got.stdout + got.stderr
+        return json.loads(report.read_text()), load_tensors(out)[0]
+
+    def alone(self, steps: int = 20) -> tuple[str, dict[str, Any]]:
+        """The hash it prints, and the weights."""
+        out = self.folder / "alone.safetensors"
+        command = [sys.executable, str(self.script), str(out), str(steps)]
+        got = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+        return got.stdout.split()[-1], load_tensors(out)[0]
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+def test_synchronous_weights_are_the_same_bits_over_repeats_and_numbers_of_servers(runner: Runner) -> None:
+    digests = [runner.cluster(2, servers)[0]["weights_sha256"] for servers in (1, 2, 2, 3)]
+    assert len(set(digests)) == 1
+
+
+def test_one_worker_gives_the_bits_of_a_script_run_alone(runner: Runner) -> None:
+    assert runner.cluster(1, 2)[0]["weights_sha256"] == runner.alone()[0]
+
+
+ROUNDING = 2e-5
+"""Bound on the difference of any weight after 20 steps of momentum SGD: float32 sums of 64 samples in another order."""
+
+
+def test_the_number_of_workers_changes_no_more_than_rounding(runner: Runner) -> None:
+    _, alone = runner.alone()
+    for workers in (1, 2, 4):
+        _, weights = runner.cluster(workers, 2)
+        for name, value in alone.items():
+            np.testing.assert_allclose(weights[name], value, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "ssp:2"])
+def test_the_report_accounts_for_everything(runner: Runner, mode: str) -> None:
+    report, _ = runner.cluster(2, 2, mode)
+    book = report["ledger"]
+    pushes = 2 * 20 * 4  # workers, steps, parameters
+    assert book == {
+        "sent": pushes,
+        "acknowledged": pushes,
+        "applied": pushes,
+        "rejected": 0,
+        "duplicate": 0,
+        "balanced": True,
+    }
+    assert (report["mode"], report["workers"], report["servers"]) == (mode, 2, 2)
+    weights_bytes = 4 * (64 * 32 + 32 + 32 * 10 + 10)
+    assert report["bytes_pushed"] == 2 * 20 * weights_bytes
+    assert report["samples_per_s"] > 0 and report["seconds"] > 0 and len(report["weights_sha256"]) == 64
+    if mode == "sync":
+        assert report["staleness_mean"] == 0
