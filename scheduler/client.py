@@ -1,0 +1,328 @@
+"""A process's membership of a cluster: a `Driver` for the I/O thread, a blocking API for every other thread."""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import shoal
+import shoal.errors
+from shoal.errors import MembershipError, NodeLostError, ShoalError, StoreTimeoutError
+from shoal.kvstore.events import Received, Send, Woke
+from shoal.kvstore.wire.messages import (
+    Abort,
+    Barrier,
+    BarrierWaiting,
+    Declare,
+    Farewell,
+    KeyLayout,
+    KeySpec,
+    Left,
+    Placed,
+    Refused,
+    Released,
+    Roster,
+    Stop,
+    Welcome,
+)
+from shoal.kvstore.wire.schema import Message, Plain
+from shoal.kvstore.wire.transport import Transport
+from shoal.scheduler.member import STATUS_S, Action, Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
+
+__all__ = ["Membership", "error_named"]
+
+log = logging.getLogger("shoal.scheduler")
+
+
+def error_named(name: str, text: str) -> ShoalError:
+    """An error of the class in `shoal.errors` that a peer has named; unknown names give `MembershipError`."""
+    cls = getattr(shoal.errors, name, None)
+    known = isinstance(cls, type) and issubclass(cls, ShoalError)
+    return cls(text) if known and cls is not None else MembershipError(f"{name}: {text}")
+
+
+class Membership:
+    """This process's place in the cluster.
+
+    Drive it in a `Loop` under the peer name ``"scheduler"``; every other method may be called from any thread, except
+    that the callbacks, which run on the loop's thread, must not wait. Once the run has failed every wait, present or
+    later, raises at once and names the culprit.
+
+    Args:
+        transport: connected to the scheduler under the name ``"scheduler"``.
+        role: "worker" or "server".
+        rank: the rank it would like, or -1 for any.
+        address: ``host:port`` where this process listens; "" for workers.
+        scheduler: ``host:port``, for texts.
+        join_timeout_s: how long to wait for the scheduler's first answer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        role: str,
+        scheduler: str,
+        rank: int = -1,
+        address: str = "",
+        join_timeout_s: float = 60.0,
+    ) -> None:
+        self.transport = transport
+        self.core = MemberCore(
+            MemberConfig(
+                role=role,
+                rank=rank,
+                token=secrets.token_hex(16),
+                address=address,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=shoal.__version__,
+                scheduler=scheduler,
+                join_timeout_s=join_timeout_s,
+            )
+        )
+        self.on_welcome: Callable[[Welcome], None] = _ignore
+        self.on_roster: Callable[[Roster], None] = _ignore
+        self.on_left: Callable[[Left], None] = _ignore
+        self.on_stop: Callable[[], None] = _ignore
+        self.on_abort: Callable[[str, str], None] = _ignore
+        self.failure: ShoalError | None = None
+        self.gone = False
+        self._changed = threading.Condition()
+        self._inbox: deque[Callable[[float], list[Action]]] = deque()
+        self._welcome: Welcome | None = None
+        self._roster: Roster | None = None
+        self._answers: dict[str, Message] = {}
+        self._waiting: dict[str, tuple[str, ...]] = {}
+        self._indices: Counter[str] = Counter()
+        self._requests = 0
+        self._status: Plain = self.core.status
+
+    # --- driver -------------------------------------------------------------------------------------------------------
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        """Take one message of the scheduler into account."""
+        self._carry_out(self.core.handle(Received(peer, message), now))
+
+    def wake(self, now: float) -> float:
+        """Carry out what other threads asked for, and what is due."""
+        while self._inbox:
+            self._carry_out(self._inbox.popleft()(now))
+        status = self._status
+        if status is not self.core.status:  # replaced as a whole, so that no lock is needed
+            self.core.set_status(status)
+        self._carry_out(self.core.handle(Woke(), now))
+        return min(self.core.wake_at(), now + STATUS_S)
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(to, message):
+                    self.transport.send(to, message)
+                case News(message):
+                    self._news(message)
+                case Fail(error, culprit, reason):
+                    text = f"{culprit}: {reason}" if error == "NodeLostError" else reason
+                    self._fail(error_named(error, text), culprit, reason)
+
+    def _news(self, m: Message) -> None:
+        match m:
+            case Welcome():
+                self._set(_welcome=m)
+                self.on_welcome(m)
+            case Roster():
+                self.on_roster(m)  # before the waiting threads go on: they may use what it sets up
+                self._set(_roster=m)
+            case Left():
+                self.on_left(m)
+            case Stop():
+                self.on_stop()
+            case Abort(culprit=culprit, reason=reason):
+                self._fail(NodeLostError(f"the run has failed: {culprit}: {reason}"), culprit, reason)
+            case Farewell():
+                self._set(gone=True)
+            case _:
+                self._answer(m)
+
+    def _answer(self, m: Message) -> None:
+        with self._changed:
+            match m:
+                case Released(name=name, index=index):
+                    self._answers[barrier_key(name, index)] = m
+                case BarrierWaiting(name=name, index=index, missing=missing):
+                    self._waiting[barrier_key(name, index)] = missing
+                case Placed(request=request):
+                    self._answers[declare_key(request)] = m
+                case Refused(seq=seq):
+                    self._answers[declare_key(seq)] = m
+            self._changed.notify_all()
+
+    def _fail(self, error: ShoalError, culprit: str, reason: str) -> None:
+        self._set(failure=error, gone=True)
+        self.on_abort(culprit, reason)
+
+    def _set(self, **values: Any) -> None:
+        with self._changed:
+            for name, value in values.items():
+                setattr(self, name, value)
+            self._changed.notify_all()
+
+    # --- what this process is -----------------------------------------------------------------------------------------
+
+    def _welcomed(self) -> Welcome:
+        if self._welcome is None:
+            raise MembershipError("this process has not joined a cluster yet: call wait_roster() first")
+        return self._welcome
+
+    @property
+    def rank(self) -> int:
+        """This process's rank among those of its role."""
+        return self._welcomed().rank
+
+    @property
+    def incarnation(self) -> int:
+        """How many processes have held this role and rank, this one included."""
+        return self._welcomed().incarnation
+
+    @property
+    def cluster(self) -> str:
+        """Id of the run."""
+        return self._welcomed().cluster
+
+    @property
+    def mode(self) -> str:
+        """Consistency mode that the run was started with, or ""."""
+        return self._welcomed().mode
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self._welcomed().seed
+
+    @property
+    def roster(self) -> Roster:
+        """Who is in the cluster, as the run began."""
+        if self._roster is None:
+            raise MembershipError("the cluster is not complete yet: call wait_roster() first")
+        return self._roster
+
+    @property
+    def num_workers(self) -> int:
+        """Workers with which the run began."""
+        return sum(m.role == "worker" for m in self.roster.members)
+
+    @property
+    def num_servers(self) -> int:
+        """Servers with which the run began."""
+        return sum(m.role == "server" for m in self.roster.members)
+
+    # --- waits --------------------------------------------------------------------------------------------------------
+
+    def wait_roster(self, timeout_s: float | None = None) -> Roster:
+        """Wait until the cluster is complete.
+
+        Args:
+            timeout_s: None relies on the deadlines for joining (here) and for gathering (the scheduler's).
+        Raises:
+            MembershipError: no scheduler answered; a subclass if it refused, or if the run has failed meanwhile.
+            StoreTimeoutError: names who is missing.
+        """
+        self._wait(lambda: self._roster is not None, timeout_s, self._gathering)
+        return self.roster
+
+    def _gathering(self) -> str:
+        if self._welcome is None:
+            return f"the scheduler at {self.core.config.scheduler} to answer"
+        present, missing = len(self._welcome.present), len(self._welcome.missing)
+        return f"{', '.join(self._welcome.missing)} to join ({present} of {present + missing} joined)"
+
+    def barrier(self, name: str = "default", timeout_s: float | None = 600.0) -> None:
+        """Wait until every worker has called this with the same name as often as this one has.
+
+        Raises:
+            StoreTimeoutError: names the workers that have not come.
+            NodeLostError: the run has failed; names the culprit.
+        """
+        with self._changed:
+            index = self._indices[name]
+            self._indices[name] += 1
+        key = barrier_key(name, index)
+        self._ask(key, Barrier(name=name, index=index), timeout_s, lambda: self._at_barrier(name, index))
+
+    def _at_barrier(self, name: str, index: int) -> str:
+        missing = self._waiting.get(barrier_key(name, index), ())
+        return f"{', '.join(missing) or 'the scheduler'} at barrier {name!r} (occurrence {index})"
+
+    def declare(
+        self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float | None = 60.0
+    ) -> tuple[KeyLayout, ...]:
+        """Register keys; where their slices live, in the order of ``specs``.
+
+        Raises:
+            ShapeError, DTypeError, ConfigError: another worker declared it otherwise; the text has both.
+            StoreTimeoutError: the scheduler did not answer in time.
+        """
+        with self._changed:
+            self._requests += 1
+            request = self._requests
+        message = Declare(request=request, gate=gate, reduce=reduce, keys=tuple(specs))
+        answer = self._ask(declare_key(request), message, timeout_s, lambda: "the scheduler to place the declared keys")
+        if isinstance(answer, Refused):
+            raise error_named(answer.error, answer.text)
+        if not isinstance(answer, Placed):
+            raise MembershipError(f"the scheduler answered a declaration with {type(answer).__name__}")
+        return answer.layouts
+
+    def set_status(self, status: dict[str, Any]) -> None:
+        """Show ``status`` to whoever watches the run; cheap enough to call at every step."""
+        self._status = dict(status)
+
+    def request_goodbye(self, report: Plain, failed: str = "") -> None:
+        """Say goodbye without waiting; ``gone`` turns true when it is answered, or has been tried long enough."""
+        self._enqueue(lambda now: self.core.leave(failed, report, now))
+
+    def goodbye(self, report: Plain, failed: str = "", timeout_s: float = 5.0) -> bool:
+        """Say goodbye: with ``failed`` empty this process is done, otherwise the run fails for that reason.
+
+        Returns:
+            Whether the scheduler may be taken to know; false after the run has failed, or after ``timeout_s``. Never
+            raises.
+        """
+        self.request_goodbye(report, failed)
+        with self._changed:
+            self._changed.wait_for(lambda: self.gone, timeout_s)
+            return self.gone and self.failure is None
+
+    def _ask(self, key: str, message: Barrier | Declare, timeout_s: float | None, what: Callable[[], str]) -> Message:
+        self._enqueue(lambda now: self.core.ask(key, message, now))
+        try:
+            self._wait(lambda: key in self._answers, timeout_s, what)
+            return self._answers.pop(key)
+        finally:
+            self._waiting.pop(key, None)
+            self._enqueue(lambda now: self.core.forget(key))
+
+    def _enqueue(self, command: Callable[[float], list[Action]]) -> None:
+        self._inbox.append(command)
+        self.transport.wake()
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float | None, what: Callable[[], str]) -> None:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not ready():
+                if self.failure is not None:
+                    raise error_named(type(self.failure).__name__, str(self.failure))
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    who = f"{self.core.config.role} {self._welcome.rank if self._welcome else '(not joined)'}"
+                    raise StoreTimeoutError(f"{who} waited {timeout_s:g} s for {what()}")
+                self._changed.wait(left)
+
+
+def _ignore(*_: Any) -> None:
+    """A callback that nobody has set."""

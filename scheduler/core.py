@@ -1,0 +1,566 @@
+"""The scheduler as a state machine: ``handle(event, now) -> actions``.
+
+It decides who is in the cluster. What changes membership or keys goes through `_commit`, the one point where the log
+grows; leases, barriers and watchers are soft state beside it, which the nodes' repetitions would rebuild. Policies:
+
+- a join is known by its token, so that repeating it changes nothing;
+- a node that falls silent before the run begins frees its place; during the run, it ends the run;
+- a node that gives up, and a server that leaves before the workers are done, end the run; the cause is named to all;
+- a worker that is done is waited for no more, at barriers or anywhere else;
+- when all workers are done the servers are told to stop; when they have said goodbye the run is finished;
+- every message of a member is answered, and the answer tells it what it may have missed.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from shoal.errors import ConfigError, LocalProtocolError
+from shoal.kvstore.events import Received, Send, Woke
+from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.wire.messages import (
+    Abort,
+    Alive,
+    Barrier,
+    BarrierWaiting,
+    Declare,
+    Farewell,
+    Goodbye,
+    Heartbeat,
+    Join,
+    Left,
+    Member,
+    NodeStatus,
+    Placed,
+    Refused,
+    Released,
+    Snapshot,
+    Stop,
+    Watch,
+    Welcome,
+)
+from shoal.kvstore.wire.schema import Message, Plain
+from shoal.scheduler.barriers import Barriers
+from shoal.scheduler.keys import new_keys, objection
+from shoal.scheduler.log import (
+    Aborted,
+    ClusterState,
+    Declared,
+    Departed,
+    Dropped,
+    Finished,
+    Joined,
+    Node,
+    Record,
+    Started,
+    describe,
+)
+
+__all__ = ["Action", "Ended", "Event", "SchedulerConfig", "SchedulerCore"]
+
+LINGER_S = 3.0
+"""After the end, how long the scheduler stays for members and watchers that have not heard of it."""
+
+WATCHER_S = 5.0
+"""A watcher that has not asked for this long is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over and everybody who can know does: the scheduler may exit."""
+
+    failed: bool
+    text: str
+
+
+Event: TypeAlias = Received | Woke
+Action: TypeAlias = Send | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """What a run is.
+
+    Args:
+        workers: number of workers.
+        servers: number of servers.
+        cluster: id of the run.
+        version: of shoal; nodes of another version are refused.
+        mode: consistency mode that every script must use, or "" to let the script decide.
+        seed: of the run, told to every node.
+        lease_s: a node that is silent for this long is lost.
+        gather_timeout_s: the run fails if not everybody has joined by then.
+    """
+
+    workers: int
+    servers: int
+    cluster: str = "local"
+    version: str = ""
+    mode: str = ""
+    seed: int = 0
+    lease_s: float = 10.0
+    gather_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.servers < 1:
+            raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
+
+
+@dataclass(slots=True)
+class _Contact:
+    """Soft state of a member: where it is reached, when it was heard, what it last said of itself."""
+
+    sender: str
+    seen: float
+    status: Plain = None
+
+
+@dataclass(slots=True)
+class _Watcher:
+    asked: float
+    told: bool = False  # has been sent the final snapshot
+
+
+class SchedulerCore:
+    """Who is in the cluster, in which order they came and went, and what they declared."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.mode = canonical_mode(config.mode) if config.mode else ""
+        self.state = ClusterState(config.workers, config.servers)
+        self.log: list[Record] = []
+        self.barriers = Barriers()
+        self._contacts: dict[str, _Contact] = {}  # by token
+        self._senders: dict[str, str] = {}  # sender -> token
+        self._watchers: dict[str, _Watcher] = {}
+        self._now = self._began = self._next_check = self._ended_at = 0.0
+        self._woken = self._ended = False
+        self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
+            Heartbeat: self._heartbeat,
+            Barrier: self._barrier,
+            Declare: self._declare,
+            Goodbye: self._goodbye,
+        }
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event into account; what shall follow, in order."""
+        self._advance(now)
+        actions = self._message(event.sender, event.message) if isinstance(event, Received) else []
+        return [*actions, *self._expire(), *self._end()]
+
+    def wake_at(self) -> float:
+        """When to be woken if nothing happens before."""
+        deadlines = [self._next_check, self._now + self.config.lease_s / 4]
+        if self.state.phase == "gathering":
+            deadlines.append(self._began + self.config.gather_timeout_s)
+        if self._over:
+            deadlines.append(self._ended_at + LINGER_S)
+        return min(deadlines)
+
+    def _advance(self, now: float) -> None:
+        if not self._woken:
+            self._woken, self._now, self._began = True, now, now
+        pause = now - self._now
+        if pause > self.config.lease_s / 2:  # this process was stopped: its members were not heard, but not silent
+            for contact in self._contacts.values():
+                contact.seen += pause
+        self._now = max(self._now, now)
+
+    def _message(self, sender: str, m: Message) -> list[Action]:
+        if isinstance(m, Watch):
+            return self._watch(sender)
+        if isinstance(m, Join):
+            return self._join(sender, m)
+        node = self.state.tokens.get(self._senders.get(sender, ""))
+        handler = self._handlers.get(type(m))
+        if node is None:
+            return self._stranger(sender, m)
+        if handler is None:
+            return [_refuse(sender, "LocalProtocolError", f"the scheduler does not take {type(m).__name__} messages")]
+        if node.state == "lost":
+            return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
+        self._contacts[node.token].seen = self._now
+        return handler(node, sender, m)
+
+    def _stranger(self, sender: str, m: Message) -> list[Action]:
+        return [
+            _refuse(
+                sender,
+                "JoinRefusedError",
+                f"the scheduler does not know the sender of this {type(m).__name__}: it has been restarted, or another "
+                "run has taken its address. Start the run again.",
+            )
+        ]
+
+    def _lost_text(self, node: Node) -> str:
+        return (
+            f"{describe(node.member)} was silent for longer than its lease of {self.config.lease_s:g} s, and its place "
+            "was given up. Start it again."
+        )
+
+    # --- joining ------------------------------------------------------------------------------------------------------
+
+    def _join(self, sender: str, m: Join) -> list[Action]:
+        node = self.state.tokens.get(m.token)
+        if node is not None:
+            return self._rejoin(sender, node)
+        if self.state.phase == "failed":
+            return [Send(sender, self._abort())]
+        reason = self._unfit(m)
+        if reason:
+            return [_refuse(sender, "JoinRefusedError", reason)]
+        place = m.role, m.rank if m.rank >= 0 else self._lowest_free(m.role)
+        member = Member(
+            role=m.role,
+            rank=place[1],
+            incarnation=self.state.incarnations.get(place, 0) + 1,
+            address=m.address,
+            host=m.host,
+            pid=m.pid,
+        )
+        self._bind(sender, m.token)
+        self._commit(Joined(member, m.token))
+        return self._welcome_all()
+
+    def _rejoin(self, sender: str, node: Node) -> list[Action]:
+        if node.state == "lost":
+            return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
+        self._bind(sender, node.token)
+        if self.state.phase != "running" or not node.live:
+            return [Send(sender, self._standing(node))]
+        news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
+        news += [left for left in self.state.departures if not _is_about(left, node.member)]
+        if self._stopping and node.member.role == "server":
+            news.append(_STOP)
+        return [Send(sender, message) for message in news]
+
+    def _bind(self, sender: str, token: str) -> None:
+        contact = self._contacts.setdefault(token, _Contact(sender, self._now))
+        if contact.sender != sender:
+            self._senders.pop(contact.sender, None)
+        contact.sender, contact.seen = sender, self._now
+        self._senders[sender] = token
+
+    def _unfit(self, m: Join) -> str:
+        """Why this process cannot be taken in; empty when it can."""
+        who = f"{m.role} (host {m.host}, pid {m.pid})"
+        total = self._total(m.role)
+        if total is None:
+            return f"{who}: unknown role; known: server, worker"
+        if m.version != self.config.version:
+            ours = self.config.version
+            return f"{who} runs shoal {m.version}, the scheduler runs {ours}: install one version on every machine"
+        if m.rank >= total:
+            return f"{who} asks for rank {m.rank}, but the run has {total} {m.role}s, ranks 0 to {total - 1}"
+        taken = self.state.nodes.get((m.role, m.rank))
+        if taken:
+            owner = taken.member
+            return f"rank {m.rank} is taken by pid {owner.pid} on {owner.host}; ask for another rank, or for none"
+        if sum(role == m.role for role, _ in self.state.nodes) == total:
+            return (
+                f"all {total} {m.role}s are here; {who} is one too many. "
+                f"Start the scheduler with --{m.role}s {total + 1}, or one {m.role} fewer."
+            )
+        return ""
+
+    def _total(self, role: str) -> int | None:
+        return {"worker": self.config.workers, "server": self.config.servers}.get(role)
+
+    def _lowest_free(self, role: str) -> int:
+        return next(rank for rank in range(self._total(role) or 0) if (role, rank) not in self.state.nodes)
+
+    def _welcome_all(self) -> list[Action]:
+        if not self.missing():
+            self._commit(Started())
+        nodes = list(self.state.nodes.values())
+        welcomes = [Send(self._to(node), self._welcome(node)) for node in nodes]
+        return [*welcomes, *(self._tell(nodes, self.state.roster) if self.state.roster else [])]
+
+    def _welcome(self, node: Node) -> Welcome:
+        return Welcome(
+            cluster=self.config.cluster,
+            rank=node.member.rank,
+            incarnation=node.member.incarnation,
+            lease_s=self.config.lease_s,
+            mode=self.mode,
+            seed=self.config.seed,
+            present=tuple(f"{role} {rank}" for role, rank in sorted(self.state.nodes)),
+            missing=self.missing(),
+        )
+
+    def missing(self) -> tuple[str, ...]:
+        """Who has not joined yet; nobody once the run has begun."""
+        if self.state.phase != "gathering":
+            return ()
+        places = [(role, rank) for role in ("server", "worker") for rank in range(self._total(role) or 0)]
+        return tuple(f"{role} {rank}" for role, rank in places if (role, rank) not in self.state.nodes)
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def _heartbeat(self, node: Node, sender: str, m: Heartbeat) -> list[Action]:
+        self._contacts[node.token].status = m.status
+        return [Send(sender, self._standing(node))]
+
+    def _standing(self, node: Node) -> Message:
+        """What a member needs to know most."""
+        if not node.live:
+            return Farewell()
+        if self.state.phase == "failed":
+            return self._abort()
+        if self.state.phase == "gathering":
+            return self._welcome(node)
+        if self._stopping and node.member.role == "server":
+            return _STOP
+        return Alive(generation=self.state.generation)
+
+    def _barrier(self, node: Node, sender: str, m: Barrier) -> list[Action]:
+        if node.member.role != "worker":
+            return [_refuse(sender, "LocalProtocolError", "only workers take part in barriers")]
+        if self.barriers.opened(m.name, m.index):
+            return [Send(sender, Released(name=m.name, index=m.index))]
+        if self.state.phase == "failed" or not node.live:
+            return [Send(sender, self._standing(node))]
+        self.barriers.arrive(m.name, m.index, node.member.rank)
+        opened = self._open_barriers()
+        if opened:
+            return opened
+        missing = self.barriers.missing(m.name, m.index, self._expected())
+        names = tuple(self._name_of(("worker", rank)) for rank in missing)
+        return [Send(sender, BarrierWaiting(name=m.name, index=m.index, missing=names))]
+
+    def _expected(self) -> tuple[int, ...]:
+        """Ranks of the workers that a barrier waits for."""
+        if self.state.phase == "gathering":
+            return tuple(range(self.config.workers))
+        return tuple(node.member.rank for node in self._live("worker"))
+
+    def _name_of(self, place: tuple[str, int]) -> str:
+        node = self.state.nodes.get(place)
+        return describe(node.member) if node else f"{place[0]} {place[1]} (not joined yet)"
+
+    def _open_barriers(self) -> list[Action]:
+        return [
+            Send(self._to(node), Released(name=name, index=index))
+            for name, index, ranks in self.barriers.open_ready(self._expected())
+            for rank in ranks
+            if (node := self.state.nodes["worker", rank]).live
+        ]
+
+    def _declare(self, node: Node, sender: str, m: Declare) -> list[Action]:
+        if self.state.phase == "failed" or not node.live:
+            return [Send(sender, self._standing(node))]
+        by = describe(node.member)
+        if node.member.role != "worker":
+            return [_refuse(sender, "LocalProtocolError", "only workers declare keys", m.request)]
+        wrong = objection(self.state, self.mode, by, m)
+        if wrong:
+            return [_refuse(sender, *wrong, m.request)]
+        new = new_keys(self.state, m.keys)
+        if new or not self.state.gate:
+            self._commit(Declared(by, canonical_mode(m.gate), m.reduce, new))
+        layouts = self.state.placement.layouts
+        return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[spec.key] for spec in m.keys)))]
+
+    # --- leaving and failing ------------------------------------------------------------------------------------------
+
+    def _goodbye(self, node: Node, sender: str, m: Goodbye) -> list[Action]:
+        farewell = Send(sender, Farewell())
+        if not node.live:
+            return [farewell]
+        if self.state.phase == "failed":
+            self._commit(Departed(node.token, "stopped", m.report))
+            return [farewell]
+        early = self.state.phase == "gathering" or (node.member.role == "server" and not self._stopping)
+        if m.failed or early:
+            reason = f"failed: {m.failed}" if m.failed else "left before the run was complete"
+            return [farewell, *self._fail(describe(node.member), reason, (node.token,), "failed", m.report)]
+        self._commit(Departed(node.token, "done", m.report))
+        return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
+
+    def _worker_left(self) -> list[Action]:
+        told = self._tell(self._live(), self.state.departures[-1])
+        stop = self._tell(self._live("server"), _STOP) if self._stopping else []
+        return [*told, *self._open_barriers(), *stop]
+
+    @property
+    def _stopping(self) -> bool:
+        """All workers are done."""
+        return self.state.phase == "running" and not self._live("worker")
+
+    def _fail(
+        self, culprit: str, reason: str, tokens: tuple[str, ...] = (), state: str = "failed", report: Plain = None
+    ) -> list[Action]:
+        self._commit(Aborted(culprit, reason, tokens, state, report))
+        return self._tell(self._live(), self._abort())
+
+    def _abort(self) -> Abort:
+        return Abort(culprit=self.state.culprit, reason=self.state.reason)
+
+    def _expire(self) -> list[Action]:
+        if self._over or self._now < self._next_check:
+            return []
+        lease = self.config.lease_s
+        live = self._live()
+        silent = [node for node in live if self._now - self._contacts[node.token].seen >= lease]
+        kept = [self._contacts[node.token].seen for node in live if node not in silent]
+        self._next_check = min(kept, default=self._now) + lease
+        if self.state.phase == "gathering":
+            return [*self._drop(silent), *self._gathered_too_long()]
+        if not silent:
+            return []
+        longest = max(self._now - self._contacts[node.token].seen for node in silent)
+        reason = (
+            f"silent for {longest:.1f} s, with a lease of {lease:g} s: killed, stopped, or cut off from the network"
+        )
+        culprit = ", ".join(describe(node.member) for node in silent)
+        return self._fail(culprit, reason, tuple(node.token for node in silent), "lost")
+
+    def _drop(self, silent: list[Node]) -> list[Action]:
+        for node in silent:
+            self._commit(Dropped(node.token))
+        return self._welcome_all() if silent else []
+
+    def _gathered_too_long(self) -> list[Action]:
+        if self._now < self._began + self.config.gather_timeout_s:
+            self._next_check = min(self._next_check, self._began + self.config.gather_timeout_s)
+            return []
+        missing, total = self.missing(), self.config.workers + self.config.servers
+        return self._fail(
+            ", ".join(missing),
+            f"did not join within {self.config.gather_timeout_s:g} s ({total - len(missing)} of {total} joined): "
+            "see why they did not start, or whether they reach the scheduler",
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _over(self) -> bool:
+        return self.state.phase in ("finished", "failed")
+
+    def _end(self) -> list[Action]:
+        if self.state.phase == "running" and not self._live():
+            self._commit(Finished())
+        if not self._over or self._ended:
+            return []
+        told = self._last_words()
+        waited = self._now >= self._ended_at + LINGER_S
+        if not waited and (self._live() or self._watchers):
+            return told
+        self._ended = True
+        failed = self.state.phase == "failed"
+        text = f"{self.state.culprit}: {self.state.reason}" if failed else "all workers are done"
+        return [*told, Ended(failed, text)]
+
+    def _last_words(self) -> list[Action]:
+        """Send the final snapshot to watchers that have not had it; each acknowledges by asking once more."""
+        self._forget_watchers()
+        told: list[Action] = []
+        for sender, watcher in self._watchers.items():
+            if not watcher.told:
+                watcher.told = True
+                told.append(Send(sender, self.snapshot()))
+        return told
+
+    def _watch(self, sender: str) -> list[Action]:
+        watcher = self._watchers.get(sender)
+        if watcher and watcher.told:
+            del self._watchers[sender]
+            return []
+        self._forget_watchers()
+        self._watchers[sender] = _Watcher(self._now)
+        return [] if self._over else [Send(sender, self.snapshot())]
+
+    def _forget_watchers(self) -> None:
+        for sender in [s for s, w in self._watchers.items() if self._now - w.asked > WATCHER_S]:
+            del self._watchers[sender]
+
+    def snapshot(self) -> Snapshot:
+        """The state of the run, as watchers see it."""
+        return Snapshot(
+            phase=self.state.phase,
+            cluster=self.config.cluster,
+            mode=self.state.gate or self.mode,
+            reason=self.state.reason,
+            culprit=self.state.culprit,
+            missing=self.missing(),
+            nodes=tuple(self._status(self.state.nodes[place]) for place in sorted(self.state.nodes)),
+        )
+
+    def _status(self, node: Node) -> NodeStatus:
+        m, contact = node.member, self._contacts[node.token]
+        return NodeStatus(
+            role=m.role,
+            rank=m.rank,
+            incarnation=m.incarnation,
+            host=m.host,
+            pid=m.pid,
+            state=node.state,
+            silent_s=self._now - contact.seen,
+            status=contact.status,
+            report=node.report,
+        )
+
+    # --- common -------------------------------------------------------------------------------------------------------
+
+    def _commit(self, record: Record) -> None:
+        """The one point where membership and keys change."""
+        self.log.append(record)
+        self.state.apply(record)
+        if self._over:
+            self._ended_at = self._now
+
+    def _live(self, role: str = "") -> list[Node]:
+        return [n for n in self.state.nodes.values() if n.live and role in ("", n.member.role)]
+
+    def _to(self, node: Node) -> str:
+        return self._contacts[node.token].sender
+
+    def _tell(self, nodes: Iterable[Node], message: Message) -> list[Action]:
+        return [Send(self._to(node), message) for node in nodes]
+
+    def check(self) -> None:
+        """Raise if what must always hold does not; for tests and simulations."""
+        s = self.state
+        again = ClusterState(self.config.workers, self.config.servers)
+        for record in self.log:
+            again.apply(record)
+        places = [(node.member.role, node.member.rank) for node in s.nodes.values()]
+        rules = {
+            "every node is at its own place": places == list(s.nodes),
+            "no more nodes than the run has": all(rank < (self._total(role) or 0) for role, rank in places),
+            "a complete cluster is running": (s.phase == "gathering") == (s.roster is None) or s.phase == "failed",
+            "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
+            "a finished run waits for nobody": s.phase != "finished" or not self._live(),
+            "every live node can be reached": all(self._senders.get(self._to(n)) == n.token for n in self._live()),
+            "the log adds up to the state": _digest(again) == _digest(s),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise LocalProtocolError(f"scheduler: {rule} is no longer true: {s}")
+
+
+_STOP = Stop(reason="all workers are done")
+
+
+def _digest(state: ClusterState) -> tuple[Any, ...]:
+    return (
+        state.phase,
+        state.generation,
+        state.culprit,
+        state.reason,
+        state.gate,
+        state.reduce,
+        state.nodes,
+        state.departures,
+        state.placement.layouts,
+    )
+
+
+def _is_about(left: Left, m: Member) -> bool:
+    return (left.role, left.rank, left.incarnation) == (m.role, m.rank, m.incarnation)
+
+
+def _refuse(to: str, error: str, text: str, seq: int = 0) -> Send:
+    return Send(to, Refused(seq=seq, error=error, text=text))

@@ -1,0 +1,86 @@
+"""Whether a declaration of keys fits what the run has settled on. Pure: a verdict with its reason."""
+
+from shoal.errors import ConfigError
+from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
+from shoal.kvstore.wire.schema import ITEM_BYTES
+from shoal.scheduler.log import ClusterState
+
+__all__ = ["Objection", "new_keys", "objection"]
+
+Objection = tuple[str, str]
+"""Name of the error class that the worker raises, and its text."""
+
+MAX_KEYS = 1_000_000
+
+
+def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection | None:
+    """Why worker ``by`` may not declare this; None when it may.
+
+    Args:
+        mode: the run's gate if the run was started with one, or "".
+        by: the worker, as `shoal.scheduler.log.describe` names it.
+    """
+    return _wrong_store(state, mode, by, m) or next(
+        (wrong for spec in m.keys if (wrong := _wrong_key(state, by, spec))), _contradiction(m.keys, by)
+    )
+
+
+def new_keys(state: ClusterState, keys: tuple[KeySpec, ...]) -> tuple[KeySpec, ...]:
+    """Those that nobody has declared yet, each once, in order."""
+    return tuple({spec.key: spec for spec in keys if spec.key not in state.placement.layouts}.values())
+
+
+def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objection | None:
+    try:
+        gate = canonical_mode(m.gate)
+    except ConfigError as e:
+        return "ConfigError", f"{by} creates a store: {e}"
+    if m.reduce not in ("mean", "sum"):
+        return "ConfigError", f"{by} reduces by {m.reduce!r}; known: 'mean', 'sum'"
+    if mode and gate != mode:
+        return "ConfigError", (
+            f"the run was started with --mode {mode}, but the script of {by} creates a store of mode {gate}. "
+            f"Start the run with --mode {gate}, or let the script take its mode from the run."
+        )
+    if state.gate and (gate, m.reduce) != (state.gate, state.reduce):
+        return "ConfigError", (
+            f"{by} creates a store of mode {gate} that reduces by {m.reduce}; {state.settled_by} created one of mode "
+            f"{state.gate} that reduces by {state.reduce}. All workers must create the same kind of store."
+        )
+    if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
+        return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"
+    return None
+
+
+def _wrong_key(state: ClusterState, by: str, spec: KeySpec) -> Objection | None:
+    if spec.dtype not in ITEM_BYTES:
+        return "DTypeError", f"{by} declares {spec.key!r} with dtype {spec.dtype!r}; known: {' '.join(ITEM_BYTES)}"
+    if any(n < 0 for n in spec.shape):
+        return "ShapeError", f"{by} declares {spec.key!r} with shape {spec.shape}: a size cannot be negative"
+    known = state.placement.layouts.get(spec.key)
+    return _mismatch(known, state.declared_by[spec.key], spec, by) if known else None
+
+
+def _contradiction(keys: tuple[KeySpec, ...], by: str) -> Objection | None:
+    seen: dict[str, KeySpec] = {}
+    for spec in keys:
+        first = seen.setdefault(spec.key, spec)
+        if wrong := _mismatch(first, f"the same call of {by}", spec, by):
+            return wrong
+    return None
+
+
+def _mismatch(known: KeyLayout | KeySpec, first: str, spec: KeySpec, by: str) -> Objection | None:
+    advice = "All workers must build the same model: compare their layers and their dtypes."
+    if known.shape != spec.shape:
+        return "ShapeError", (
+            f"{by} declares {spec.key!r} with shape {spec.shape}; {first} declared it with shape {known.shape}. "
+            f"{advice}"
+        )
+    if known.dtype != spec.dtype:
+        return "DTypeError", (
+            f"{by} declares {spec.key!r} with dtype {spec.dtype}; {first} declared it with dtype {known.dtype}. "
+            f"{advice}"
+        )
+    return None

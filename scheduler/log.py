@@ -1,0 +1,194 @@
+"""The ordered log of a run, and the state that it adds up to.
+
+Whatever changes who is in the cluster, or what its keys are, is one record here. `ClusterState` is nothing but the sum
+of the records, in order: applying a log to a fresh state gives the same state again.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from shoal.errors import LocalProtocolError
+from shoal.kvstore.placement import Placement
+from shoal.kvstore.wire.messages import KeySpec, Left, Member, Roster
+from shoal.kvstore.wire.schema import Plain
+
+__all__ = [
+    "Aborted",
+    "ClusterState",
+    "Declared",
+    "Departed",
+    "Dropped",
+    "Finished",
+    "Joined",
+    "Node",
+    "Record",
+    "Started",
+    "describe",
+]
+
+
+def describe(m: Member) -> str:
+    """How a process is named in every text that people read.
+
+    >>> describe(Member(role="worker", rank=1, incarnation=1, address="", host="a", pid=4711))
+    'worker 1 (host a, pid 4711)'
+    """
+    return f"{m.role} {m.rank} (host {m.host}, pid {m.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A process has taken a place in the cluster."""
+
+    member: Member
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A process fell silent before the run began: its place is free again."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Everybody is here: the run begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A worker has declared keys, in this order; the first declaration settles the gate and the reduction."""
+
+    by: str
+    gate: str
+    reduce: str
+    keys: tuple[KeySpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A process has said goodbye. ``state`` is "done", or "stopped" when the run had failed before."""
+
+    token: str
+    state: str
+    report: Plain
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The run has failed. ``tokens`` are the processes to blame, if they were members; ``state`` is theirs from now."""
+
+    culprit: str
+    reason: str
+    tokens: tuple[str, ...]
+    state: str
+    report: Plain
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Everybody has said goodbye: the run is complete."""
+
+
+Record: TypeAlias = Joined | Dropped | Started | Declared | Departed | Aborted | Finished
+
+
+@dataclass(slots=True)
+class Node:
+    """A process that has joined. ``state``: "joined", "running", "done", "stopped", "failed" or "lost"."""
+
+    member: Member
+    token: str
+    state: str = "joined"
+    report: Plain = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it is still waited for."""
+        return self.state in ("joined", "running")
+
+
+@dataclass(slots=True)
+class ClusterState:
+    """What the log adds up to.
+
+    Args:
+        workers: how many workers the run has.
+        servers: how many servers.
+    """
+
+    workers: int
+    servers: int
+    phase: str = "gathering"  # then "running", then "finished" or "failed"
+    generation: int = 0  # grows with every change of membership
+    epoch: int = 1  # of the placement
+    culprit: str = ""
+    reason: str = ""
+    gate: str = ""
+    reduce: str = ""
+    settled_by: str = ""  # who declared first
+    nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
+    tokens: dict[str, Node] = field(default_factory=dict)  # of every process that ever joined
+    incarnations: dict[tuple[str, int], int] = field(default_factory=dict)
+    declared_by: dict[str, str] = field(default_factory=dict)
+    roster: Roster | None = None  # as the run began
+    departures: list[Left] = field(default_factory=list)  # of workers, each with the generation that it made
+    placement: Placement = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.placement = Placement(self.servers)
+
+    def apply(self, record: Record) -> None:
+        """Take one record into account."""
+        match record:
+            case Joined(member, token):
+                self._join(member, token)
+            case Dropped(token):
+                node = self.tokens[token]
+                node.state = "lost"
+                del self.nodes[node.member.role, node.member.rank]
+                self.generation += 1
+            case Started():
+                self._start()
+            case Declared(by, gate, reduce, keys):
+                self._declare(by, gate, reduce, keys)
+            case Departed(token, state, report):
+                self._depart(self.tokens[token], state, report)
+            case Aborted(culprit, reason, tokens, state, report):
+                self.phase, self.culprit, self.reason = "failed", culprit, reason
+                for token in tokens:
+                    self.tokens[token].state, self.tokens[token].report = state, report
+            case Finished():
+                self.phase = "finished"
+
+    def _join(self, m: Member, token: str) -> None:
+        place = m.role, m.rank
+        if place in self.nodes or token in self.tokens:
+            raise LocalProtocolError(f"{describe(m)} joins a place that is taken, or joins twice")
+        self.nodes[place] = self.tokens[token] = Node(m, token)
+        self.incarnations[place] = m.incarnation
+        self.generation += 1
+
+    def _start(self) -> None:
+        self.phase = "running"
+        self.generation += 1
+        for node in self.nodes.values():
+            node.state = "running"
+        members = tuple(self.nodes[place].member for place in sorted(self.nodes))
+        self.roster = Roster(generation=self.generation, epoch=self.epoch, members=members)
+
+    def _declare(self, by: str, gate: str, reduce: str, keys: tuple[KeySpec, ...]) -> None:
+        if not self.gate:
+            self.gate, self.reduce, self.settled_by = gate, reduce, by
+        self.placement.add(keys)
+        self.declared_by.update((spec.key, by) for spec in keys)
+
+    def _depart(self, node: Node, state: str, report: Plain) -> None:
+        node.state, node.report = state, report
+        if node.member.role == "worker" and state == "done":
+            self.generation += 1
+            m = node.member
+            self.departures.append(
+                Left(role=m.role, rank=m.rank, incarnation=m.incarnation, generation=self.generation)
+            )

@@ -1,0 +1,141 @@
+"""The scheduler's process: the core behind a listening transport."""
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+
+import shoal
+from shoal.errors import ConfigError
+from shoal.kvstore.events import Received, Send, Woke
+from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+from shoal.scheduler.core import Action, Ended, SchedulerConfig, SchedulerCore
+from shoal.scheduler.log import Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
+
+__all__ = ["SchedulerShell", "run_scheduler"]
+
+log = logging.getLogger("shoal.scheduler")
+
+
+class SchedulerShell:
+    """A `Driver` around `SchedulerCore`: sends what it says, logs what it decides.
+
+    Args:
+        transport: listening.
+        core: the scheduler.
+        on_end: called once, when the process may exit.
+    """
+
+    def __init__(self, transport: Transport, core: SchedulerCore, on_end: Callable[[], None]) -> None:
+        self.transport, self.core, self.on_end = transport, core, on_end
+        self.ended: Ended | None = None
+        self._logged = 0
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        """Take one message into account."""
+        self._carry_out(self.core.handle(Received(peer, message), now))
+
+    def wake(self, now: float) -> float:
+        """Take the time into account."""
+        self._carry_out(self.core.handle(Woke(), now))
+        return self.core.wake_at()
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(to, message):
+                    self.transport.send(to, message)
+                case Ended():
+                    self.ended = action
+                    self.on_end()
+        for record in self.core.log[self._logged :]:
+            self._log(record)
+        self._logged = len(self.core.log)
+
+    def _log(self, record: Record) -> None:
+        state = self.core.state
+        match record:
+            case Joined(member, _):
+                here, total = len(state.nodes), state.workers + state.servers
+                missing = ", ".join(self.core.missing())
+                log.info(
+                    "%s joined: %d/%d%s", describe(member), here, total, f", waiting for {missing}" * bool(missing)
+                )
+            case Dropped(token):
+                log.warning("%s fell silent before the run began; its place is free", self._name(token))
+            case Started():
+                log.info("everybody is here: the run begins")
+            case Declared(by, gate, reduce, keys):
+                log.info("%s declared %d keys (mode %s, reduce %s)", by, len(keys), gate, reduce)
+            case Departed(token, how, _):
+                log.info("%s is %s", self._name(token), how)
+            case Finished():
+                log.info("the run is finished")
+
+    def _name(self, token: str) -> str:
+        return describe(self.core.state.tokens[token].member)
+
+
+def run_scheduler(
+    host: str,
+    port: int,
+    workers: int,
+    servers: int,
+    *,
+    mode: str = "",
+    seed: int = 0,
+    lease_s: float = 10.0,
+    gather_timeout_s: float = 120.0,
+    ready_fd: int = -1,
+) -> int:
+    """Serve one run, until it has finished or failed.
+
+    Args:
+        host: address to listen on; ``0.0.0.0`` for all.
+        port: 0 lets the system choose.
+        ready_fd: an open file descriptor that is told the port, as one line, and closed.
+    Returns:
+        The exit code: 0 if the run finished, 1 if it failed.
+    Raises:
+        ConfigError: the port is taken, or an option makes no sense.
+    """
+    if lease_s <= 0 or gather_timeout_s <= 0:
+        raise ConfigError(f"leases and deadlines are positive; got lease {lease_s} s, gathering {gather_timeout_s} s")
+    config = SchedulerConfig(
+        workers,
+        servers,
+        cluster=secrets.token_hex(4),
+        version=shoal.__version__,
+        mode=mode,
+        seed=seed,
+        lease_s=lease_s,
+        gather_timeout_s=gather_timeout_s,
+    )
+    core = SchedulerCore(config)
+    transport = Transport("scheduler")
+    try:
+        bound = transport.bind(host, port)
+        log.info("listening on %s:%d for %d workers and %d servers", host, bound, workers, servers)
+        if ready_fd >= 0:
+            _announce(ready_fd, bound)
+        return _serve(transport, core)
+    finally:
+        transport.close()
+
+
+def _announce(fd: int, port: int) -> None:
+    with os.fdopen(fd, "w") as pipe:
+        pipe.write(f"{port}\n")
+
+
+def _serve(transport: Transport, core: SchedulerCore) -> int:
+    loop = Loop(transport, {})
+    shell = SchedulerShell(transport, core, loop.stop)
+    loop.drivers[""] = shell
+    loop.run()
+    if shell.ended and shell.ended.failed:
+        log.error("the run has failed: %s", shell.ended.text)
+        return 1
+    return 0
