@@ -68,7 +68,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, HostArray], di
     """Read what `save_tensors` wrote, or any other safetensors file with dtypes that NumPy has.
 
     Returns:
-        The arrays by name, in C order, writable and owned by the caller; and the metadata (empty when there is none).
+        The arrays, sorted by name, in C order, writable and owned by the caller; and the metadata, maybe empty.
     Raises:
         CheckpointError: the file is missing, truncated, not safetensors, or its values do not match its checksum.
     """
@@ -78,7 +78,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, HostArray], di
     try:
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: _owned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: _owned(file.get_tensor(name)) for name in sorted(file.keys())}
     except (OSError, SafetensorError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{str(path)!r} ({path.stat().st_size} bytes) is not a readable safetensors file: {error}. "
