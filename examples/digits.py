@@ -39,7 +39,7 @@ def main() -> None:
     train, test = shoal.data.digits("train"), shoal.data.digits("test")
     batch = args.global_batch // shoal.num_workers()
     train_data = shoal.data.DataLoader(train, batch, shuffle=True)
-    test_data = shoal.data.DataLoader(test, 360, num_shards=1, shard_index=0)
+    test_data = shoal.data.DataLoader(test, 355)
 
     net = network()
     net.initialize(shoal.init.Xavier())

@@ -6,6 +6,7 @@ One `Transport` a thread: it may listen (a ROUTER, peers are known by the identi
 
 import ctypes
 import logging
+import math
 import os
 import secrets
 from collections import Counter, deque
@@ -156,7 +157,7 @@ class Transport:
         self._flush()
         if self._pending:
             timeout_s = min(timeout_s, 0.005)  # a full queue is looked at again soon
-        for socket, _ in self._poller.poll(int(max(0.0, timeout_s) * 1000)):
+        for socket, _ in self._poller.poll(math.ceil(max(0.0, timeout_s) * 1000)):
             if socket == self._wake_in:
                 self._drain_wakes()
             else:
