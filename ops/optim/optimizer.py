@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.ops.backend import CPU, namespace
 from shoal.ops.optim.hyper import (
     CONVERT,
     Hyper,
@@ -110,7 +111,7 @@ class _Scratch(threading.local):
         self._blocks: dict[tuple[np.dtype[Any], int], Array] = {}
 
     def block(self, xp: Any, dtype: "np.dtype[Any]", number: int, size: int) -> Array:
-        if xp is not np:
+        if xp is not CPU:
             return xp.empty(size, dtype=dtype)  # CuPy's pool does the reusing
         block = self._blocks.get((dtype, number))
         if block is None:
@@ -126,7 +127,7 @@ class Work:
     """One block of one update, all arrays flat, of equal size and in the dtype of the computation.
 
     Args:
-        xp: the array namespace, numpy or cupy.
+        xp: the array namespace: NumPy's or CuPy's functions.
         w: the values, to be updated in place.
         g: the gradient, rescaled and clipped; may be overwritten.
         tmp: free memory, content undefined.
@@ -296,7 +297,7 @@ class Optimizer(Hyper, ABC):
     def _walk(self, param: Array, grad: Array, state: State, t: int, lr: float, wd: float) -> None:
         """Apply the rule block by block to flat arrays."""
         xp, dtype, n = namespace(param), state_dtype(param.dtype), param.size
-        size = min(n, BLOCK) if xp is np else n
+        size = min(n, BLOCK) if xp is CPU else n
         g, tmp = (self._scratch.block(xp, dtype, i, size) for i in range(2))
         master = state.get("master")
         if master is None and param.dtype != dtype:
@@ -320,8 +321,3 @@ class Optimizer(Hyper, ABC):
             work.g *= self.rescale_grad
         if self.clip_gradient is not None:
             work.xp.clip(work.g, -self.clip_gradient, self.clip_gradient, out=work.g)
-
-
-def namespace(array: Array) -> Any:
-    """The module whose functions work on ``array``: numpy or cupy."""
-    return np if isinstance(array, np.ndarray) else array.__array_namespace__()

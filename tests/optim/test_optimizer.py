@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops import optim
+from shoal.ops.backend import Namespace
+from shoal.ops.optim import optimizer
 from shoal.ops.optim.optimizer import BLOCK
 
 RULES: dict[str, dict[str, Any]] = {
@@ -236,3 +238,24 @@ def test_a_state_of_another_rule_is_refused() -> None:
 def test_updates_are_counted_from_one() -> None:
     with pytest.raises(ConfigError, match="t is 0, the first update has t = 1"):
         optim.SGD().step(np.zeros(3), np.zeros(3), {}, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("case", RULES)
+def test_whole_arrays_as_on_a_gpu_give_what_blocks_give(case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, grads = BLOCK + 5, [random(BLOCK + 5, dtype, seed=i) for i in (1, 2)]
+    expected, _ = run(made(case), random(size, dtype), grads)
+    other = Namespace(np, np.ndarray)
+    monkeypatch.setattr(optimizer, "namespace", lambda array: other)
+    found, _ = run(made(case), random(size, dtype), grads)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", RULES)
+def test_a_gpu_gives_the_numbers_of_the_cpu(case: str) -> None:
+    cupy = pytest.importorskip("cupy")
+    grads = [random(1000, seed=i) for i in (1, 2, 3)]
+    expected, _ = run(made(case), random(1000), grads)
+    found, _ = run(made(case), cupy.asarray(random(1000)), [cupy.asarray(g) for g in grads])
+    np.testing.assert_allclose(found.get(), expected, rtol=1e-5, atol=1e-6)
