@@ -4,6 +4,7 @@
     ├── ShapeError(ValueError)           shapes do not fit; the message has both
     ├── DTypeError(TypeError)            dtypes do not fit; the message has both
     ├── DeferredInitializationError      a parameter was read before its shape was known
+    ├── AutogradError                    there is no recorded graph to go through, or it would become wrong
     ├── GraphError                       a model cannot be traced, or a saved graph cannot be run
     ├── DataError                        a data set is missing or malformed
     ├── CheckpointError                  a saved file is missing, damaged, or of another model
@@ -24,6 +25,7 @@ All can be pickled, so that launchers such as Ray can carry them.
 """
 
 __all__ = [
+    "AutogradError",
     "CheckpointError",
     "ConfigError",
     "DTypeError",
@@ -63,6 +65,10 @@ class DTypeError(ShoalError, TypeError):
 
 class DeferredInitializationError(ShoalError):
     """A parameter was read before its shape was known: run one batch through the model first."""
+
+
+class AutogradError(ShoalError):
+    """There is no recorded graph to differentiate, it has been freed, or a write would make its gradients wrong."""
 
 
 class GraphError(ShoalError):

@@ -1,0 +1,111 @@
+"""Comparison and logic, element by element. None of these has a gradient.
+
+Inputs broadcast against each other. Names and meanings are NumPy's.
+"""
+
+from typing import Any
+
+from shoal.ops.elementwise import ufunc
+from shoal.ops.registry import Array
+
+
+@ufunc
+def equal(xp: Any, x: Array, y: Array) -> Any:
+    """x == y."""
+    return xp.equal(x, y)
+
+
+@ufunc
+def not_equal(xp: Any, x: Array, y: Array) -> Any:
+    """x != y."""
+    return xp.not_equal(x, y)
+
+
+@ufunc
+def less(xp: Any, x: Array, y: Array) -> Any:
+    """x < y."""
+    return xp.less(x, y)
+
+
+@ufunc
+def less_equal(xp: Any, x: Array, y: Array) -> Any:
+    """x <= y."""
+    return xp.less_equal(x, y)
+
+
+@ufunc
+def greater(xp: Any, x: Array, y: Array) -> Any:
+    """x > y."""
+    return xp.greater(x, y)
+
+
+@ufunc
+def greater_equal(xp: Any, x: Array, y: Array) -> Any:
+    """x >= y."""
+    return xp.greater_equal(x, y)
+
+
+@ufunc
+def logical_and(xp: Any, x: Array, y: Array) -> Any:
+    """Whether both are not zero."""
+    return xp.logical_and(x, y)
+
+
+@ufunc
+def logical_or(xp: Any, x: Array, y: Array) -> Any:
+    """Whether one is not zero."""
+    return xp.logical_or(x, y)
+
+
+@ufunc
+def logical_xor(xp: Any, x: Array, y: Array) -> Any:
+    """Whether exactly one is not zero."""
+    return xp.logical_xor(x, y)
+
+
+@ufunc
+def logical_not(xp: Any, x: Array) -> Any:
+    """Whether x is zero."""
+    return xp.logical_not(x)
+
+
+@ufunc
+def bitwise_and(xp: Any, x: Array, y: Array) -> Any:
+    """Bits set in both; for booleans, and."""
+    return xp.bitwise_and(x, y)
+
+
+@ufunc
+def bitwise_or(xp: Any, x: Array, y: Array) -> Any:
+    """Bits set in one; for booleans, or."""
+    return xp.bitwise_or(x, y)
+
+
+@ufunc
+def bitwise_xor(xp: Any, x: Array, y: Array) -> Any:
+    """Bits set in exactly one; for booleans, either but not both."""
+    return xp.bitwise_xor(x, y)
+
+
+@ufunc
+def invert(xp: Any, x: Array) -> Any:
+    """All bits flipped."""
+    return xp.invert(x)
+
+
+@ufunc
+def isnan(xp: Any, x: Array) -> Any:
+    """Whether x is not a number."""
+    return xp.isnan(x)
+
+
+@ufunc
+def isinf(xp: Any, x: Array) -> Any:
+    """Whether x is infinite."""
+    return xp.isinf(x)
+
+
+@ufunc
+def isfinite(xp: Any, x: Array) -> Any:
+    """Whether x is neither infinite nor not a number."""
+    return xp.isfinite(x)

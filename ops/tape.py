@@ -1,0 +1,254 @@
+"""The tape: what was computed from what, and the one backward pass over it.
+
+There is no list that grows. Each recorded output points to its `Node`, and each node to the inputs, so that what nobody
+can reach any more is freed at once, without recursion (CPython's deallocation of deep chains is iterative for
+tuples and objects alike). Nodes are numbered in order of creation: a node's number is larger than those of all that
+it depends on, so the backward pass is a sort and a loop.
+"""
+
+import threading
+from collections.abc import Sequence
+from itertools import count
+from operator import attrgetter
+from typing import Any
+
+from shoal.errors import AutogradError, ShapeError
+from shoal.ops.backend import namespace
+from shoal.ops.registry import OPERATORS
+
+__all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "record", "state"]
+
+_numbers = count(1)
+
+
+class State(threading.local):
+    """What this thread does now. Attributes of the class are the defaults of every new thread."""
+
+    recording: bool = False
+    training: bool = False
+
+
+state = State()
+"""This thread's `State`."""
+
+
+class Node:
+    """One recorded application of an operator. Freed (``inputs`` is None) by the backward pass that used it."""
+
+    __slots__ = ("attrs", "inputs", "number", "op", "out")
+
+    def __init__(self, op: Any, inputs: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> None:
+        self.number = next(_numbers)
+        self.op = op
+        self.inputs: tuple[Any, ...] | None = inputs
+        self.attrs = attrs
+        self.out = out  # raw array, or tuple of them
+
+
+class Leaf:
+    """Where the backward pass ends: a variable, and the tensor that takes its gradient."""
+
+    __slots__ = ("grad", "number", "req")
+
+    inputs: tuple[Any, ...] = ()
+
+    def __init__(self, grad: Any, req: str) -> None:
+        self.number = next(_numbers)
+        self.grad, self.req = grad, req
+
+    def deliver(self, g: Any) -> None:
+        """Put a raw gradient into the buffer: overwrite it, or add to it."""
+        if self.req == "add":
+            self.grad.data += g
+        else:
+            self.grad.data[...] = g
+
+    def deliver_recorded(self, g: Any) -> None:
+        """The same for a gradient that is itself on the tape: the buffer's tensor then remembers how it came about."""
+        total = self.grad + g if self.req == "add" else g
+        self.grad.data[...] = total.data
+        self.grad.node, self.grad.index = total.node, total.index
+
+
+def _reachable(roots: Sequence[Any]) -> list[Any]:
+    """All nodes and leaves that ``roots`` depend on, themselves included, latest first.
+
+    Raises:
+        AutogradError: a part of the graph has been freed by an earlier backward pass.
+    """
+    found = set(roots)
+    stack = list(found)
+    while stack:
+        node = stack.pop()
+        if node.inputs is None:
+            raise AutogradError(
+                f"the recorded graph was freed by an earlier backward pass (at operator {node.op.name!r}). "
+                "To go through it twice, pass retain_graph=True the first time."
+            )
+        for x in node.inputs:
+            parent = getattr(x, "node", None)
+            if parent is not None and parent not in found:
+                found.add(parent)
+                stack.append(parent)
+    return sorted(found, key=attrgetter("number"), reverse=True)
+
+
+def backward(
+    heads: Sequence[Any],
+    cotangents: Sequence[Any],
+    targets: Sequence[Any] | None = None,
+    *,
+    retain: bool,
+    create: bool,
+) -> list[Any] | None:
+    """Run the gradient rules from ``heads`` down.
+
+    Args:
+        heads: tensors on the tape.
+        cotangents: one per head, of its shape: raw arrays, or tensors if ``create``.
+        targets: tensors on the tape whose cotangents are returned (None for one that no head depends on);
+            without it, leaves get theirs delivered.
+        retain: keep the graph for another pass.
+        create: run the rules on tensors, recording, so that the result can be differentiated again.
+    """
+    order = _reachable([h.node for h in heads])
+    path = None if targets is None else _path(order, targets)
+    pending = _Pending(create)
+    for head, g in zip(heads, cotangents, strict=True):
+        pending.add(head.node, head.index, g)
+    run = _run_recorded if create else _run_raw
+    kind = type(heads[0])
+    result: list[Any] = [None] * len(targets or ())
+    for node in order:
+        g = pending.take(node)
+        if g is not None:
+            if targets is not None:
+                _collect(result, targets, node, g)
+            elif type(node) is Leaf:
+                (node.deliver_recorded if create else node.deliver)(g)
+            if type(node) is Node and (path is None or node in path):
+                run(node, g, pending, path, kind)
+        elif targets is None and type(node) is Leaf and node.req == "write":
+            node.grad.data[...] = 0  # reached only through functions that are flat everywhere
+        if not retain and type(node) is Node:
+            node.inputs, node.out = None, None
+    return None if targets is None else result
+
+
+def _collect(result: list[Any], targets: Sequence[Any], node: Any, g: Any) -> None:
+    for i, target in enumerate(targets):
+        if target.node is node:
+            result[i] = g[target.index] if type(g) is tuple else g
+
+
+def _path(order: list[Any], targets: Sequence[Any]) -> set[Any]:
+    """The nodes of ``order`` through which a cotangent reaches a target, targets included."""
+    ends = {t.node for t in targets}
+    found: set[Any] = set()
+    for node in reversed(order):
+        if any(getattr(x, "node", None) in found or getattr(x, "node", None) in ends for x in node.inputs):
+            found.add(node)
+    return found | ends
+
+
+class _Pending:
+    """Cotangents on their way down, summed where paths meet."""
+
+    __slots__ = ("create", "many", "one", "owned")
+
+    def __init__(self, create: bool) -> None:
+        self.create = create
+        self.one: dict[Any, Any] = {}  # node with one output -> its cotangent
+        self.many: dict[Any, list[Any]] = {}  # node with several -> theirs
+        self.owned: set[Any] = set()  # sums that were made here, and may be added to in place
+
+    def add(self, node: Any, index: int, g: Any) -> None:
+        if type(node) is not Leaf and type(node.out) is tuple:
+            slots = self.many.setdefault(node, [None] * len(node.out))
+            slots[index] = g if slots[index] is None else slots[index] + g
+            return
+        have = self.one.get(node)
+        if have is None:
+            self.one[node] = g
+        elif node in self.owned:
+            have += g
+        else:
+            self.one[node] = have + g
+            if not self.create and have.ndim:  # a sum of 0-d arrays is a NumPy scalar, which has no in-place sum
+                self.owned.add(node)
+
+    def take(self, node: Any) -> Any:
+        if node in self.one:
+            return self.one.pop(node)
+        slots = self.many.pop(node, None)
+        return None if slots is None else tuple(slots)
+
+
+def _needed(inputs: Sequence[Any], path: set[Any] | None) -> list[bool]:
+    nodes = [getattr(x, "node", None) for x in inputs]
+    return [n is not None and (path is None or n in path) for n in nodes]
+
+
+def _run_raw(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any) -> None:
+    inputs = node.inputs
+    needed = _needed(inputs, path)
+    raw = [x.data if isinstance(x, kind) else x for x in inputs]
+    xp = namespace(*raw)
+    for x, c in zip(inputs, node.op.cotangents(xp, g, node.out, raw, node.attrs, needed), strict=True):
+        if c is not None:
+            pending.add(x.node, x.index, c)
+
+
+def _run_recorded(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any) -> None:
+    inputs = node.inputs
+    if type(node.out) is tuple:
+        out: Any = tuple(kind(o, node, i) for i, o in enumerate(node.out))
+    else:
+        out = kind(node.out, node, 0)
+    needed = _needed(inputs, path)
+    for x, c in zip(inputs, node.op.cotangents(OPERATORS, g, out, inputs, node.attrs, needed), strict=True):
+        if c is not None:
+            pending.add(x.node, x.index, c)
+
+
+def record(op: Any, inputs: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> Node | None:
+    """A node for this application if one of its inputs is on the tape, else None."""
+    for x in inputs:
+        if getattr(x, "node", None) is not None:
+            return Node(op, inputs, attrs, out)
+    return None
+
+
+def head_cotangents(heads: Sequence[Any], grads: Sequence[Any]) -> list[Any]:
+    """Raw cotangents of ``heads``: those given, of their shape and dtype, or ones.
+
+    Raises:
+        AutogradError: a head is not on the tape.
+        ShapeError: a cotangent has another shape than its head.
+    """
+    result = []
+    for i, (head, g) in enumerate(zip(heads, grads, strict=True)):
+        if head.node is None:
+            raise AutogradError(
+                f"head {i} (shape {head.shape}) was not recorded: compute it inside autograd.record(), from tensors "
+                "that have attach_grad()"
+            )
+        xp = namespace(head.data)
+        if g is None:
+            result.append(xp.ones_like(head.data))
+            continue
+        g = xp.asarray(getattr(g, "data", g) if hasattr(g, "node") else g, dtype=head.dtype)
+        if g.shape != head.shape:
+            raise ShapeError(f"head {i} has shape {head.shape}, its cotangent has shape {g.shape}")
+        result.append(g)
+    return result
+
+
+def backward_from(heads: Sequence[Any], grads: Sequence[Any], *, retain: bool, train_mode: bool) -> None:
+    """Deliver the gradients of ``heads`` to the leaves."""
+    before = state.recording, state.training
+    state.recording, state.training = False, train_mode
+    try:
+        backward(heads, head_cotangents(heads, grads), retain=retain, create=False)
+    finally:
+        state.recording, state.training = before

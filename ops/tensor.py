@@ -1,0 +1,297 @@
+"""Tensor: an array whose operators compute at once and, inside `autograd.record`, remember how."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from shoal.errors import AutogradError, ShapeError
+from shoal.ops import elementwise, index, random, tape
+from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
+from shoal.ops.methods import ArrayMethods
+from shoal.ops.registry import Op, spec_of
+from shoal.ops.tape import Leaf, Node
+
+__all__ = ["Tensor", "array", "raw"]
+
+_NOT_FITTING = (ValueError, TypeError, IndexError, AttributeError)
+
+_state = tape.state
+
+
+class Tensor(ArrayMethods):
+    """An array of numbers in memory, or on a GPU.
+
+    Args:
+        data: a NumPy or CuPy array, which is not copied; anything else is made an array of.
+    Attributes:
+        data: the raw array. Writing to it is invisible to autograd.
+        node: how it was computed, or the `Leaf` that takes its gradient; None off the tape.
+        index: which of the node's outputs it is.
+
+    >>> Tensor(np.arange(3.0)) * 2.0 + 1.0
+    Tensor([1., 3., 5.], dtype=float64)
+    """
+
+    __slots__ = ("__weakref__", "data", "index", "node")
+    __array_priority__ = 1000.0  # ndarray + Tensor asks the Tensor
+
+    def __init__(self, data: Any, node: Node | Leaf | None = None, index: int = 0) -> None:
+        if type(data) is not np.ndarray:
+            data = _as_array(data)
+        self.data = data
+        self.node = node
+        self.index = index
+
+    @classmethod
+    def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        raw = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        try:
+            out = op.forward(namespace(*raw), *raw, **attrs)
+        except _NOT_FITTING as error:
+            _explain(op, inputs, attrs, error)
+        node = tape.record(op, inputs, attrs, out) if _state.recording and op.rule is not None else None
+        if type(out) is tuple:
+            return tuple(Tensor(o, node, i) for i, o in enumerate(out))
+        return Tensor(out, node)
+
+    def _random_key(self, purpose: str) -> Any:
+        return self.backend.asarray(random.next_key(purpose))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return self.data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return self.data.dtype  # type: ignore[no-any-return]
+
+    @property
+    def backend(self) -> Namespace:
+        """The namespace of the raw array: NumPy's or CuPy's functions."""
+        return namespace(self.data)
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or "gpu:0" and so on."""
+        return "cpu" if isinstance(self.data, np.ndarray) else f"gpu:{self.data.device.id}"
+
+    def to_device(self, device: str) -> "Tensor":
+        """This tensor on "cpu" or "gpu:0"; itself if it is there. Not recorded.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        return self if device == self.device else Tensor(on_device(self.data, device))
+
+    # -- gradients
+
+    @property
+    def grad(self) -> "Tensor | None":
+        """What the backward pass writes to; the same tensor each time. None before `attach_grad`."""
+        return self.node.grad if type(self.node) is Leaf else None
+
+    @property
+    def grad_req(self) -> str:
+        """ "write", "add" or "null"."""
+        return self.node.req if type(self.node) is Leaf else "null"
+
+    def attach_grad(self, grad_req: str = "write", grad: "Tensor | None" = None) -> None:
+        """Make this tensor a variable: the backward pass delivers its gradient to `grad`. Forgets how it was computed.
+
+        Args:
+            grad_req: "write" each pass overwrites the gradient, "add" adds to it, "null" no gradient is taken.
+            grad: the tensor to deliver to, such as a part of a larger buffer; by default the one it has, set to
+                zero, or a new one.
+        Raises:
+            ValueError: an unknown ``grad_req``.
+            ShapeError: ``grad`` has another shape.
+            AutogradError: integers and booleans have no gradient.
+        """
+        if grad_req not in ("write", "add", "null"):
+            raise ValueError(f"grad_req must be 'write', 'add' or 'null', got {grad_req!r}")
+        if grad_req == "null":
+            self.node, self.index = None, 0
+            return
+        if self.dtype.kind not in "fc":
+            raise AutogradError(f"a tensor of dtype {self.dtype} has no gradient; convert it with astype('float32')")
+        if grad is None:
+            grad = self.grad
+            if grad is None:
+                grad = Tensor(self.backend.zeros_like(self.data))
+            else:
+                grad.data[...] = 0
+        if grad.shape != self.shape or grad.dtype != self.dtype:
+            raise ShapeError(
+                f"a tensor of shape {self.shape}, {self.dtype} needs a gradient buffer like it, "
+                f"got {grad.shape}, {grad.dtype}"
+            )
+        self.node, self.index = Leaf(grad, grad_req), 0
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zero; nothing happens if there is none."""
+        if self.grad is not None:
+            self.grad.data[...] = 0
+
+    def backward(self, out_grad: Any = None, retain_graph: bool = False, train_mode: bool = True) -> None:
+        """Deliver gradients to all variables this tensor was computed from. See `shoal.autograd.backward`."""
+        tape.backward_from([self], [out_grad], retain=retain_graph, train_mode=train_mode)
+
+    def detach(self) -> "Tensor":
+        """The same array (not a copy) off the tape: a constant."""
+        return Tensor(self.data)
+
+    # -- values
+
+    def asnumpy(self) -> Any:
+        """The values as a NumPy array: the tensor's own memory if it is in host memory."""
+        return asnumpy(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.array(self.asnumpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.data.__dlpack_device__()
+
+    def item(self) -> Any:
+        """The only element, as a Python number.
+
+        Raises:
+            ShapeError: there are more, or none.
+        """
+        if self.data.size != 1:
+            raise ShapeError(f"item() needs a tensor with one element, this one has shape {self.shape}")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        value = self.item()
+        if not isinstance(value, int):
+            raise TypeError(f"a tensor of dtype {self.dtype} cannot be an index")
+        return value
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError(f"a tensor of shape {self.shape} is neither true nor false; use .any() or .all()")
+        return bool(self.data)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.asnumpy(), separator=", ", prefix="Tensor(")
+        device = "" if self.device == "cpu" else f", device={self.device!r}"
+        return f"Tensor({text}, dtype={self.dtype}{device})"
+
+    def __deepcopy__(self, memo: Any) -> "Tensor":
+        made = Tensor(self.data.copy())
+        if type(self.node) is Leaf:
+            made.attach_grad(self.grad_req)
+        return made
+
+    def __reduce__(self) -> Any:
+        return (Tensor, (self.asnumpy(),))
+
+    # -- writing in place
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._guard("x[...] = value", value)
+        self.data[index.raw_key(key)] = raw(value)
+
+    def _inplace(self, op: Op[Any], symbol: str, other: Any) -> "Tensor":
+        self._guard(f"x {symbol} value", other)
+        result = op.forward(namespace(self.data), self.data, raw(other))
+        if result.shape != self.shape:
+            raise ShapeError(f"x {symbol} value: x has shape {self.shape}, the result would have {result.shape}")
+        self.backend.copyto(self.data, result, casting="same_kind")
+        return self
+
+    def __iadd__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.add, "+=", other)
+
+    def __isub__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.subtract, "-=", other)
+
+    def __imul__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.multiply, "*=", other)
+
+    def __itruediv__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.divide, "/=", other)
+
+    def _guard(self, what: str, value: Any) -> None:
+        """Refuse a write that would make recorded gradients wrong."""
+        if not _state.recording:
+            return
+        for x, role in ((self, "the tensor"), (value, "the value")):
+            if isinstance(x, Tensor) and x.node is not None:
+                raise AutogradError(
+                    f"{what} while recording: {role} (shape {x.shape}) takes part in gradients, and the tape cannot "
+                    "follow a write. Make a new tensor (x = x + value, where(...)), or write inside autograd.pause()."
+                )
+
+
+def raw(x: Any) -> Any:
+    """The array in a Tensor; anything else as it is."""
+    return x.data if isinstance(x, Tensor) else x
+
+
+def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """A new tensor with a copy of ``values``.
+
+    Args:
+        values: numbers, nested sequences, arrays, tensors.
+        dtype: by default that of an array or tensor, and float32 for Python numbers and lists.
+        device: "cpu" or "gpu:0"; by default where the values are.
+    Raises:
+        ShapeError: the sequences are ragged.
+    """
+    values = raw(values)
+    if isinstance(values, (list, tuple)):
+        values = [asnumpy(raw(v)) if isinstance(v, Tensor) else v for v in values]
+    if dtype is None and not hasattr(values, "dtype"):
+        dtype = np.float32
+    try:
+        made = np.array(values, dtype) if namespace(values).module is np else values.astype(dtype or values.dtype)
+    except ValueError as error:
+        raise ShapeError(f"array: {error}") from error
+    return Tensor(made if device is None else on_device(made, device))
+
+
+def _as_array(data: Any) -> Any:
+    if isinstance(data, Tensor):
+        return data.data
+    if namespace(data).module is not np:
+        return data
+    made = np.asarray(data)
+    if made.dtype == object:
+        raise TypeError(f"a tensor holds numbers, not {type(data).__name__}")
+    return made
+
+
+def _explain(op: Op[Any], inputs: Sequence[Any], attrs: dict[str, Any], error: Exception) -> NoReturn:
+    """Raise the operator's own error for inputs that do not fit; the backend's if the operator finds nothing wrong."""
+    try:
+        specs = [spec_of(x) for x in inputs]
+    except ValueError:
+        raise error from None
+    op.infer(*specs, **attrs)
+    raise error
