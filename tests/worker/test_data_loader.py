@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, DataError
+from shoal.ops import random
 from shoal.ops.tensor import Tensor
 from shoal.worker import cluster
 from shoal.worker.data import ArrayDataset, DataLoader, SimpleDataset, stack
@@ -133,6 +134,14 @@ def test_in_a_cluster_the_shards_may_be_chosen() -> None:
 def test_arguments_that_do_not_fit_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         DataLoader(ArrayDataset(NUMBERS), **{"batch_size": 2, **params})
+
+
+def test_in_a_script_by_itself_the_seed_is_the_one_that_was_set() -> None:
+    random.seed(11)
+    try:
+        assert DataLoader(ArrayDataset(NUMBERS), 2, shuffle=True).sharding.seed == 11
+    finally:
+        random.seed(0)
 
 
 def test_any_sequence_of_samples_can_be_loaded() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, DataError
+from shoal.ops import random
 from shoal.ops.tensor import Tensor
 from shoal.worker import cluster
 from shoal.worker.data.dataset import Indices
@@ -34,7 +35,8 @@ class DataLoader:
         batchify_fn: makes a batch of a list of samples; None for `stack`.
         num_shards: how many workers divide the data; None for all of the cluster when shuffling, else 1.
         shard_index: which of them this is; None for the worker's rank when shuffling, else 0.
-        seed: determines all shuffling; None for the seed of the run (0 in a script that runs by itself).
+        seed: determines all shuffling; None for the run's seed, or in a script that runs by itself
+            what `shoal.random.seed` has set.
         prefetch: how many batches a thread prepares in advance; 0 for none, and no thread.
     Raises:
         ConfigError: a number is out of its range, or no batch can be made of the samples.
@@ -58,6 +60,8 @@ class DataLoader:
         if prefetch < 0:
             raise ConfigError(f"prefetch is {prefetch}, expected a number of batches >= 0")
         place = cluster.current()
+        if seed is None:  # in a cluster never what one worker's script may have set: all must have the same
+            seed = place.seed if place.joined else random.current_seed()
         divided = (place.num_workers, place.rank) if shuffle else (1, 0)
         self.dataset = dataset
         self.sharding = Sharding(
@@ -65,7 +69,7 @@ class DataLoader:
             batch_size=batch_size,
             rank=divided[1] if shard_index is None else shard_index,
             num_workers=divided[0] if num_shards is None else num_shards,
-            seed=place.seed if seed is None else seed,
+            seed=seed,
             shuffle=shuffle,
             last_batch=last_batch or ("discard" if shuffle else "keep"),
         )
