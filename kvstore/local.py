@@ -1,6 +1,6 @@
 """The store of a single process: the servers' table without servers, so that the arithmetic is the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from threading import Lock
 from typing import Any
@@ -115,6 +115,14 @@ class LocalKVStore(KVStore):
     def optimizer_states(self) -> dict[str, tuple[int, Any]]:
         """Number of updates and state of the update rule, by key."""
         return {k: (self._table.cells[i].updates, self._table.cells[i].state) for k, i in self._ids.items()}
+
+    def restore(self, values: Mapping[str, Any], states: Mapping[str, tuple[int, Any]]) -> None:
+        """Put back values, and what `optimizer_states` gave."""
+        with self._lock:
+            for name, value in values.items():
+                cell = self._table.cells[self._ids[name]]
+                np.copyto(cell.value, host_array(value), casting="no")
+                cell.updates, cell.state = states.get(name, (0, cell.state))
 
     def _value(self, name: str) -> Array:
         if name not in self._ids:

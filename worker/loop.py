@@ -56,11 +56,12 @@ def fit(
     loss: Callable[[Any, Any], Any],
     trainer: Trainer,
     epochs: int,
+    initial_epoch: int = 0,
     val_data: Iterable[Any] | None = None,
     metrics: Metrics = "accuracy",
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    """Train ``net`` for ``epochs`` passes over ``train_data``.
+    """Train ``net`` on ``train_data`` until ``epochs`` passes are done.
 
     The same call trains in one process or in a cluster: each worker passes over its own shard, and worker 0 evaluates
     after each epoch and, on the final weights, at the end.
@@ -69,6 +70,7 @@ def fit(
         train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
         loss: from (output, label) to a loss for each sample.
         trainer: what updates the parameters.
+        initial_epoch: where to begin, to go on with a run that was interrupted.
         val_data: as ``train_data``; every worker should pass all of it, unsharded.
     Returns:
         Losses and metrics of each epoch.
@@ -76,7 +78,7 @@ def fit(
     history = History()
     for c in callbacks:
         c.on_train_begin()
-    for epoch in range(epochs):
+    for epoch in range(initial_epoch, epochs):
         logs = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
         if val_data is not None and cluster.rank() == 0:
             found = evaluate(net, val_data, metrics, loss)
@@ -160,7 +162,6 @@ def evaluate(
 
 
 def _meter(metrics: Metrics) -> EvalMetric:
-    single = isinstance(metrics, str | EvalMetric)
-    meter = create_metric(metrics if single else list(metrics))
+    meter = create_metric(metrics if isinstance(metrics, str | EvalMetric) else list(metrics))
     meter.reset()
     return meter

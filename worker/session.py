@@ -77,8 +77,8 @@ class Session:
             return
         for m in servers:
             self.transport.connect(f"server{m.rank}", m.address)
-        m = self.membership
-        core = ClientCore(m.rank, m.incarnation, m.cluster, len(servers), self.timeout_s)
+        me = self.membership
+        core = ClientCore(me.rank, me.incarnation, me.cluster, len(servers), self.timeout_s)
         self.shell = ClientShell(self.transport, core)
         self.loop.drivers[""] = self.shell
 

@@ -1,18 +1,21 @@
 """`Trainer`: gradients to the store, new weights back (Gluon's interface)."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, DeferredInitializationError
+from shoal.errors import CheckpointError, ConfigError, DeferredInitializationError
 from shoal.kvstore.api import KVStore, create
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim, random
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
 from shoal.worker import record
+from shoal.worker.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["Trainer"]
 
@@ -135,6 +138,49 @@ class Trainer:
         self._prepare()
         if self._kvstore is not None and self._on_store:
             self._wait([self._kvstore.pull_async(n, p.data(), -i) for i, (n, p) in enumerate(self._params.items())])
+
+    def save_states(self, path: str | os.PathLike[str]) -> None:
+        """Write weights, optimizer states and update counts, to go on from later (see `shoal.worker.checkpoint`).
+
+        Raises:
+            ConfigError: the states are on the servers of a cluster.
+        """
+        self._prepare()
+        states = self._local_store().optimizer_states() if self._on_store else self._states
+        weights = {n: p.data() for n, p in self._params.items()}
+        save_checkpoint(path, weights, states, {"steps": self._steps, "optimizer": self.optimizer.spec().name})
+
+    def load_states(self, path: str | os.PathLike[str]) -> None:
+        """Go on from what `save_states` wrote.
+
+        Raises:
+            CheckpointError: it is of another model or another optimizer.
+            ConfigError: the states belong on the servers of a cluster.
+        """
+        self._prepare()
+        found = load_checkpoint(path)
+        kind = found.meta.get("optimizer")
+        if found.params.keys() != self._params.keys() or kind != self.optimizer.spec().name:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} has {kind} states of {sorted(found.params)}; "
+                f"this trainer is {self.optimizer.spec().name} for {sorted(self._params)}"
+            )
+        for name, p in self._params.items():
+            p.set_data(found.params[name])
+        if self._on_store:
+            self._local_store().restore(found.params, found.states)
+        else:
+            self._states = dict(found.states)
+        self._steps = int(found.meta["steps"])
+        random.set_address(step=self._steps)
+
+    def _local_store(self) -> LocalKVStore:
+        if not isinstance(self._kvstore, LocalKVStore):
+            raise ConfigError(
+                "the optimizer's states are on the servers; save the weights with net.save_parameters(), "
+                "or train with update_on_kvstore=False to keep the states here"
+            )
+        return self._kvstore
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

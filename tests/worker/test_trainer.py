@@ -1,0 +1,174 @@
+"""`Trainer` over bare parameters: arithmetic, options that contradict each other, states."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal.errors import CheckpointError, ConfigError, DeferredInitializationError
+from shoal.kvstore.local import LocalKVStore
+from shoal.ops.nn.parameter import Parameter
+from shoal.worker import record
+
+
+@pytest.fixture(autouse=True)
+def _own_record() -> Iterator[None]:
+    before = record.current()
+    record.use(record.RunRecord())
+    yield
+    record.use(before)
+
+
+def parameter(name: str, value: list[float], **options: Any) -> Parameter:
+    p = Parameter(name, shape=(len(value),), **options)
+    p.initialize(shoal.init.Zero())
+    p.set_data(np.array(value, np.float32))
+    return p
+
+
+def give(p: Parameter, grad: list[float]) -> None:
+    p.grad().data[:] = grad
+
+
+@pytest.mark.parametrize("store", ["auto", "local", None])
+@pytest.mark.parametrize("on_store", [None, False])
+def test_a_step_divides_by_the_batch_and_updates(store: str | None, on_store: bool | None) -> None:
+    p = parameter("w", [1.0, 2.0])
+    trainer = shoal.Trainer({"w": p}, "sgd", {"learning_rate": 0.5}, kvstore=store, update_on_kvstore=on_store)
+    give(p, [4.0, 8.0])
+    trainer.step(4)
+    np.testing.assert_array_equal(p.data().asnumpy(), [0.5, 1.0])
+
+
+@pytest.mark.parametrize("store", ["local", None])
+def test_multipliers_and_frozen_parameters_are_obeyed(store: str | None) -> None:
+    slow, frozen = parameter("slow", [1.0], lr_mult=0.1), parameter("frozen", [1.0], grad_req="null")
+    trainer = shoal.Trainer({"slow": slow, "frozen": frozen}, "sgd", {"learning_rate": 1.0}, kvstore=store)
+    give(slow, [1.0])
+    trainer.step(1)
+    assert slow.data().asnumpy()[0] == pytest.approx(0.9)
+    assert frozen.data().asnumpy()[0] == 1.0
+
+
+def test_a_shared_parameter_is_updated_once() -> None:
+    p = parameter("w", [1.0])
+    trainer = shoal.Trainer({"a": p, "b": p}, "sgd", {"learning_rate": 1.0})
+    give(p, [1.0])
+    trainer.step(1)
+    assert p.data().asnumpy()[0] == 0.0
+
+
+@pytest.mark.parametrize("store", ["local", None])
+def test_a_new_learning_rate_is_used_and_momentum_is_kept(store: str | None) -> None:
+    p = parameter("w", [0.0])
+    trainer = shoal.Trainer([p], "sgd", {"learning_rate": 1.0, "momentum": 0.5}, kvstore=store)
+    give(p, [1.0])
+    trainer.step(1)
+    trainer.set_learning_rate(0.0)
+    assert trainer.learning_rate == 0.0
+    before = p.data().asnumpy().copy()
+    trainer.set_learning_rate(1.0)
+    give(p, [0.0])
+    trainer.step(1)
+    assert p.data().asnumpy()[0] == pytest.approx(before[0] - 0.5)
+
+
+def test_gradients_can_be_reduced_changed_and_then_applied() -> None:
+    p = parameter("w", [1.0])
+    trainer = shoal.Trainer([p], "sgd", {"learning_rate": 1.0}, kvstore="local", update_on_kvstore=False)
+    give(p, [3.0])
+    trainer.allreduce_grads()
+    p.grad().data[:] *= 2
+    trainer.update(6)
+    assert p.data().asnumpy()[0] == 0.0
+
+
+def test_steps_and_samples_are_counted() -> None:
+    p = parameter("w", [1.0])
+    trainer = shoal.Trainer([p], "sgd")
+    for _ in range(3):
+        give(p, [0.0])
+        trainer.step(5)
+    assert record.current().samples == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kvstore": None, "update_on_kvstore": True}, "needs a kvstore"),
+        ({"kvstore": "dist_sync"}, "shoal run"),
+        ({"optimizer": "sdg"}, "no optimizer is called .sdg"),
+        ({"params": []}, "needs parameters"),
+        ({"reduce": "median"}, "mean, sum"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
+    given = {"params": [parameter("w", [1.0])], "optimizer": "sgd", **options}
+    with pytest.raises(ConfigError, match=says):
+        shoal.Trainer(**given)
+
+
+def test_an_asynchronous_store_must_update_itself() -> None:
+    class Async(LocalKVStore):
+        type = "dist_async"
+
+    with pytest.raises(ConfigError, match="synchronous"):
+        shoal.Trainer([parameter("w", [1.0])], "sgd", kvstore=Async(), update_on_kvstore=False)
+
+
+def test_nothing_to_learn_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="null"):
+        shoal.Trainer([parameter("w", [1.0], grad_req="null")], "sgd")
+
+
+def test_a_parameter_without_a_shape_is_named() -> None:
+    p = Parameter("w", shape=(0,), allow_deferred_init=True)
+    p.initialize(shoal.init.Zero())
+    with pytest.raises(DeferredInitializationError, match="'w'"):
+        shoal.Trainer([p], "sgd").step(1)
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        shoal.Trainer([parameter("w", [1.0])], "sgd").step(0)
+
+
+def test_the_rate_of_a_schedule_is_not_set_by_hand() -> None:
+    schedule = shoal.lr_scheduler.FactorScheduler(step=2, factor=0.5)
+    trainer = shoal.Trainer([parameter("w", [1.0])], "sgd", {"lr_scheduler": schedule})
+    with pytest.raises(ConfigError, match="lr_scheduler"):
+        trainer.set_learning_rate(0.1)
+
+
+@pytest.mark.parametrize("store", ["local", None])
+def test_a_resumed_trainer_goes_on_with_the_same_bits(store: str | None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grads = rng.standard_normal((6, 3)).astype(np.float32)
+
+    def trainer() -> tuple[Parameter, shoal.Trainer]:
+        p = parameter("w", [1.0, 2.0, 3.0])
+        return p, shoal.Trainer([p], "adam", {"learning_rate": 0.1}, kvstore=store)
+
+    p, unbroken = trainer()
+    for i, g in enumerate(grads):
+        give(p, list(g))
+        unbroken.step(1)
+        if i == 2:
+            unbroken.save_states(tmp_path / "states")
+    q, resumed = trainer()
+    resumed.load_states(tmp_path / "states")
+    for g in grads[3:]:
+        give(q, list(g))
+        resumed.step(1)
+    np.testing.assert_array_equal(p.data().asnumpy(), q.data().asnumpy())
+
+
+def test_states_of_another_model_or_optimizer_are_refused(tmp_path: Path) -> None:
+    shoal.Trainer([parameter("w", [1.0])], "adam").save_states(tmp_path / "s")
+    with pytest.raises(CheckpointError, match="adam"):
+        shoal.Trainer([parameter("w", [1.0])], "sgd").load_states(tmp_path / "s")
+    with pytest.raises(CheckpointError, match="'v'"):
+        shoal.Trainer([parameter("v", [1.0])], "adam").load_states(tmp_path / "s")
