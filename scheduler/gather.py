@@ -1,0 +1,111 @@
+"""How a run comes together: who may join, whom it waits for, when it begins. Pure.
+
+The number of each role's processes is known beforehand ("4"), or only the least is ("1+"): then whoever comes is taken
+in, and the run begins when nobody has joined for a while. That is for launchers that start as many processes as they
+are told and cannot tell the scheduler, as ``docker compose up --scale worker=4``. A run that has begun takes nobody.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from shoal.errors import ConfigError
+from shoal.kvstore.wire.messages import Join, Member
+
+__all__ = ["MAX_NODES", "Count", "Gathering", "Place", "as_count", "parse_count"]
+
+MAX_NODES = 4096
+"""Most processes of one role."""
+
+Place = tuple[str, int]
+"""Role and rank."""
+
+
+class Count(NamedTuple):
+    """How many processes of a role a run has: ``least``, or with ``more`` at least so many."""
+
+    least: int
+    more: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.least}+" if self.more else str(self.least)
+
+
+def as_count(number: int | Count) -> Count:
+    """A plain number is meant exactly."""
+    return number if isinstance(number, Count) else Count(number)
+
+
+def parse_count(text: str) -> Count:
+    """``"4"`` or ``"1+"``.
+
+    >>> parse_count("1+")
+    Count(least=1, more=True)
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    number = text.strip().removesuffix("+")
+    if not number.isdecimal() or not 1 <= int(number) <= MAX_NODES:
+        raise ConfigError(
+            f"a number of processes is 1 to {MAX_NODES}, such as 4, or such as 2+ for at least two; got {text!r}"
+        )
+    return Count(int(number), text.strip().endswith("+"))
+
+
+class Gathering:
+    """The rules by which a run comes together.
+
+    Args:
+        counts: of each role.
+        settle_s: with a role of which more may come, nobody must have joined for this long before the run begins.
+    """
+
+    def __init__(self, counts: Mapping[str, Count], settle_s: float) -> None:
+        self.counts = dict(counts)
+        self.settle_s = settle_s if any(c.more for c in counts.values()) else 0.0
+
+    def places(self, taken: Mapping[Place, Any]) -> list[Place]:
+        """Every place that has to be filled before the run begins, given those that are."""
+        most = {role: count.least for role, count in sorted(self.counts.items())}
+        for role, rank in taken:
+            most[role] = max(most[role], rank + 1)
+        return [(role, rank) for role, n in most.items() for rank in range(n)]
+
+    def missing(self, taken: Mapping[Place, Any]) -> tuple[str, ...]:
+        """Who is waited for, such as "worker 1"."""
+        return tuple(f"{role} {rank}" for role, rank in self.places(taken) if (role, rank) not in taken)
+
+    def begins_at(self, taken: Mapping[Place, Any], last_join: float) -> float | None:
+        """When the run begins if nobody else joins; None while somebody is missing."""
+        return None if self.missing(taken) else last_join + self.settle_s
+
+    def lowest_free(self, role: str, taken: Mapping[Place, Any]) -> int:
+        """The rank of the next process that does not ask for one."""
+        return next(rank for rank in itertools.count() if (role, rank) not in taken)
+
+    def objection(self, m: Join, taken: Mapping[Place, Member], begun: bool) -> str:
+        """Why this process cannot be taken in; empty when it can."""
+        who = f"{m.role} (host {m.host}, pid {m.pid})"
+        count = self.counts.get(m.role)
+        if count is None:
+            return f"{who}: unknown role; known: {', '.join(sorted(self.counts))}"
+        limit = MAX_NODES if count.more else count.least
+        if m.rank >= limit:
+            return f"{who} asks for rank {m.rank}, but the run has {limit} {m.role}s, ranks 0 to {limit - 1}"
+        owner = taken.get((m.role, m.rank))
+        if owner:
+            return f"rank {m.rank} is taken by pid {owner.pid} on {owner.host}; ask for another rank, or for none"
+        here = sum(role == m.role for role, _ in taken)
+        if count.more and begun:
+            return (
+                f"{who} comes too late: the run has begun, with {here} {m.role}s. Start all of them within "
+                f"{self.settle_s:g} s of each other, give the scheduler a longer --settle-s, or tell it how many will "
+                f"come: --{m.role}s {here + 1}."
+            )
+        if here >= limit:
+            return (
+                f"all {limit} {m.role}s are here; {who} is one too many. "
+                f"Start the scheduler with --{m.role}s {limit + 1}, or one {m.role} fewer."
+            )
+        return ""
