@@ -41,6 +41,7 @@ from shoal.kvstore.wire.messages import (
 )
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
+from shoal.scheduler.gather import Count, Gathering, as_count
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
     Aborted,
@@ -56,9 +57,9 @@ from shoal.scheduler.log import (
     describe,
 )
 
-__all__ = ["Action", "Ended", "Event", "SchedulerConfig", "SchedulerCore"]
+__all__ = ["Action", "Ended", "Event", "Interrupted", "SchedulerConfig", "SchedulerCore"]
 
-LINGER_S = 3.0
+LINGER_S = 2.0
 """After the end, how long the scheduler stays for members and watchers that have not heard of it."""
 
 WATCHER_S = 5.0
@@ -73,7 +74,14 @@ class Ended:
     text: str
 
 
-Event: TypeAlias = Received | Woke
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The scheduler's own process must end, for ``reason``."""
+
+    reason: str
+
+
+Event: TypeAlias = Received | Interrupted | Woke
 Action: TypeAlias = Send | Ended
 
 
@@ -82,27 +90,29 @@ class SchedulerConfig:
     """What a run is.
 
     Args:
-        workers: number of workers.
-        servers: number of servers.
+        workers: number of workers; a `Count` with ``more`` means at least so many.
+        servers: number of servers, likewise.
         cluster: id of the run.
         version: of shoal; nodes of another version are refused.
         mode: consistency mode that every script must use, or "" to let the script decide.
         seed: of the run, told to every node.
         lease_s: a node that is silent for this long is lost.
         gather_timeout_s: the run fails if not everybody has joined by then.
+        settle_s: where more may come than are waited for, the run begins when nobody has joined for this long.
     """
 
-    workers: int
-    servers: int
+    workers: int | Count
+    servers: int | Count
     cluster: str = "local"
     version: str = ""
     mode: str = ""
     seed: int = 0
     lease_s: float = 10.0
     gather_timeout_s: float = 120.0
+    settle_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.servers < 1:
+        if min(as_count(self.workers).least, as_count(self.servers).least) < 1:
             raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
 
 
@@ -127,13 +137,15 @@ class SchedulerCore:
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self.mode = canonical_mode(config.mode) if config.mode else ""
-        self.state = ClusterState(config.workers, config.servers)
+        counts = {"server": as_count(config.servers), "worker": as_count(config.workers)}
+        self.gathering = Gathering(counts, config.settle_s)
+        self.state = ClusterState(counts["worker"].least, counts["server"].least)
         self.log: list[Record] = []
         self.barriers = Barriers()
         self._contacts: dict[str, _Contact] = {}  # by token
         self._senders: dict[str, str] = {}  # sender -> token
         self._watchers: dict[str, _Watcher] = {}
-        self._now = self._began = self._next_check = self._ended_at = 0.0
+        self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
         self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
             Heartbeat: self._heartbeat,
@@ -147,14 +159,19 @@ class SchedulerCore:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event into account; what shall follow, in order."""
         self._advance(now)
-        actions = self._message(event.sender, event.message) if isinstance(event, Received) else []
-        return [*actions, *self._expire(), *self._end()]
+        actions: list[Action] = []
+        if isinstance(event, Received):
+            actions = self._message(event.sender, event.message)
+        elif isinstance(event, Interrupted) and not self._over:
+            actions = self._fail("the scheduler", event.reason)
+        return [*actions, *self._begin(), *self._expire(), *self._end()]
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
         deadlines = [self._next_check, self._now + self.config.lease_s / 4]
         if self.state.phase == "gathering":
-            deadlines.append(self._began + self.config.gather_timeout_s)
+            begins_at = self._begins_at()
+            deadlines += [self._gather_until, *([begins_at] if begins_at is not None else [])]
         if self._over:
             deadlines.append(self._ended_at + LINGER_S)
         return min(deadlines)
@@ -211,7 +228,7 @@ class SchedulerCore:
         reason = self._unfit(m)
         if reason:
             return [_refuse(sender, "JoinRefusedError", reason)]
-        place = m.role, m.rank if m.rank >= 0 else self._lowest_free(m.role)
+        place = m.role, m.rank if m.rank >= 0 else self.gathering.lowest_free(m.role, self.state.nodes)
         member = Member(
             role=m.role,
             rank=place[1],
@@ -222,6 +239,7 @@ class SchedulerCore:
         )
         self._bind(sender, m.token)
         self._commit(Joined(member, m.token))
+        self._joined_at = self._now
         return self._welcome_all()
 
     def _rejoin(self, sender: str, node: Node) -> list[Action]:
@@ -245,34 +263,17 @@ class SchedulerCore:
 
     def _unfit(self, m: Join) -> str:
         """Why this process cannot be taken in; empty when it can."""
-        who = f"{m.role} (host {m.host}, pid {m.pid})"
-        total = self._total(m.role)
-        if total is None:
-            return f"{who}: unknown role; known: server, worker"
         if m.version != self.config.version:
-            ours = self.config.version
-            return f"{who} runs shoal {m.version}, the scheduler runs {ours}: install one version on every machine"
-        if m.rank >= total:
-            return f"{who} asks for rank {m.rank}, but the run has {total} {m.role}s, ranks 0 to {total - 1}"
-        taken = self.state.nodes.get((m.role, m.rank))
-        if taken:
-            owner = taken.member
-            return f"rank {m.rank} is taken by pid {owner.pid} on {owner.host}; ask for another rank, or for none"
-        if sum(role == m.role for role, _ in self.state.nodes) == total:
             return (
-                f"all {total} {m.role}s are here; {who} is one too many. "
-                f"Start the scheduler with --{m.role}s {total + 1}, or one {m.role} fewer."
+                f"{m.role} (host {m.host}, pid {m.pid}) runs shoal {m.version}, the scheduler runs "
+                f"{self.config.version}: install one version on every machine"
             )
-        return ""
-
-    def _total(self, role: str) -> int | None:
-        return {"worker": self.config.workers, "server": self.config.servers}.get(role)
-
-    def _lowest_free(self, role: str) -> int:
-        return next(rank for rank in range(self._total(role) or 0) if (role, rank) not in self.state.nodes)
+        taken = {place: node.member for place, node in self.state.nodes.items()}
+        return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
 
     def _welcome_all(self) -> list[Action]:
-        if not self.missing():
+        due = self._begins_at()
+        if due is not None and self._now >= min(due, self._gather_until):
             self._commit(Started())
         nodes = list(self.state.nodes.values())
         welcomes = [Send(self._to(node), self._welcome(node)) for node in nodes]
@@ -291,11 +292,21 @@ class SchedulerCore:
         )
 
     def missing(self) -> tuple[str, ...]:
-        """Who has not joined yet; nobody once the run has begun."""
-        if self.state.phase != "gathering":
-            return ()
-        places = [(role, rank) for role in ("server", "worker") for rank in range(self._total(role) or 0)]
-        return tuple(f"{role} {rank}" for role, rank in places if (role, rank) not in self.state.nodes)
+        """Who has not joined yet, such as "worker 1"."""
+        return self.gathering.missing(self.state.nodes) if self.state.phase == "gathering" else ()
+
+    def _begins_at(self) -> float | None:
+        """When the run begins if nobody else joins; None while somebody is missing."""
+        return self.gathering.begins_at(self.state.nodes, self._joined_at) if self.state.phase == "gathering" else None
+
+    def _begin(self) -> list[Action]:
+        """Begin the run if it is due, at the latest when the time to gather is over."""
+        due = self._begins_at()
+        return [] if due is None or self._now < min(due, self._gather_until) else self._welcome_all()
+
+    @property
+    def _gather_until(self) -> float:
+        return self._began + self.config.gather_timeout_s
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -333,7 +344,7 @@ class SchedulerCore:
     def _expected(self) -> tuple[int, ...]:
         """Ranks of the workers that a barrier waits for."""
         if self.state.phase == "gathering":
-            return tuple(range(self.config.workers))
+            return tuple(rank for role, rank in self.gathering.places(self.state.nodes) if role == "worker")
         return tuple(node.member.rank for node in self._live("worker"))
 
     def _name_of(self, place: tuple[str, int]) -> str:
@@ -352,8 +363,9 @@ class SchedulerCore:
         if self.state.phase == "failed" or not node.live:
             return [Send(sender, self._standing(node))]
         by = describe(node.member)
-        if node.member.role != "worker":
-            return [_refuse(sender, "LocalProtocolError", "only workers declare keys", m.request)]
+        if node.member.role != "worker" or self.state.phase == "gathering":
+            text = "only workers declare keys, and only after the run has begun"
+            return [_refuse(sender, "LocalProtocolError", text, m.request)]
         wrong = objection(self.state, self.mode, by, m)
         if wrong:
             return [_refuse(sender, *wrong, m.request)]
@@ -374,7 +386,7 @@ class SchedulerCore:
             return [farewell]
         early = self.state.phase == "gathering" or (node.member.role == "server" and not self._stopping)
         if m.failed or early:
-            reason = f"failed: {m.failed}" if m.failed else "left before the run was complete"
+            reason = m.failed or "left before the run was complete"
             return [farewell, *self._fail(describe(node.member), reason, (node.token,), "failed", m.report)]
         self._commit(Departed(node.token, "done", m.report))
         return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
@@ -423,10 +435,11 @@ class SchedulerCore:
         return self._welcome_all() if silent else []
 
     def _gathered_too_long(self) -> list[Action]:
-        if self._now < self._began + self.config.gather_timeout_s:
-            self._next_check = min(self._next_check, self._began + self.config.gather_timeout_s)
+        if self._now < self._gather_until:
+            self._next_check = min(self._next_check, self._gather_until)
             return []
-        missing, total = self.missing(), self.config.workers + self.config.servers
+        missing = self.missing()
+        total = len(missing) + len(self.state.nodes)
         return self._fail(
             ", ".join(missing),
             f"did not join within {self.config.gather_timeout_s:g} s ({total - len(missing)} of {total} joined): "
@@ -523,13 +536,15 @@ class SchedulerCore:
     def check(self) -> None:
         """Raise if what must always hold does not; for tests and simulations."""
         s = self.state
-        again = ClusterState(self.config.workers, self.config.servers)
+        again = ClusterState(self.gathering.counts["worker"].least, self.gathering.counts["server"].least)
         for record in self.log:
             again.apply(record)
         places = [(node.member.role, node.member.rank) for node in s.nodes.values()]
+        full = (s.workers, s.servers) == tuple(sum(r == role for r, _ in places) for role in ("worker", "server"))
         rules = {
             "every node is at its own place": places == list(s.nodes),
-            "no more nodes than the run has": all(rank < (self._total(role) or 0) for role, rank in places),
+            "every place is one that the run has": set(places) <= set(self.gathering.places(s.nodes)),
+            "a run that has begun misses nobody": s.phase not in ("running", "finished") or full,
             "a complete cluster is running": (s.phase == "gathering") == (s.roster is None) or s.phase == "failed",
             "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
             "a finished run waits for nobody": s.phase != "finished" or not self._live(),

@@ -114,8 +114,8 @@ class ClusterState:
     """What the log adds up to.
 
     Args:
-        workers: how many workers the run has.
-        servers: how many servers.
+        workers: how many workers the run has; until it begins, the least that it can have.
+        servers: how many servers, likewise.
     """
 
     workers: int
@@ -173,6 +173,8 @@ class ClusterState:
     def _start(self) -> None:
         self.phase = "running"
         self.generation += 1
+        self.workers, self.servers = (sum(role == r for r, _ in self.nodes) for role in ("worker", "server"))
+        self.placement = Placement(self.servers)
         for node in self.nodes.values():
             node.state = "running"
         members = tuple(self.nodes[place].member for place in sorted(self.nodes))

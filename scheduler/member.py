@@ -91,7 +91,7 @@ class MemberConfig:
     version: str = ""
     scheduler: str = ""
     join_timeout_s: float = 60.0
-    goodbye_s: float = 3.0
+    goodbye_s: float = 2.0
 
 
 @dataclass(slots=True)

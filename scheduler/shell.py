@@ -11,8 +11,10 @@ from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
-from shoal.scheduler.core import Action, Ended, SchedulerConfig, SchedulerCore
+from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
+from shoal.scheduler.gather import Count
 from shoal.scheduler.log import Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
+from shoal.scheduler.signals import handling, stopped_by
 
 __all__ = ["SchedulerShell", "run_scheduler"]
 
@@ -32,13 +34,21 @@ class SchedulerShell:
         self.transport, self.core, self.on_end = transport, core, on_end
         self.ended: Ended | None = None
         self._logged = 0
+        self._signal = 0
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         """Take one message into account."""
         self._carry_out(self.core.handle(Received(peer, message), now))
 
+    def interrupt(self, number: int) -> None:
+        """A signal says that this process must end: everybody is told. Safe in a signal handler."""
+        self._signal = number
+        self.transport.wake()
+
     def wake(self, now: float) -> float:
-        """Take the time into account."""
+        """Take the time, and perhaps a signal, into account."""
+        if self._signal:
+            self._carry_out(self.core.handle(Interrupted(stopped_by(self._signal)), now))
         self._carry_out(self.core.handle(Woke(), now))
         return self.core.wake_at()
 
@@ -58,21 +68,29 @@ class SchedulerShell:
         state = self.core.state
         match record:
             case Joined(member, _):
-                here, total = len(state.nodes), state.workers + state.servers
-                missing = ", ".join(self.core.missing())
-                log.info(
-                    "%s joined: %d/%d%s", describe(member), here, total, f", waiting for {missing}" * bool(missing)
-                )
+                log.info("%s joined: %s", describe(member), self._progress())
             case Dropped(token):
                 log.warning("%s fell silent before the run began; its place is free", self._name(token))
             case Started():
-                log.info("everybody is here: the run begins")
+                log.info("everybody is here: the run begins, with %d workers, %d servers", state.workers, state.servers)
             case Declared(by, gate, reduce, keys):
                 log.info("%s declared %d keys (mode %s, reduce %s)", by, len(keys), gate, reduce)
             case Departed(token, how, _):
                 log.info("%s is %s", self._name(token), how)
             case Finished():
                 log.info("the run is finished")
+
+    @property
+    def code(self) -> int:
+        """Exit code after a failure."""
+        return 128 + self._signal if self._signal else 1
+
+    def _progress(self) -> str:
+        here, missing = len(self.core.state.nodes), self.core.missing()
+        if missing:
+            return f"{here}/{here + len(missing)}, waiting for {', '.join(missing)}"
+        settle_s = self.core.gathering.settle_s
+        return f"{here}/{here}" + f", the run begins if nobody else comes for {settle_s:g} s" * bool(settle_s)
 
     def _name(self, token: str) -> str:
         return describe(self.core.state.tokens[token].member)
@@ -81,13 +99,14 @@ class SchedulerShell:
 def run_scheduler(
     host: str,
     port: int,
-    workers: int,
-    servers: int,
+    workers: int | Count,
+    servers: int | Count,
     *,
     mode: str = "",
     seed: int = 0,
     lease_s: float = 10.0,
     gather_timeout_s: float = 120.0,
+    settle_s: float = 5.0,
     ready_fd: int = -1,
 ) -> int:
     """Serve one run, until it has finished or failed.
@@ -95,14 +114,20 @@ def run_scheduler(
     Args:
         host: address to listen on; ``0.0.0.0`` for all.
         port: 0 lets the system choose.
+        workers: how many the run has; a `Count` with ``more`` means at least so many.
+        servers: likewise.
+        settle_s: where more may come, the run begins when nobody has joined for this long.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
-        The exit code: 0 if the run finished, 1 if it failed.
+        The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
     Raises:
         ConfigError: the port is taken, or an option makes no sense.
     """
-    if lease_s <= 0 or gather_timeout_s <= 0:
-        raise ConfigError(f"leases and deadlines are positive; got lease {lease_s} s, gathering {gather_timeout_s} s")
+    if min(lease_s, gather_timeout_s, settle_s) <= 0:
+        raise ConfigError(
+            f"leases and deadlines are positive; got lease {lease_s} s, gathering {gather_timeout_s} s, "
+            f"settling {settle_s} s"
+        )
     config = SchedulerConfig(
         workers,
         servers,
@@ -112,12 +137,13 @@ def run_scheduler(
         seed=seed,
         lease_s=lease_s,
         gather_timeout_s=gather_timeout_s,
+        settle_s=settle_s,
     )
     core = SchedulerCore(config)
     transport = Transport("scheduler")
     try:
         bound = transport.bind(host, port)
-        log.info("listening on %s:%d for %d workers and %d servers", host, bound, workers, servers)
+        log.info("listening on %s:%d for %s workers and %s servers", host, bound, workers, servers)
         if ready_fd >= 0:
             _announce(ready_fd, bound)
         return _serve(transport, core)
@@ -134,8 +160,9 @@ def _serve(transport: Transport, core: SchedulerCore) -> int:
     loop = Loop(transport, {})
     shell = SchedulerShell(transport, core, loop.stop)
     loop.drivers[""] = shell
-    loop.run()
-    if shell.ended and shell.ended.failed:
-        log.error("the run has failed: %s", shell.ended.text)
-        return 1
-    return 0
+    with handling(shell.interrupt):
+        loop.run()
+    if shell.ended is None or not shell.ended.failed:
+        return 0
+    log.warning("the run has failed: %s", shell.ended.text)
+    return shell.code

@@ -19,7 +19,7 @@ from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.schema import Message
 
-__all__ = ["Transport", "tune_malloc"]
+__all__ = ["Transport", "tune_malloc", "versions"]
 
 log = logging.getLogger("shoal.wire")
 
@@ -43,6 +43,11 @@ def tune_malloc() -> None:
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, 1 << 30)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what carries the frames."""
+    return {"pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}
 
 
 class Transport:

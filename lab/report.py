@@ -1,0 +1,234 @@
+"""The final report of a run: what every process said when it left, added up.
+
+The report is plain data, the same in memory and in the file that ``shoal run --report out.json`` writes:
+
+==================  ================================================================================================
+key                 value
+==================  ================================================================================================
+mode                consistency mode: "bsp", "asp" or "ssp:S"
+workers, servers    how many processes of each role
+accuracy            the last accuracy that worker 0 reported, or null
+seconds             training time of the slowest worker
+target              the target of ``--target``, such as "accuracy=0.97", or null
+seconds_to_target   training time of worker 0 until it first reported the target, or null
+samples_per_s       samples that all workers trained on, over ``seconds``
+staleness_mean      mean, over all applied contributions, of how many versions of a slice had been made between the one
+                    that the contribution was computed from and the one that it was applied to; null if none was applied
+staleness_p95       the same, 95th percentile (the smallest value that at least 95 % do not exceed)
+bytes_pushed        payload that the workers sent in pushes
+bytes_pulled        payload that they received
+ledger              sent, acknowledged (counted by the workers), applied, rejected, duplicate (counted by the servers)
+                    and balanced: for every worker, sent = acknowledged = applied + rejected. One push of one slice
+                    counts as one. A duplicate is a repetition that a server answered without counting it again.
+weights_sha256      hash of the final weights, from worker 0, or null
+metrics             every metric that worker 0 reported, with its last value
+per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
+                    rejected, duplicate, retries, staleness_mean, balanced
+seed                of the run
+malformed           messages that servers dropped because they were not the protocol
+shoal               version of shoal
+==================  ================================================================================================
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+import shoal
+from shoal.errors import ConfigError
+from shoal.kvstore.wire.messages import NodeStatus, Snapshot
+
+__all__ = ["final_report", "render", "save"]
+
+Report = dict[str, Any]
+
+_SERVER_COUNTS = ("applied", "rejected", "duplicate")
+_WORKER_COUNTS = ("sent", "acknowledged", "retries")
+
+
+def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
+    """The report of a finished run; the module's documentation lists its keys.
+
+    Args:
+        snapshot: the scheduler's last.
+        seed: of the run.
+    """
+    workers = [n for n in snapshot.nodes if n.role == "worker"]
+    servers = [_report(n) for n in snapshot.nodes if n.role == "server"]
+    staleness = {n.rank: _staleness(servers, n.rank) for n in workers}
+    rows = [_worker_row(n, servers, staleness[n.rank]) for n in workers]
+    first = _report(workers[0]) if workers and workers[0].rank == 0 else {}
+    metrics = dict(_mapping(first.get("metrics")))
+    seconds = max((row["seconds"] for row in rows), default=0.0)
+    everyone = sum(staleness.values(), Counter[int]())
+    return {
+        "mode": snapshot.mode,
+        "workers": len(workers),
+        "servers": len(servers),
+        "accuracy": metrics.get("accuracy"),
+        "seconds": seconds,
+        "target": first.get("target"),
+        "seconds_to_target": first.get("seconds_to_target"),
+        "samples_per_s": _rate(sum(row["samples"] for row in rows), seconds),
+        "staleness_mean": _mean(everyone),
+        "staleness_p95": _percentile(everyone, 0.95),
+        "bytes_pushed": sum(_number(_report(n), "bytes_pushed") for n in workers),
+        "bytes_pulled": sum(_number(_report(n), "bytes_pulled") for n in workers),
+        "ledger": _ledger(rows),
+        "weights_sha256": first.get("weights_sha256"),
+        "metrics": metrics,
+        "per_worker": rows,
+        "seed": seed,
+        "malformed": sum(_number(s, "malformed") for s in servers),
+        "shoal": shoal.__version__,
+    }
+
+
+def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], staleness: Counter[int]) -> Report:
+    report = _report(node)
+    own = _mapping(report.get("ledger"))
+    booked = [_mapping(_mapping(s.get("ledger")).get(str(node.rank))) for s in servers]
+    counts = {name: _number(own, name) for name in _WORKER_COUNTS}
+    counts |= {name: sum(_number(book, name) for book in booked) for name in _SERVER_COUNTS}
+    return {
+        "rank": node.rank,
+        "samples": _number(report, "samples"),
+        "seconds": float(_number(report, "seconds")),
+        "samples_per_s": _rate(_number(report, "samples"), _number(report, "seconds")),
+        "metrics": dict(_mapping(report.get("metrics"))),
+        **counts,
+        "staleness_mean": _mean(staleness),
+        "balanced": counts["sent"] == counts["acknowledged"] == counts["applied"] + counts["rejected"],
+    }
+
+
+def _ledger(rows: Sequence[Report]) -> Report:
+    names = ("sent", "acknowledged", *_SERVER_COUNTS)
+    return {name: sum(row[name] for row in rows) for name in names} | {"balanced": all(r["balanced"] for r in rows)}
+
+
+def _staleness(servers: Sequence[Mapping[str, Any]], rank: int) -> Counter[int]:
+    """How many contributions of a worker had which staleness, over all servers."""
+    counts: Counter[int] = Counter()
+    for server in servers:
+        for tau, n in _mapping(_mapping(server.get("staleness")).get(str(rank))).items():
+            counts[int(tau)] += n
+    return counts
+
+
+def _mean(counts: Counter[int]) -> float | None:
+    total = counts.total()
+    return sum(tau * n for tau, n in counts.items()) / total if total else None
+
+
+def _percentile(counts: Counter[int], q: float) -> int | None:
+    """The smallest value that at least the share ``q`` does not exceed.
+
+    >>> _percentile(Counter({0: 94, 3: 5, 9: 1}), 0.95)
+    3
+    """
+    seen, total = 0, counts.total()
+    for tau in sorted(counts):
+        seen += counts[tau]
+        if seen >= q * total:
+            return tau
+    return None
+
+
+def _rate(samples: float, seconds: float) -> float:
+    return samples / seconds if seconds > 0 else 0.0
+
+
+def _report(node: NodeStatus) -> Mapping[str, Any]:
+    return _mapping(node.report)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(values: Mapping[str, Any], name: str) -> Any:
+    value = values.get(name)
+    return value if isinstance(value, int | float) else 0
+
+
+# --- showing and saving -----------------------------------------------------------------------------------------------
+
+
+def render(report: Report) -> RenderableType:
+    """The report as tables for people: the run, and a line for each worker."""
+    return Group(_summary(report), _workers(report))
+
+
+def _summary(report: Report) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for label, value in _lines(report):
+        table.add_row(label, value)
+    return table
+
+
+def _lines(r: Report) -> list[tuple[str, str]]:
+    book = r["ledger"]
+    verdict = "balanced" if book["balanced"] else "DOES NOT BALANCE"
+    lines = [("run", f"{r['mode'] or 'no store'}, {r['workers']} workers, {r['servers']} servers, seed {r['seed']}")]
+    lines += [(name, f"{value:.4g}") for name, value in r["metrics"].items()]
+    if r["target"]:
+        reached = r["seconds_to_target"]
+        lines.append((f"time to {r['target']}", "not reached" if reached is None else f"{reached:.2f} s"))
+    lines.append(("time", f"{r['seconds']:.2f} s, {r['samples_per_s']:,.0f} samples/s"))
+    if r["staleness_mean"] is not None:
+        lines.append(("staleness", f"mean {r['staleness_mean']:.2f}, p95 {r['staleness_p95']}"))
+    lines.append(("traffic", f"{r['bytes_pushed'] / 1e6:.1f} MB pushed, {r['bytes_pulled'] / 1e6:.1f} MB pulled"))
+    counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
+    lines.append(("ledger", f"{verdict}: {counts}"))
+    if r["weights_sha256"]:
+        lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}"))
+    return lines
+
+
+def _workers(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("worker", "samples", "seconds", "samples/s", "pushes", "retries", "staleness"):
+        table.add_column(name, justify="right")
+    for row in report["per_worker"]:
+        mean = row["staleness_mean"]
+        table.add_row(
+            str(row["rank"]),
+            f"{row['samples']:,}",
+            f"{row['seconds']:.2f}",
+            f"{row['samples_per_s']:,.0f}",
+            str(row["sent"]),
+            str(row["retries"]),
+            "-" if mean is None else f"{mean:.2f}",
+        )
+    return table
+
+
+def save(report: Report, path: str | Path) -> None:
+    """Write the report as JSON; the file appears whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written there.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
+            temporary = f.name
+            json.dump(report, f, indent=2)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as e:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(f"the report cannot be written to {str(path)!r}: {e.strerror}") from e

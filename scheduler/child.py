@@ -1,0 +1,128 @@
+"""One process that the local launcher started, and how such a process follows its parent."""
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+__all__ = ["Child", "describe_exit", "follow_parent", "thread_limits", "usable_cores"]
+
+PARENT = "SHOAL_PARENT_PID"
+"""Environment variable through which a launcher tells its children whom to follow."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A process in a session of its own, so that it and its descendants can be ended together.
+
+    Args:
+        name: such as "worker 1".
+        command: program and arguments.
+        env: its whole environment.
+        pass_fds: file descriptors that it inherits.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int] = ()) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            command,
+            env={**env, PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+        self.pid = self._process.pid
+        self.code: int | None = None
+
+    @property
+    def streams(self) -> dict[str, IO[bytes]]:
+        """Its output, by the name of the stream."""
+        assert self._process.stdout is not None and self._process.stderr is not None
+        return {"stdout": self._process.stdout, "stderr": self._process.stderr}
+
+    def poll(self) -> int | None:
+        """Its exit code, minus the signal that killed it, or None while it runs.
+
+        The process is not reaped yet: until `reap` its id, and that of its group, belong to nobody else.
+        """
+        if self.code is None:
+            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if status is not None:
+                self.code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+        return self.code
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its descendants in the same session; they may be gone."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def reap(self) -> int:
+        """End what is left of the process and its descendants; its exit code."""
+        self.signal(signal.SIGKILL)
+        code = self._process.wait()
+        self.code = code if self.code is None else self.code
+        return self.code
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def describe_exit(code: int) -> str:
+    """What an exit code of `Child.poll` means.
+
+    >>> describe_exit(3), describe_exit(-9)
+    ('exited with code 3', 'was killed by SIGKILL')
+    """
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def follow_parent() -> bool:
+    """If a launcher started this process: end when the launcher does, however it ends.
+
+    Returns:
+        Whether a launcher started this process.
+    """
+    parent = os.environ.pop(PARENT, "")  # not for the processes that this one may start
+    if not parent.isdecimal():
+        return False
+    with suppress(OSError, AttributeError):  # not Linux: only an orderly end of the launcher is followed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before this process could ask to be told
+        raise SystemExit(128 + signal.SIGTERM)
+    return True
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max") as f:
+        quota, period = f.read().split()
+        cores = min(cores, max(1, -(-int(quota) // int(period))))
+    return cores
+
+
+def thread_limits(env: Mapping[str, str], workers: int, cores: int) -> dict[str, str]:
+    """Environment that divides ``cores`` among ``workers`` processes; empty if the user has set any of it.
+
+    Two processes whose BLAS each uses every core are many times slower than two that share them.
+
+    >>> thread_limits({}, workers=2, cores=8)["OMP_NUM_THREADS"]
+    '4'
+    """
+    if any(name in env for name in THREAD_VARIABLES):
+        return {}
+    return dict.fromkeys(THREAD_VARIABLES, str(max(1, cores // workers)))

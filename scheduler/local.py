@@ -1,0 +1,303 @@
+"""A whole cluster as processes of this machine, watched over until it ends.
+
+The launcher owns the tree: every child is in a session of its own, follows the launcher should that die, and is ended
+with all its descendants when the run ends, however it ends. The first failure is named; it is the launcher that sees
+a killed process, and the scheduler that knows why one gave up.
+"""
+
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal.errors import ConfigError
+from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.wire.messages import Snapshot
+from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
+from shoal.scheduler.relay import Relay
+from shoal.scheduler.signals import handling, stopped_by
+from shoal.scheduler.watch import Watcher
+
+__all__ = ["JobConfig", "LocalLauncher", "Outcome"]
+
+PERIOD_S = 0.05
+"""How often the children are looked at; the end of their output is noticed at once."""
+
+VERDICT_S = 1.0
+"""After a child has given up, how long the scheduler has to say whose fault it is."""
+
+END_S = 20.0
+"""After the workers, or the scheduler, have ended well, how long the others have to end too."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobConfig:
+    """A local run.
+
+    Args:
+        script: the training script; every worker runs it.
+        args: its arguments.
+        workers: how many processes train.
+        servers: how many processes hold the weights.
+        mode: consistency mode, or "" to let the script decide.
+        seed: of the run.
+        target: METRIC=VALUE whose time is reported, or "".
+        lease_s: a process that is silent for this long ends the run.
+        gather_timeout_s: the run fails if not everybody has joined by then.
+        host: address of this machine on which the processes meet.
+        port: of the scheduler; 0 lets the system choose.
+        env: variables on top of this process's.
+        verbose: children also say what goes well.
+        grace_s: how long a process that is told to end may take before it is killed.
+    """
+
+    script: str
+    args: tuple[str, ...] = ()
+    workers: int = 2
+    servers: int = 1
+    mode: str = ""
+    seed: int = 0
+    target: str = ""
+    lease_s: float = 10.0
+    gather_timeout_s: float = 120.0
+    host: str = "127.0.0.1"
+    port: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    verbose: bool = False
+    grace_s: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.servers < 1:
+            raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
+        if self.lease_s <= 0 or self.gather_timeout_s <= 0:
+            raise ConfigError(f"leases and deadlines are positive; got {self.lease_s} s and {self.gather_timeout_s} s")
+        if self.mode:
+            canonical_mode(self.mode)
+        if not Path(self.script).is_file():
+            raise ConfigError(f"there is no script {self.script!r} in {os.getcwd()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        code: exit code: 0, the failed worker's own, 128 plus the signal that stopped the launcher, or 1.
+        text: who failed and why; "" if the run finished.
+        snapshot: the last that the scheduler said, if it said anything.
+    """
+
+    code: int
+    text: str
+    snapshot: Snapshot | None
+
+
+class LocalLauncher:
+    """Starts a `JobConfig` on this machine.
+
+    Args:
+        on_line: called with source ("worker 1"), stream ("stdout" or "stderr") and each line of output.
+        on_snapshot: called with the state of the run about twice a second.
+    """
+
+    def __init__(
+        self,
+        on_line: Callable[[str, str, str], None] = lambda source, stream, line: None,
+        on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
+    ) -> None:
+        self._on_line, self._on_snapshot = on_line, on_snapshot
+
+    def launch(self, job: JobConfig) -> Outcome:
+        """Run the job to its end; no process of it is left when this returns.
+
+        Raises:
+            ConfigError: the job makes no sense.
+        """
+        run = _Run(job, self._on_line, self._on_snapshot)
+        with handling(run.interrupt):
+            try:
+                code, text = run.follow()
+            finally:
+                run.end()
+        return Outcome(code, text, run.snapshot())
+
+
+class _Run:
+    """One run: its children, in the order in which they were started; the scheduler is the first."""
+
+    def __init__(
+        self, job: JobConfig, on_line: Callable[[str, str, str], None], on_snapshot: Callable[[Snapshot], None]
+    ) -> None:
+        self.job = job
+        self.children: list[Child] = []
+        self.watcher: Watcher | None = None
+        self._on_snapshot = on_snapshot
+        self._news = threading.Event()
+        self._relay = Relay(on_line, self._news.set)
+        self._signals: list[int] = []
+
+    def interrupt(self, number: int) -> None:
+        """The launcher has been told to stop; told again, it no longer waits."""
+        self._signals.append(number)
+        self._news.set()
+        if len(self._signals) > 1:
+            for child in self.children:
+                child.signal(signal.SIGKILL)
+
+    def snapshot(self) -> Snapshot | None:
+        """The last that the scheduler said."""
+        return self.watcher.last if self.watcher else None
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    def follow(self) -> tuple[int, str]:
+        """Start everybody and wait for the end: exit code, and who failed and why."""
+        port = self._start_scheduler()
+        if port is None:
+            return self._verdict() or (1, f"{self.children[0]} did not start")
+        address = f"{self.job.host}:{port}"
+        for rank in range(self.job.servers):
+            self._start(f"server {rank}", ["server", "--scheduler", address, "--rank", str(rank)], threads=1)
+        for rank in range(self.job.workers):
+            self._start(f"worker {rank}", self._worker(address, rank))
+        self.watcher = Watcher(address, self._take)
+        return self._supervise()
+
+    def _worker(self, address: str, rank: int) -> list[str]:
+        target = ["--target", self.job.target] if self.job.target else []
+        return ["worker", "--scheduler", address, "--rank", str(rank), *target, self.job.script, *self.job.args]
+
+    def _start(self, name: str, args: list[str], threads: int = 0, pass_fds: tuple[int, ...] = ()) -> Child:
+        env = {**os.environ, **self.job.env}
+        limits = thread_limits(env, 1, threads) if threads else thread_limits(env, self.job.workers, usable_cores())
+        env |= {**limits, "PYTHONUNBUFFERED": "1", "SHOAL_LOG": "info" if self.job.verbose else "warning"}
+        child = Child(name, [sys.executable, "-m", "shoal", *args], env, pass_fds)
+        self.children.append(child)
+        for stream, pipe in child.streams.items():
+            self._relay.add(name, stream, pipe)
+        return child
+
+    def _start_scheduler(self) -> int | None:
+        """Its port, as it says through a pipe; None if it ends before, or the launcher is told to stop."""
+        job = self.job
+        ours, theirs = os.pipe()
+        args = ["scheduler", "--host", job.host, "--port", str(job.port), "--ready-fd", str(theirs)]
+        args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
+        args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
+        args += ["--mode", job.mode] if job.mode else []
+        try:
+            self._start("scheduler", args, threads=1, pass_fds=(theirs,))
+        finally:
+            os.close(theirs)
+        with os.fdopen(ours) as pipe:
+            return self._read_port(pipe.fileno())
+
+    def _read_port(self, fd: int) -> int | None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            while not self._signals:
+                if selector.select(PERIOD_S):
+                    line = os.read(fd, 64)  # written at once, so never in parts
+                    if line:
+                        return int(line)
+                    self._wait_for_scheduler()
+                    return None
+        return None
+
+    def _wait_for_scheduler(self) -> None:
+        """Its end of the pipe is closed and it said nothing: it is about to exit."""
+        deadline = time.monotonic() + self.job.grace_s
+        while self.children[0].poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    # --- watching -----------------------------------------------------------------------------------------------------
+
+    def _take(self, snapshot: Snapshot) -> None:
+        if snapshot.phase == "failed":
+            self._news.set()
+        self._on_snapshot(snapshot)
+
+    def _supervise(self) -> tuple[int, str]:
+        ended_well = 0.0
+        while True:
+            self._news.wait(PERIOD_S)
+            self._news.clear()
+            verdict = self._verdict()
+            if verdict is not None:
+                return verdict
+            running = [c for c in self.children if c.poll() is None]
+            if not running:
+                return 0, ""
+            if self._should_end():
+                ended_well = ended_well or time.monotonic()
+                if time.monotonic() > ended_well + END_S:
+                    return 1, f"the run is over, but {', '.join(map(str, running))} did not end within {END_S:g} s"
+
+    def _should_end(self) -> bool:
+        """Either the scheduler has ended well, or every worker has: nobody has a reason to stay."""
+        workers = [c for c in self.children if c.name.startswith("worker")]
+        return self.children[0].poll() == 0 or all(c.poll() == 0 for c in workers)
+
+    def _verdict(self) -> tuple[int, str] | None:
+        """Exit code and reason once the run is known to have failed."""
+        if self._signals:
+            return self._stopped()
+        gone = [(c, code) for c in self.children if (code := c.poll())]
+        killed = [(c, code) for c, code in gone if code < 0]
+        if killed:
+            return 1, "; ".join(f"{c} {describe_exit(code)}" for c, code in killed)
+        if gone or (self.watcher and self._failed()):
+            return self._blame(gone)
+        return None
+
+    def _failed(self) -> Snapshot | None:
+        final = self.watcher.final if self.watcher else None
+        return final if final is not None and final.phase == "failed" else None
+
+    def _blame(self, gone: list[tuple[Child, int]]) -> tuple[int, str]:
+        """Somebody gave up: perhaps because of somebody else, which the scheduler knows."""
+        if self.watcher:
+            self.watcher.wait_final(VERDICT_S)
+        final = self._failed()
+        if final is None:
+            child, code = gone[0]
+            return code, f"{child} {describe_exit(code)}"
+        guilty = [f"{n.role} {n.rank}" for n in final.nodes if n.state == "failed"]
+        code = self._code_of([c for c in self.children if c.name in guilty])
+        return code or 1, f"{final.culprit}: {final.reason}"
+
+    def _code_of(self, children: list[Child]) -> int:
+        """With which code the first of them exits by itself; 0 if none does soon."""
+        deadline = time.monotonic() + self.job.grace_s
+        while children and time.monotonic() < deadline and not self._signals:
+            codes = [c.poll() for c in children]
+            if None not in codes:
+                return max((code for code in codes if code is not None), default=0)
+            time.sleep(0.01)
+        return 0
+
+    def _stopped(self) -> tuple[int, str]:
+        number = self._signals[0]
+        return 128 + number, stopped_by(number)
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Leave no process behind, and no thread."""
+        scheduler, others = self.children[:1], self.children[1:]
+        for child in others:
+            if child.poll() is None:
+                child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + self.job.grace_s
+        while any(c.poll() is None for c in others) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for child in [*others, *scheduler]:  # the scheduler last: the others say goodbye to it
+            child.reap()
+        if self.watcher:
+            self.watcher.close()
+        self._relay.close()

@@ -1,0 +1,323 @@
+"""The ``shoal`` command.
+
+Options can also be given through the environment variables that the help names; options win.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import shoal
+from shoal.errors import ConfigError, ShoalError
+
+__all__ = ["main"]
+
+USAGE_ERROR = 2
+
+EPILOG = """examples:
+  shoal run -n 2 -s 2 --mode async train.py --epochs 5      a cluster on this machine
+  shoal scheduler --workers 4 --servers 2                    ... or each process where you like:
+  shoal server --scheduler 10.0.0.1:9091
+  shoal worker --scheduler 10.0.0.1:9091 train.py --epochs 5
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code.
+
+    An error of shoal's is one line on stderr; any other is a bug and propagates.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = _parser()
+    if not args:
+        parser.print_help()
+        return 0
+    if not args[0].startswith("-") and args[0] not in commands:
+        print(f"shoal: {_unknown(args[0], commands)}", file=sys.stderr)
+        return USAGE_ERROR
+    try:
+        options = parser.parse_args(args)
+    except SystemExit as e:  # argparse has printed why
+        return int(e.code or 0)
+    try:
+        return int(options.act(options))
+    except ShoalError as e:
+        print(f"shoal {options.command}: {e}", file=sys.stderr, flush=True)
+        return USAGE_ERROR if isinstance(e, ConfigError) else 1
+    except KeyboardInterrupt:
+        print(f"shoal {options.command}: stopped by Ctrl-C", file=sys.stderr, flush=True)
+        return 130
+
+
+def _unknown(name: str, commands: Sequence[str]) -> str:
+    if name.endswith(".py"):
+        return f"to train with {name}: shoal run {name}"
+    near = difflib.get_close_matches(name, commands, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(commands)}"
+    return f"unknown command {name!r}{hint}"
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="shoal",
+        description="Train one model on many machines, synchronously, asynchronously, or anything between.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_add_run, _add_scheduler, _add_server, _add_worker, _add_doctor):
+        add(commands)
+    return parser, list(commands.choices)
+
+
+def _command(commands: Any, name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.set_defaults(act=act)
+    return made
+
+
+def _option(parser: argparse.ArgumentParser, *flags: str, env: str, default: Any, help: str, type: Any = str) -> None:
+    """An option whose default can be set through environment variable ``env``."""
+    shown = "" if default in ("", None) else f", or {default}"
+    parser.add_argument(
+        *flags,
+        type=type,
+        default=os.environ.get(env) or (None if default is None else str(default)),  # text: argparse checks it too
+        required=default is None and not os.environ.get(env),
+        help=f"{help} (default: ${env}{shown})",
+        metavar=_metavar(flags, type),
+    )
+
+
+def _metavar(flags: Sequence[str], type: Any) -> str:
+    return {int: "N", _count: "N", _node_count: "N", _seconds: "SECONDS"}.get(
+        type, flags[-1].lstrip("-").replace("-", "_").upper()
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _node_count(text: str) -> Any:
+    from shoal.scheduler.gather import parse_count
+
+    return _checked(parse_count, text)
+
+
+def _mode(text: str) -> str:
+    from shoal.kvstore.gates import canonical_mode
+
+    return str(_checked(canonical_mode, text)) if text else ""
+
+
+def _target(text: str) -> str:
+    from shoal.worker.record import parse_target
+
+    _checked(parse_target, text)
+    return text
+
+
+def _checked(parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ConfigError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _run_options(p: argparse.ArgumentParser) -> None:
+    _option(
+        p,
+        "--mode",
+        env="SHOAL_MODE",
+        default="",
+        type=_mode,
+        help="sync, async or ssp:S (nobody more than S steps ahead of the slowest); the script decides if not given",
+    )
+    _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
+    lease = "a process that is silent for this long ends the run"
+    _option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=_seconds, help=lease)
+    gather = "the run fails if not everybody has joined by then"
+    _option(p, "--gather-timeout-s", env="SHOAL_GATHER_TIMEOUT_S", default=120, type=_seconds, help=gather)
+
+
+def _script_options(p: argparse.ArgumentParser) -> None:
+    target = "metric whose time to a value is measured: METRIC=VALUE, such as accuracy=0.97"
+    _option(p, "--target", env="SHOAL_TARGET", default="", type=_target, help=target)
+    p.add_argument("script", help="training script, run by every worker")
+    p.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
+
+
+def _node_options(p: argparse.ArgumentParser) -> None:
+    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, help="where the scheduler listens, host:port")
+    _option(p, "--rank", env="SHOAL_RANK", default=-1, type=int, help="rank to ask for, or -1 for the lowest free")
+    join = "how long to wait for the scheduler's first answer"
+    _option(p, "--join-timeout-s", env="SHOAL_JOIN_TIMEOUT_S", default=60, type=_seconds, help=join)
+
+
+def _add_run(commands: Any) -> None:
+    p = _command(commands, "run", _run, "Start a whole cluster on this machine and train with a script.")
+    _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=_count, help="processes that train")
+    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that hold the weights")
+    _run_options(p)
+    p.add_argument("--report", metavar="FILE", default="", help="write the final report to this file, as JSON")
+    p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
+    p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
+    _script_options(p)
+
+
+def _add_scheduler(commands: Any) -> None:
+    p = _command(commands, "scheduler", _scheduler, "Be the scheduler of one run: who is in the cluster.")
+    workers = "processes that train: 4, or 2+ for at least two"
+    _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=None, type=_node_count, help=workers)
+    servers = "processes that hold the weights, likewise"
+    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=None, type=_node_count, help=servers)
+    _run_options(p)
+    settle = "where more may come, the run begins when nobody has joined for this long"
+    _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
+    _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", help="address to listen on")
+    _option(p, "--port", env="SHOAL_PORT", default=9091, type=int, help="0 lets the system choose")
+    p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+
+
+def _add_server(commands: Any) -> None:
+    p = _command(commands, "server", _server, "Be a server: hold a part of the weights.")
+    _node_options(p)
+    host = "address to listen on; the one that faces the scheduler if not given"
+    _option(p, "--host", env="SHOAL_HOST", default="", help=host)
+    _option(p, "--port", env="SHOAL_SERVER_PORT", default=0, type=int, help="0 lets the system choose")
+    advertise = "host or host:port under which workers reach this server, where it differs"
+    _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)
+
+
+def _add_worker(commands: Any) -> None:
+    p = _command(commands, "worker", _worker, "Be a worker: train with a script.")
+    _node_options(p)
+    timeout = "how long a push or pull may take"
+    _option(p, "--timeout-s", env="SHOAL_TIMEOUT_S", default=600, type=_seconds, help=timeout)
+    _script_options(p)
+
+
+def _add_doctor(commands: Any) -> None:
+    p = _command(commands, "doctor", _doctor, "Check this machine: versions, cores, BLAS threads, ports, GPU.")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    scheduler = "also check whether a scheduler answers there, host:port"
+    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", help=scheduler)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _run(o: argparse.Namespace) -> int:
+    from shoal.lab.report import final_report, render, save
+    from shoal.progress import Display
+    from shoal.scheduler.local import JobConfig, LocalLauncher
+
+    job = JobConfig(
+        script=o.script,
+        args=tuple(o.args),
+        workers=o.workers,
+        servers=o.servers,
+        mode=o.mode,
+        seed=o.seed,
+        target=o.target,
+        lease_s=o.lease_s,
+        gather_timeout_s=o.gather_timeout_s,
+        verbose=o.verbose,
+    )
+    with Display(progress=not o.no_progress) as display:
+        outcome = LocalLauncher(display.line, display.snapshot).launch(job)
+    if outcome.text:
+        print(f"shoal run: {outcome.text}", file=sys.stderr, flush=True)
+        return outcome.code
+    if outcome.snapshot is None or outcome.snapshot.phase != "finished":
+        print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
+        return 1
+    report = final_report(outcome.snapshot, seed=o.seed)
+    if o.report:
+        save(report, o.report)
+    if not o.no_progress:
+        display.show(render(report))
+    return outcome.code
+
+
+def _scheduler(o: argparse.Namespace) -> int:
+    from shoal.scheduler.shell import run_scheduler
+
+    _be_a_role()
+    return run_scheduler(
+        o.host,
+        o.port,
+        o.workers,
+        o.servers,
+        mode=o.mode,
+        seed=o.seed,
+        lease_s=o.lease_s,
+        gather_timeout_s=o.gather_timeout_s,
+        settle_s=o.settle_s,
+        ready_fd=o.ready_fd,
+    )
+
+
+def _server(o: argparse.Namespace) -> int:
+    from shoal.roles import run_server
+
+    _be_a_role()
+    return run_server(
+        o.scheduler,
+        host=o.host,
+        port=o.port,
+        advertise=o.advertise,
+        rank=o.rank,
+        join_timeout_s=o.join_timeout_s,
+    )
+
+
+def _worker(o: argparse.Namespace) -> int:
+    from shoal.roles import run_worker
+
+    _be_a_role()
+    return run_worker(
+        o.scheduler,
+        o.script,
+        o.args,
+        rank=o.rank,
+        join_timeout_s=o.join_timeout_s,
+        timeout_s=o.timeout_s,
+        target=o.target,
+    )
+
+
+def _doctor(o: argparse.Namespace) -> int:
+    from shoal.doctor import doctor
+
+    return doctor(as_json=o.json, scheduler=o.scheduler)
+
+
+def _be_a_role() -> None:
+    """What every process of a cluster does first."""
+    from shoal.scheduler.child import follow_parent
+
+    follow_parent()
+    level = os.environ.get("SHOAL_LOG", "info").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"SHOAL_LOG is {level.lower()!r}; known: debug, info, warning, error")
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)

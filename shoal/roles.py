@@ -1,0 +1,165 @@
+"""The processes of a cluster, put together from their parts: scheduler, server, worker."""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal.errors import ConfigError
+from shoal.kvstore.server.shell import ServerShell
+from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.messages import Left, Roster, Welcome
+from shoal.kvstore.wire.transport import Transport, tune_malloc
+from shoal.scheduler import shell
+from shoal.scheduler.address import address_towards, parse_address
+from shoal.scheduler.client import Membership
+from shoal.scheduler.signals import handling, stopped_by
+
+__all__ = ["run_scheduler", "run_server", "run_worker"]
+
+log = logging.getLogger("shoal.server")
+
+run_scheduler = shell.run_scheduler
+
+
+class ServerRole:
+    """A server's process: membership and store in one loop, on the thread that calls `run`.
+
+    Args:
+        scheduler: ``host:port``.
+        host: address to listen on; "" for the one that faces the scheduler.
+        port: 0 lets the system choose.
+        advertise: host, or ``host:port``, under which workers reach this server; "" for the one it listens on, or,
+            if that is every address, the one that faces the scheduler.
+        rank: the rank it would like, or -1 for any.
+        join_timeout_s: how long to wait for the scheduler.
+    """
+
+    def __init__(
+        self,
+        scheduler: str,
+        *,
+        host: str = "",
+        port: int = 0,
+        advertise: str = "",
+        rank: int = -1,
+        join_timeout_s: float = 60.0,
+    ) -> None:
+        facing = address_towards(scheduler, join_timeout_s)
+        self.code = 0
+        self.transport = Transport("server")
+        try:
+            bound = self.transport.bind(host or facing, port)
+            self.transport.connect("scheduler", scheduler)
+        except BaseException:
+            self.transport.close()
+            raise
+        address = _advertised(advertise, host, facing, bound)
+        log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
+        self.store = ServerShell(self.transport)
+        self.membership = Membership(
+            self.transport,
+            role="server",
+            scheduler=scheduler,
+            rank=rank,
+            address=address,
+            join_timeout_s=join_timeout_s,
+        )
+        self.membership.on_welcome = self._welcomed
+        self.membership.on_roster = self._complete
+        self.membership.on_left = self._left
+        self.membership.on_stop = lambda: self._leave()
+        self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
+
+    def run(self) -> int:
+        """Serve until the run is over; the exit code.
+
+        Raises:
+            MembershipError: the run has failed, or this server was not taken in.
+        """
+        try:
+            while not self.membership.gone:
+                self.loop.step()
+                if self.store.failure():
+                    self.code = 1
+                    self._leave(_summary(self.store.failure()))
+            if self.membership.failure is not None and not self.code:
+                raise self.membership.failure
+            return self.code
+        finally:
+            self.transport.close()
+
+    def stop(self, number: int) -> None:
+        """A signal says that this process must end: say so to the scheduler first. Safe in a signal handler."""
+        self.code = 128 + number
+        self._leave(stopped_by(number))
+
+    def _leave(self, failed: str = "") -> None:
+        self.membership.request_goodbye(self.store.report(), failed)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if welcome.missing:
+            total = len(welcome.present) + len(welcome.missing)
+            log.info("%d/%d joined, waiting for %s", len(welcome.present), total, ", ".join(welcome.missing))
+
+    def _complete(self, roster: Roster) -> None:
+        m = self.membership
+        self.store.start(m.rank, m.incarnation, m.cluster)
+        self.store.roster(roster)
+
+    def _left(self, left: Left) -> None:
+        if left.role == "worker":
+            self.store.left(left.rank, left.incarnation)
+
+
+def run_server(
+    scheduler: str, *, host: str = "", port: int = 0, advertise: str = "", rank: int = -1, join_timeout_s: float = 60.0
+) -> int:
+    """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
+    tune_malloc()
+    role = ServerRole(scheduler, host=host, port=port, advertise=advertise, rank=rank, join_timeout_s=join_timeout_s)
+    with handling(role.stop):
+        return role.run()
+
+
+def run_worker(
+    scheduler: str,
+    script: str,
+    args: Sequence[str] = (),
+    *,
+    rank: int = -1,
+    join_timeout_s: float = 60.0,
+    timeout_s: float = 600.0,
+    target: str = "",
+) -> int:
+    """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
+    from shoal.worker.session import run_script  # the array libraries load only where something is trained
+
+    if not Path(script).is_file():
+        raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
+    parse_address(scheduler)
+    with handling(_exit):
+        return run_script(
+            scheduler, script, args, rank=rank, join_timeout_s=join_timeout_s, timeout_s=timeout_s, target=target
+        )
+
+
+def _exit(number: int) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _advertised(advertise: str, host: str, facing: str, port: int) -> str:
+    if ":" in advertise:
+        given, given_port = parse_address(advertise)
+        return f"{given}:{given_port}"
+    listens = facing if host in ("", "0.0.0.0") else host
+    return f"{advertise or listens}:{port}"
+
+
+def _summary(failure: str) -> str:
+    """First and last line of a text that ends with a traceback; the log has the rest."""
+    lines = failure.strip().splitlines()
+    return ": ".join(dict.fromkeys([lines[0], lines[-1]]))
