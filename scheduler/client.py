@@ -92,7 +92,8 @@ class Membership:
         self.on_stop: Callable[[], None] = _ignore
         self.on_abort: Callable[[str, str], None] = _ignore
         self.failure: ShoalError | None = None
-        self.gone = False
+        self.aborted = False  # the scheduler has said that the run has failed
+        self.gone = False  # nothing more will be said
         self._changed = threading.Condition()
         self._inbox: deque[Callable[[float], list[Action]]] = deque()
         self._welcome: Welcome | None = None
@@ -143,6 +144,7 @@ class Membership:
             case Stop():
                 self.on_stop()
             case Abort(culprit=culprit, reason=reason):
+                self.aborted = True
                 self._fail(NodeLostError(f"the run has failed: {culprit}: {reason}"), culprit, reason)
             case Farewell():
                 self._set(gone=True)

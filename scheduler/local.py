@@ -124,7 +124,8 @@ class LocalLauncher:
                 code, text = run.follow()
             finally:
                 run.end()
-        return Outcome(code, text, run.snapshot())
+        failed = text and not run.stopped
+        return Outcome(code, f"the run has failed: {text}" if failed else text, run.snapshot())
 
 
 class _Run:
@@ -140,6 +141,11 @@ class _Run:
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
         self._signals: list[int] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the launcher has been told to stop."""
+        return bool(self._signals)
 
     def interrupt(self, number: int) -> None:
         """The launcher has been told to stop; told again, it no longer waits."""
@@ -266,10 +272,16 @@ class _Run:
         final = self._failed()
         if final is None:
             child, code = gone[0]
-            return code, f"{child} {describe_exit(code)}"
+            return code, f"{self._mute_scheduler()}{child} {describe_exit(code)}"
         guilty = [f"{n.role} {n.rank}" for n in final.nodes if n.state == "failed"]
         code = self._code_of([c for c in self.children if c.name in guilty])
         return code or 1, f"{final.culprit}: {final.reason}"
+
+    def _mute_scheduler(self) -> str:
+        silent_s = self.watcher.silent_s if self.watcher else 0.0
+        if self.children[0].poll() is not None or silent_s < self.job.lease_s / 2:
+            return ""
+        return f"{self.children[0]} has been silent for {silent_s:.1f} s; "
 
     def _code_of(self, children: list[Child]) -> int:
         """With which code the first of them exits by itself; 0 if none does soon."""

@@ -164,5 +164,5 @@ def _serve(transport: Transport, core: SchedulerCore) -> int:
         loop.run()
     if shell.ended is None or not shell.ended.failed:
         return 0
-    log.warning("the run has failed: %s", shell.ended.text)
+    log.info("the run has failed: %s", shell.ended.text)
     return shell.code

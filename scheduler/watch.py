@@ -26,6 +26,7 @@ class Watcher:
         self.last: Snapshot | None = None
         self._on_snapshot = on_snapshot
         self._stopping = False
+        self._heard = time.monotonic()
         self._ended = threading.Event()
         self._transport = Transport("watcher")
         self._transport.connect("scheduler", address)
@@ -36,6 +37,11 @@ class Watcher:
     def final(self) -> Snapshot | None:
         """The last snapshot of a run that is over, or None."""
         return self.last if self.last is not None and self.last.phase in FINAL else None
+
+    @property
+    def silent_s(self) -> float:
+        """How long the scheduler has not answered."""
+        return time.monotonic() - self._heard
 
     def wait_final(self, timeout_s: float) -> Snapshot | None:
         """Wait for the final snapshot, at most ``timeout_s``."""
@@ -61,7 +67,7 @@ class Watcher:
                     self._take(message)
 
     def _take(self, snapshot: Snapshot) -> None:
-        self.last = snapshot
+        self.last, self._heard = snapshot, time.monotonic()
         if self.final:
             self._transport.send("scheduler", Watch())  # acknowledges it: the scheduler need not wait for us
             self._ended.set()

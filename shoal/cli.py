@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
@@ -61,11 +61,18 @@ def _unknown(name: str, commands: Sequence[str]) -> str:
     return f"unknown command {name!r}{hint}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="shoal",
         description="Train one model on many machines, synchronously, asynchronously, or anything between.",
         epilog=EPILOG,
@@ -98,23 +105,39 @@ def _option(parser: argparse.ArgumentParser, *flags: str, env: str, default: Any
 
 
 def _metavar(flags: Sequence[str], type: Any) -> str:
-    return {int: "N", _count: "N", _node_count: "N", _seconds: "SECONDS"}.get(
+    return {int: "N", _count: "N", _node_count: "N", _port: "N", _seconds: "SECONDS", _address: "HOST:PORT"}.get(
         type, flags[-1].lstrip("-").replace("-", "_").upper()
     )
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of processes, at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 16:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    from shoal.scheduler.address import parse_address
+
+    if text:
+        _checked(parse_address, text)
+    return text
 
 
 def _node_count(text: str) -> Any:
@@ -167,7 +190,8 @@ def _script_options(p: argparse.ArgumentParser) -> None:
 
 
 def _node_options(p: argparse.ArgumentParser) -> None:
-    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, help="where the scheduler listens, host:port")
+    scheduler = "where the scheduler listens, host:port"
+    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
     _option(p, "--rank", env="SHOAL_RANK", default=-1, type=int, help="rank to ask for, or -1 for the lowest free")
     join = "how long to wait for the scheduler's first answer"
     _option(p, "--join-timeout-s", env="SHOAL_JOIN_TIMEOUT_S", default=60, type=_seconds, help=join)
@@ -194,7 +218,7 @@ def _add_scheduler(commands: Any) -> None:
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
     _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", help="address to listen on")
-    _option(p, "--port", env="SHOAL_PORT", default=9091, type=int, help="0 lets the system choose")
+    _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
 
 
@@ -203,7 +227,7 @@ def _add_server(commands: Any) -> None:
     _node_options(p)
     host = "address to listen on; the one that faces the scheduler if not given"
     _option(p, "--host", env="SHOAL_HOST", default="", help=host)
-    _option(p, "--port", env="SHOAL_SERVER_PORT", default=0, type=int, help="0 lets the system choose")
+    _option(p, "--port", env="SHOAL_SERVER_PORT", default=0, type=_port, help="0 lets the system choose")
     advertise = "host or host:port under which workers reach this server, where it differs"
     _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)
 
@@ -220,7 +244,7 @@ def _add_doctor(commands: Any) -> None:
     p = _command(commands, "doctor", _doctor, "Check this machine: versions, cores, BLAS threads, ports, GPU.")
     p.add_argument("--json", action="store_true", help="print JSON")
     scheduler = "also check whether a scheduler answers there, host:port"
-    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", help=scheduler)
+    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", type=_address, help=scheduler)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -280,7 +304,7 @@ def _scheduler(o: argparse.Namespace) -> int:
 def _server(o: argparse.Namespace) -> int:
     from shoal.roles import run_server
 
-    _be_a_role()
+    launched = _be_a_role()
     return run_server(
         o.scheduler,
         host=o.host,
@@ -288,6 +312,7 @@ def _server(o: argparse.Namespace) -> int:
         advertise=o.advertise,
         rank=o.rank,
         join_timeout_s=o.join_timeout_s,
+        quiet=launched,
     )
 
 
@@ -312,12 +337,12 @@ def _doctor(o: argparse.Namespace) -> int:
     return doctor(as_json=o.json, scheduler=o.scheduler)
 
 
-def _be_a_role() -> None:
-    """What every process of a cluster does first."""
+def _be_a_role() -> bool:
+    """What every process of a cluster does first; whether a launcher started it, and speaks for it."""
     from shoal.scheduler.child import follow_parent
 
-    follow_parent()
     level = os.environ.get("SHOAL_LOG", "info").upper()
     if level not in logging.getLevelNamesMapping():
         raise ConfigError(f"SHOAL_LOG is {level.lower()!r}; known: debug, info, warning, error")
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    return follow_parent()

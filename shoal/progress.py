@@ -1,6 +1,7 @@
 """What a person sees of a local run: a live table on a terminal, a line an epoch elsewhere, and the scripts' output."""
 
 import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,9 @@ from rich.text import Text
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
 __all__ = ["Display", "epoch_line", "progress_table"]
+
+PATIENCE_S = 3.0
+"""Who is missing is said after this time: most clusters are complete before."""
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 
@@ -30,6 +34,7 @@ class Display:
         self._progress = progress
         self._live = Live(console=self._err, refresh_per_second=4) if progress and self._err.is_terminal else None
         self._seen = ""
+        self._began = time.monotonic()
 
     def __enter__(self) -> "Display":
         if self._live is not None:
@@ -59,6 +64,8 @@ class Display:
         with self._lock:
             if self._live is not None:
                 self._live.update(progress_table(snapshot))
+                return
+            if snapshot.phase == "gathering" and time.monotonic() < self._began + PATIENCE_S:
                 return
             line = epoch_line(snapshot)
             if line and line.partition(":")[0] != self._seen:

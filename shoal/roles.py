@@ -72,8 +72,11 @@ class ServerRole:
         self.membership.on_stop = lambda: self._leave()
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
 
-    def run(self) -> int:
+    def run(self, quiet: bool = False) -> int:
         """Serve until the run is over; the exit code.
+
+        Args:
+            quiet: if the run fails elsewhere, a launcher says so; return 1 instead of raising.
 
         Raises:
             MembershipError: the run has failed, or this server was not taken in.
@@ -84,6 +87,8 @@ class ServerRole:
                 if self.store.failure():
                     self.code = 1
                     self._leave(_summary(self.store.failure()))
+            if self.membership.aborted and quiet:
+                return self.code or 1
             if self.membership.failure is not None and not self.code:
                 raise self.membership.failure
             return self.code
@@ -114,13 +119,20 @@ class ServerRole:
 
 
 def run_server(
-    scheduler: str, *, host: str = "", port: int = 0, advertise: str = "", rank: int = -1, join_timeout_s: float = 60.0
+    scheduler: str,
+    *,
+    host: str = "",
+    port: int = 0,
+    advertise: str = "",
+    rank: int = -1,
+    join_timeout_s: float = 60.0,
+    quiet: bool = False,
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
     role = ServerRole(scheduler, host=host, port=port, advertise=advertise, rank=rank, join_timeout_s=join_timeout_s)
     with handling(role.stop):
-        return role.run()
+        return role.run(quiet)
 
 
 def run_worker(
