@@ -8,8 +8,9 @@ The format, version 1:
                {"op": "multiply", "inputs": [[0, 0], [1, 0]], "attrs": {}, "outputs": [{"shape": ..., "dtype": ...}]}],
      "inputs": [0], "outputs": [[2, 0]]}
 
-An input's role is "data" (an argument), "param" (learned), "aux" (kept, not learned) or "key" (a fresh random key at each
-run). An operand is [node, output], or {"scalar": number or null}. Numbers that JSON lacks are the text "inf", "-inf" or "nan".
+An input's role is "data" (an argument), "param" (learned), "aux" (kept, not learned) or "key" (a fresh random key at
+each run). An operand is [node, output], or {"scalar": number or null}. Numbers that JSON lacks are the text "inf",
+"-inf" or "nan".
 """
 
 import json
@@ -64,7 +65,8 @@ def from_json(text: str, where: str = "the text") -> Saved:
     Args:
         where: what messages call the place it came from.
     Raises:
-        GraphError: not JSON, another format or version, an unknown operator or attribute, a reference to a later node, or
+        GraphError: not JSON, another format or version, an unknown operator or attribute, a reference to a later
+        node, or
             shapes that the operators do not agree with; says which node.
     """
     try:

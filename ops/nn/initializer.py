@@ -5,7 +5,6 @@ depends on the run's seed and the parameter's name only, so that a model starts 
 whatever the order in which its layers are built or first used.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
+from shoal.ops.random import stream
 
 __all__ = [
     "Bilinear",
@@ -27,17 +27,10 @@ __all__ = [
     "Xavier",
     "Zero",
     "create",
-    "stream",
 ]
 
 Values: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Shape: TypeAlias = tuple[int, ...]
-
-
-def stream(seed: int, name: str) -> np.random.Generator:
-    """The random stream of the parameter ``name`` in a run with ``seed``: a Philox generator with a hashed key."""
-    digest = hashlib.sha256(f"{seed}/init/{name}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 class Initializer:
@@ -49,7 +42,7 @@ class Initializer:
         Raises:
             ShapeError: this initializer needs another shape; names the parameter.
         """
-        values = self.values(stream(seed, name), name, shape)
+        values = self.values(stream(seed, f"init/{name}"), name, shape)
         return np.ascontiguousarray(np.broadcast_to(values, shape), dtype=np.float64).reshape(shape)
 
     def values(self, rng: np.random.Generator, name: str, shape: Shape) -> Any:
@@ -82,7 +75,7 @@ class Constant(Initializer):
         return values
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and bool(np.array_equal(self.value, getattr(other, "value", None)))
+        return isinstance(other, Constant) and bool(np.array_equal(self.value, other.value))
 
     __hash__ = Initializer.__hash__
 

@@ -1,0 +1,211 @@
+"""A function of tensors that is traced once per signature, and then runs as a compiled graph.
+
+`Compiled` keeps one `Trace` per signature of the arguments (structure, shapes, dtypes, training or not), and each
+trace one program for each set of inputs that want a gradient. Under `autograd.record` a run is one entry on the tape;
+its gradient is the backward part of the same program.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.ops import tape
+from shoal.ops.backend import namespace
+from shoal.ops.graph import trace
+from shoal.ops.graph.executor import Program, evaluate
+from shoal.ops.graph.gradient import gradients
+from shoal.ops.graph.ir import Graph, frozen
+from shoal.ops.graph.passes import optimize, remove_dead
+from shoal.ops.graph.symbol import Symbol, constant, flatten, replay, variable
+from shoal.ops.graph.tree import leaves, mapped, shape_of
+from shoal.ops.registry import OPERATORS, Spec, operator
+from shoal.ops.tensor import Tensor
+
+__all__ = ["Compiled", "Trace", "trace_function"]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a function computes, as symbols.
+
+    Attributes:
+        arguments: the symbols that stood for the tensors among the arguments.
+        captured: the other inputs: parameters, tensors, random keys.
+        outputs: the tensors among the results.
+        updates: (source, new value) of what each run writes back.
+        rebuild: makes the results from a list of tensors, one per output.
+        programs: compiled so far, by which inputs want a gradient.
+    """
+
+    arguments: list[Symbol]
+    captured: list[Symbol]
+    outputs: list[Symbol]
+    updates: list[tuple[trace.Source, Symbol]]
+    rebuild: Callable[[list[Any]], Any]
+    programs: dict[tuple[bool, ...], "_Differentiable"] = field(default_factory=dict)
+
+    def graph(self) -> Graph:
+        """The forward graph: inputs are the arguments and what was captured, outputs the results and the updates."""
+        return flatten([*self.outputs, *(new for _, new in self.updates)], [*self.arguments, *self.captured])[0]
+
+
+def trace_function(fn: Callable[..., Any], args: tuple[Any, ...]) -> Trace:
+    """Call ``fn`` once with symbols in place of the tensors in ``args``.
+
+    Raises:
+        GraphError: the function needs the values of a tensor; names the line.
+    """
+    tensors = [x for x in leaves(args) if isinstance(x, Tensor)]
+    names = ["data"] if len(tensors) == 1 else [f"data{i}" for i in range(len(tensors))]
+    arguments = [variable(n, Spec(x.shape, x.dtype)) for n, x in zip(names, tensors, strict=True)]
+    fresh = iter(arguments)
+    with trace.Tracer() as tracer, trace.mode(recording=False):
+        result = fn(*mapped(lambda x: next(fresh) if isinstance(x, Tensor) else x, args))
+    outputs = [
+        s if isinstance(s, Symbol) else constant(s.data) for s in leaves(result) if isinstance(s, (Symbol, Tensor))
+    ]
+    updates = list(tracer.updates.values())
+    _, nodes = flatten([*outputs, *(new for _, new in updates)], arguments)
+    captured = [Symbol(node) for node in nodes[len(arguments) :]]
+    return Trace(arguments, captured, outputs, updates, _rebuilder(result))
+
+
+class Compiled:
+    """Runs ``fn`` as graphs.
+
+    Args:
+        fn: takes and returns tensors, nested in lists, tuples and dictionaries; the other arguments are part
+            of the signature.
+        label: what messages call it.
+        limit: how many signatures are kept; beyond it, the one that was used least recently is dropped.
+        planned: whether intermediate values share planned memory.
+    """
+
+    def __init__(self, fn: Callable[..., Any], label: str, *, limit: int = 32, planned: bool = True) -> None:
+        self.fn, self.label, self.limit, self.planned = fn, label, limit, planned
+        self.traces: OrderedDict[Any, Trace] = OrderedDict()
+
+    def __call__(self, *args: Any) -> Any:
+        """What ``fn(*args)`` returns."""
+        found = self.trace(args)
+        tensors = [x for x in leaves(args) if isinstance(x, Tensor)]
+        tensors += [s.node.source.current() for s in found.captured]
+        recording = tape.state.recording
+        wants = tuple(recording and getattr(x, "node", None) is not None for x in tensors)
+        program = found.programs.get(wants)
+        if program is None:
+            program = found.programs[wants] = _Differentiable(
+                found, wants, _namespace(tensors), self.label, self.planned
+            )
+        results = program(tensors)
+        for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
+            source.current().data[...] = new.data
+        return found.rebuild(results[: len(found.outputs)])
+
+    def trace(self, args: tuple[Any, ...]) -> Trace:
+        """The trace for these arguments, made now if there is none that fits."""
+        key = (shape_of(args, _signature), tape.state.training)
+        found = self.traces.get(key)
+        if found is not None and all(_fits(s) for s in found.captured):
+            self.traces.move_to_end(key)
+            return found
+        found = self.traces[key] = trace_function(self.fn, args)
+        while len(self.traces) > self.limit:
+            self.traces.popitem(last=False)
+        return found
+
+
+class _Differentiable:
+    """A program with a backward part, and what the tape needs to know of it: a name and `cotangents`.
+
+    ``slots`` says which of the program's gradients each input gets, -1 for none. The run is the last input of its
+    tape entry, so that the tape, freeing the entry's inputs, frees the run.
+    """
+
+    def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, planned: bool) -> None:
+        self.name = f"the graph of {label}"
+        inputs = [*found.arguments, *found.captured]
+        results = [*found.outputs, *(new for _, new in found.updates)]
+        wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
+        self.heads = [
+            variable(f"grad{i}", s.spec) if s.dtype.kind in "fc" else None for i, s in enumerate(found.outputs)
+        ]
+        grads = gradients(found.outputs, self.heads, wrt) if wrt else []
+        given = [g for g in grads if g is not None]
+        slots = iter(_numbered(grads))
+        self.slots = [next(slots) if want else -1 for want in wants]
+        late = [h for h in self.heads if h is not None] if given else []
+        raw, _ = flatten([*results, *given], [*inputs, *late])
+        self.graph = optimize(raw, lambda call, arrays: evaluate(xp, call, arrays))
+        self.program = Program(self.graph, xp, forward=len(results), late=len(late), planned=planned)
+        self.differentiable = bool(given)
+        self.count = len(results)
+
+    def __call__(self, tensors: Sequence[Any]) -> list[Tensor]:
+        run, xp = self.program.start(), self.program.xp
+        out = run.forward([x.data if isinstance(x, Tensor) else xp.asarray(x) for x in tensors])
+        if not self.differentiable:
+            return [Tensor(x) for x in out]
+        node = tape.Node(self, (*tensors, run), {}, tuple(out))
+        kept = [h is not None for h in self.heads] + [False] * (len(out) - len(self.heads))
+        return [Tensor(x, node, i) if keep else Tensor(x) for i, (x, keep) in enumerate(zip(out, kept, strict=True))]
+
+    def cotangents(
+        self, xp: Any, g: Any, out: Any, inputs: Sequence[Any], attrs: dict[str, Any], needed: Sequence[bool]
+    ) -> list[Any]:
+        """Gradients of the inputs: what the tape asks of an operator."""
+        *tensors, run = inputs
+        late = [
+            xp.zeros_like(o) if c is None else c
+            for c, o, head in zip(g, out, [*self.heads, *[None] * (len(out) - len(self.heads))], strict=True)
+            if head is not None
+        ]
+        grads = self._recorded(tensors, late) if xp is OPERATORS else run.backward(late)
+        return [grads[slot] if slot >= 0 and need else None for slot, need in zip(self.slots, needed, strict=False)] + [
+            None
+        ]
+
+    def _recorded(self, tensors: Sequence[Any], late: Sequence[Any]) -> list[Any]:
+        """The gradients as tensors that are on the tape: forward and backward again, operator by operator."""
+        graph = remove_dead(Graph(self.graph.calls, self.graph.inputs, self.graph.outputs[self.count :]))
+        grads = replay(graph, [*tensors, *late], lambda name, inputs, attrs: operator(name)(*inputs, **attrs))
+        return [g if isinstance(g, Tensor) else Tensor(g) for g in grads]
+
+
+def _numbered(grads: Sequence[Symbol | None]) -> list[int]:
+    """0, 1, 2, ... for those that exist, -1 for the others."""
+    numbers, count = [], 0
+    for g in grads:
+        numbers.append(-1 if g is None else count)
+        count += g is not None
+    return numbers
+
+
+def _rebuilder(result: Any) -> Callable[[list[Any]], Any]:
+    """How to make the results again: tensors come from a list, all else stays what it was while tracing."""
+
+    def rebuild(tensors: list[Any]) -> Any:
+        fresh = iter(tensors)
+        return mapped(lambda x: next(fresh) if isinstance(x, (Symbol, Tensor)) else x, result)
+
+    return rebuild
+
+
+def _signature(x: Any) -> Any:
+    """What a trace depends on in one argument: of a tensor its shape and dtype, of all else its value."""
+    if isinstance(x, Tensor):
+        return (Tensor, x.data.shape, x.data.dtype)
+    return frozen(x)
+
+
+def _namespace(tensors: Sequence[Any]) -> Any:
+    return namespace(*(x.data for x in tensors if isinstance(x, Tensor)))
+
+
+def _fits(captured: Symbol) -> bool:
+    """Whether a captured input has the shape and dtype that it had when it was traced."""
+    if isinstance(captured.node.source, trace.RandomKey):
+        return True
+    now = captured.node.source.current()
+    return bool(now.data.shape == captured.shape and now.data.dtype == captured.dtype)

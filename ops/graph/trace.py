@@ -1,0 +1,156 @@
+"""What a trace collects besides the arguments of `forward`: parameters, random keys, and values to be written back.
+
+While a `Tracer` is active in a thread, `Parameter.data` returns a symbol in place of the tensor, and
+`Parameter.set_data` of a symbol notes an update, which the compiled graph makes part of each run. Later reads see the
+updated value, as they do in imperative execution.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from shoal.ops import random, tape
+from shoal.ops.graph.symbol import Symbol, variable
+from shoal.ops.registry import spec_of
+
+__all__ = ["RandomKey", "Source", "Tracer", "active", "capture", "imperatively", "is_symbol", "random_key"]
+
+
+class Source(Protocol):
+    """What an input of a compiled graph is read from at each run."""
+
+    name: str
+
+    def current(self) -> Any:
+        """The Tensor that it stands for now."""
+
+
+class Held:
+    """A tensor that `forward` used though it is neither an argument nor a parameter."""
+
+    __slots__ = ("name", "tensor")
+
+    def __init__(self, tensor: Any, name: str) -> None:
+        self.tensor, self.name = tensor, name
+
+    def current(self) -> Any:
+        """The tensor."""
+        return self.tensor
+
+
+class RandomKey:
+    """Marks the input that receives a fresh random key at each run."""
+
+    __slots__ = ("name", "purpose")
+
+    def __init__(self, name: str, purpose: str) -> None:
+        self.name, self.purpose = name, purpose
+
+    def current(self) -> Any:
+        """A key for the next random operation of this thread."""
+        return random.next_key(self.purpose)
+
+
+class Tracer:
+    """Collects while a model is traced; a context manager that makes itself the thread's active tracer."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, Symbol] = {}
+        self._sources: dict[int, Any] = {}  # keeps them alive, so that their ids stay theirs
+        self.updates: dict[int, tuple[Source, Symbol]] = {}
+        self._keys = 0
+        self._outer: Tracer | None = None
+
+    def __enter__(self) -> "Tracer":
+        self._outer, _local.tracer = active(), self
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _local.tracer = self._outer
+
+    def read(self, source: Source) -> Symbol:
+        """The symbol that stands for ``source`` at this point of the trace."""
+        if id(source) in self.updates:
+            return self.updates[id(source)][1]
+        return self._input(source, source, source.name)
+
+    def capture(self, tensor: Any) -> Symbol:
+        """The symbol that stands for a tensor which is no parameter: read again at each run."""
+        return self._input(tensor, Held(tensor, f"tensor{len(self._read)}"), f"tensor{len(self._read)}")
+
+    def write(self, source: Source, value: Symbol) -> None:
+        """Note that each run gives ``source`` the value ``value``."""
+        self.read(source)
+        self.updates[id(source)] = (source, value)
+
+    def random_key(self, purpose: str) -> Symbol:
+        """A new input that receives a fresh key at each run."""
+        name = f"key{self._keys}"
+        self._keys += 1
+        return variable(name, random.KEY_SPEC, RandomKey(name, purpose), "key")
+
+    def _input(self, what: Any, source: Any, name: str) -> Symbol:
+        found = self._read.get(id(what))
+        if found is None:
+            role = "aux" if getattr(source, "grad_req", "write") == "null" else "param"
+            found = self._read[id(what)] = variable(name, spec_of(source.current()), source, role)
+            self._sources[id(what)] = what
+        return found
+
+
+class _Local(threading.local):
+    tracer: Tracer | None = None
+    imperative: int = 0
+
+
+_local = _Local()
+
+
+def active() -> Tracer | None:
+    """The tracer that is active in this thread."""
+    return _local.tracer
+
+
+def capture(tensor: Any) -> Symbol:
+    """The symbol for a tensor that meets symbols: an input of the active trace, or of its own."""
+    tracer = active()
+    return (tracer or Tracer()).capture(tensor)
+
+
+def random_key(purpose: str) -> Symbol:
+    """A key input of the active trace, or of its own."""
+    tracer = active()
+    return (tracer or Tracer()).random_key(purpose)
+
+
+def is_symbol(value: Any) -> bool:
+    """Whether ``value`` is a symbol."""
+    return isinstance(value, Symbol)
+
+
+@contextmanager
+def imperatively() -> Iterator[None]:
+    """Within this context hybridized blocks of this thread run imperatively, so that hooks inside them are called."""
+    _local.imperative += 1
+    try:
+        yield
+    finally:
+        _local.imperative -= 1
+
+
+@contextmanager
+def mode(*, recording: bool | None = None, training: bool | None = None) -> Iterator[None]:
+    """Within this context the thread records, or trains, or not; None leaves it as it is."""
+    before = tape.state.recording, tape.state.training
+    tape.state.recording = before[0] if recording is None else recording
+    tape.state.training = before[1] if training is None else training
+    try:
+        yield
+    finally:
+        tape.state.recording, tape.state.training = before
+
+
+def graphs_wanted() -> bool:
+    """Whether a hybridized block should run its graph here: neither traced nor `imperatively`."""
+    return _local.tracer is None and not _local.imperative

@@ -1,0 +1,199 @@
+"""Layers of every model: dense, dropout, embedding, reshaping, functions as layers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.ops import index, linalg, random, shape, tape
+from shoal.ops.nn.activation import activation_layer
+from shoal.ops.nn.block import Block
+from shoal.ops.nn.hybrid import HybridBlock
+from shoal.ops.nn.initializer import Initializer
+from shoal.ops.nn.parameter import Parameter
+
+__all__ = ["Dense", "Dropout", "Embedding", "Flatten", "HybridLambda", "Identity", "Lambda"]
+
+Init = str | float | Initializer | None
+
+
+class Dense(HybridBlock):
+    """activation(x @ weight.T + bias).
+
+    Args:
+        units: length of the last axis of the output.
+        activation: its name, or None; see `Activation`.
+        use_bias: whether there is a bias.
+        flatten: whether all axes of the input but the first are joined; otherwise the last one is transformed.
+        dtype: of the parameters.
+        weight_initializer: of the weight (units, in_units); None takes that of `Block.initialize`.
+        bias_initializer: of the bias (units,).
+        in_units: length of the transformed axis; 0 infers it from the first batch.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        use_bias: bool = True,
+        flatten: bool = True,
+        dtype: Any = "float32",
+        weight_initializer: Init = None,
+        bias_initializer: Init = "zeros",
+        in_units: int = 0,
+    ) -> None:
+        super().__init__()
+        if units < 1 or in_units < 0:
+            raise ConfigError(f"Dense needs units >= 1 and in_units >= 0, got units={units}, in_units={in_units}")
+        self.units, self.flatten = units, flatten
+        size = (units, in_units or -1)
+        self.weight = Parameter("weight", shape=size, dtype=dtype, init=weight_initializer, allow_deferred_init=True)
+        self.bias = Parameter("bias", shape=(units,), dtype=dtype, init=bias_initializer) if use_bias else None
+        self.act = activation_layer(activation)
+
+    def infer_shape(self, x: Any) -> None:
+        """The input's last axis, or all but its first, as in_units."""
+        rest = x.shape[1:] if self.flatten else x.shape[-1:]
+        size = 1
+        for n in rest:
+            size *= n
+        self.weight.shape = (self.units, size)
+
+    def forward(self, x: Any) -> Any:
+        """Apply the layer.
+
+        Raises:
+            ShapeError: the input has another length than the weight; has both.
+        """
+        bias = None if self.bias is None else self.bias.data()
+        try:
+            y = linalg.fully_connected(x, self.weight.data(), bias, flatten=self.flatten)
+        except (ShapeError, DTypeError) as error:
+            raise type(error)(f"{self._label()} with {self.weight.shape[1]} input units: {error}") from None
+        return y if self.act is None else self.act(y)
+
+    def extra_repr(self) -> str:
+        """Sizes and activation."""
+        act = "linear" if self.act is None else self.act.name
+        return f"{_length(self.weight, 1)} -> {self.units}, {act}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class Dropout(HybridBlock):
+    """While training, sets elements to zero at random and scales the others up; otherwise does nothing.
+
+    Args:
+        rate: probability of zero, 0 <= rate < 1.
+        axes: along these the same elements are dropped, such as (2, 3) for whole channels.
+    """
+
+    def __init__(self, rate: float, axes: Sequence[int] = ()) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ConfigError(f"Dropout needs 0 <= rate < 1, got {rate}")
+        self.rate, self.axes = float(rate), tuple(axes)
+
+    def forward(self, x: Any) -> Any:
+        """Apply the layer; each call draws anew."""
+        if not tape.state.training or not self.rate:
+            return x
+        axes = {a % x.ndim for a in self.axes}
+        size = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        return x * random.dropout_mask(x._random_key("dropout"), shape=size, p=self.rate, dtype=x.dtype.name)
+
+    def extra_repr(self) -> str:
+        """Rate and axes."""
+        return f"p = {self.rate}" + (f", axes={self.axes}" if self.axes else "")
+
+
+class Embedding(HybridBlock):
+    """Rows of a table: maps integers of any shape to vectors, as a new last axis.
+
+    Args:
+        input_dim: number of rows.
+        output_dim: length of a row.
+        dtype: of the table.
+        weight_initializer: of the table (input_dim, output_dim).
+    """
+
+    def __init__(
+        self, input_dim: int, output_dim: int, dtype: Any = "float32", weight_initializer: Init = None
+    ) -> None:
+        super().__init__()
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.weight = Parameter("weight", shape=(input_dim, output_dim), dtype=dtype, init=weight_initializer)
+
+    def forward(self, x: Any) -> Any:
+        """Look the rows up.
+
+        Raises:
+            DTypeError: the input holds no integers.
+            IndexError: an integer is not a row of the table.
+        """
+        if x.dtype.kind not in "iu":
+            raise DTypeError(f"{self._label()} looks up integers, got {x.dtype}; use astype('int64')")
+        return index.take(self.weight.data(), x, axis=0)
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.input_dim} -> {self.output_dim}, {self.weight.dtype}"
+
+
+class Flatten(HybridBlock):
+    """Joins all axes but the first."""
+
+    def forward(self, x: Any) -> Any:
+        """(batch, a, b, ...) to (batch, a * b * ...)."""
+        size = 1
+        for n in x.shape[1:]:
+            size *= n
+        return shape.reshape(x, shape=(-1, size) if size else (x.shape[0], size))
+
+
+class Identity(HybridBlock):
+    """Returns its input."""
+
+    def forward(self, x: Any) -> Any:
+        """The input itself."""
+        return x
+
+
+class Lambda(Block):
+    """A function as a block.
+
+    Args:
+        function: takes and returns tensors; or the name of one in `shoal.np` or `shoal.npx`.
+    """
+
+    def __init__(self, function: str | Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = _function(function)
+
+    def forward(self, *args: Any) -> Any:
+        """Call the function."""
+        return self.function(*args)
+
+    def extra_repr(self) -> str:
+        """The function's name."""
+        return str(getattr(self.function, "__name__", self.function))
+
+
+class HybridLambda(Lambda, HybridBlock):
+    """A function of operators as a hybrid block."""
+
+
+def _function(function: str | Callable[..., Any]) -> Callable[..., Any]:
+    if callable(function):
+        return function
+    from shoal.ops.registry import OPS
+
+    if function in OPS:
+        return OPS[function]
+    raise ConfigError(f"no operator is called {function!r}; give the function itself")
+
+
+def _length(param: Parameter, axis: int) -> str:
+    """A length of a parameter's shape, "?" if it is not known."""
+    known = param.shape is not None and param.shape[axis] >= 0
+    return str(param.shape[axis]) if known and param.shape is not None else "?"

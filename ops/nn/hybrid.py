@@ -1,0 +1,175 @@
+"""Blocks that can run as compiled graphs."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import ConfigError, GraphError
+from shoal.ops.graph import serialize, trace
+from shoal.ops.graph.compiled import Compiled, Trace
+from shoal.ops.graph.ir import Call, Graph
+from shoal.ops.graph.tree import leaves
+from shoal.ops.nn import checkpoint
+from shoal.ops.nn.block import Block
+from shoal.ops.nn.parameter import Parameter
+
+__all__ = ["HybridBlock"]
+
+
+class HybridBlock(Block):
+    """A block whose `forward` uses operators only, so that it can be traced into a graph.
+
+    A layer whose parameters have unknown lengths defines `infer_shape`, which sets them from the first inputs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, value in {"_compiled": None, "_compiled_stamp": 0, "_options": None, "_fallback": ""}.items():
+            object.__setattr__(self, name, value)
+
+    _compiled: Compiled | None
+    _compiled_stamp: int
+    _options: dict[str, Any] | None
+    _fallback: str
+
+    def hybridize(
+        self,
+        active: bool = True,
+        *,
+        static_alloc: bool = True,
+        static_shape: bool = True,
+        strict: bool = True,
+        cache_size: int = 32,
+    ) -> None:
+        """Run as a graph that is traced at the next call, and again for each new signature of the inputs.
+
+        The outermost hybridized block makes the graph; those inside are part of it. Numbers are those of imperative
+        execution. `forward` runs only while it is traced: what it prints or assigns happens once per signature.
+
+        Args:
+            active: False returns to imperative execution.
+            static_alloc: intermediate values share planned memory, which is kept between calls.
+            static_shape: accepted for MXNet's sake; graphs are made for fixed shapes always.
+            strict: a `forward` that cannot be traced is an error; otherwise it runs imperatively, after one warning.
+            cache_size: how many signatures are kept.
+        """
+        if cache_size < 1:
+            raise ConfigError(f"hybridize: cache_size must be at least 1, got {cache_size}")
+        options = {
+            "static_alloc": static_alloc,
+            "static_shape": static_shape,
+            "strict": strict,
+            "cache_size": cache_size,
+        }
+        super().hybridize(active, **options)
+        object.__setattr__(self, "_options", options if active else None)
+        object.__setattr__(self, "_compiled", None)
+        object.__setattr__(self, "_fallback", "")
+
+    @property
+    def is_hybridized(self) -> bool:
+        """Whether calls run as graphs."""
+        return self._options is not None
+
+    def infer_shape(self, *inputs: Any) -> None:
+        """Set the shapes of this block's own parameters from the inputs, which may be symbols: use ``x.shape``."""
+        waiting = [p.name for p in self._reg_params.values() if p.is_deferred]
+        raise ConfigError(
+            f"{self._label()} has parameters of unknown shape ({', '.join(waiting)}) and does not define "
+            "infer_shape(self, *inputs), which sets them: self.weight.shape = (self.units, x.shape[-1])"
+        )
+
+    def trace(self, *inputs: Any) -> Trace:
+        """What `forward` computes for inputs of these shapes, as symbols; in train mode inside `autograd.record`."""
+        return self._compile().trace(inputs)
+
+    def symbol(self, *inputs: Any) -> Any:
+        """The output of `forward` as a `Symbol` that can be printed; a list if there are several."""
+        outputs = self.trace(*inputs).outputs
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def export(self, path: str | os.PathLike[str], *inputs: Any) -> tuple[Path, Path]:
+        """Write the model in predict mode as a graph and its parameters, to be run without this class.
+
+        See `SymbolBlock.imports`.
+
+        Args:
+            path: ``path``-symbol.json and ``path``.safetensors are written.
+            inputs: of the shapes and dtypes to be expected; lengths that no operator depends on may differ later.
+        Returns:
+            The two files.
+        Raises:
+            GraphError: the model cannot be traced, or updates parameters in predict mode.
+            CheckpointError: the disk refuses.
+        """
+        if not inputs:
+            raise ConfigError(f"{self._label()}.export(path, *inputs) needs inputs of the shapes that the graph is for")
+        with trace.mode(training=False):
+            found = self.trace(*inputs)
+        if found.updates:
+            names = ", ".join(source.name for source, _ in found.updates)
+            raise GraphError(f"{self._label()} writes to {names} in predict mode; a saved graph cannot")
+        params = self.collect_params()
+        saved = _described(found, params)
+        files = Path(f"{os.fspath(path)}-symbol.json"), Path(f"{os.fspath(path)}.safetensors")
+        checkpoint.save(files[1], {name: param for name, param in params.items() if name in saved.names})
+        serialize.write(files[0], saved)
+        return files
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # a copy traces again
+
+    def _run(self, *args: Any) -> Any:
+        if self._options is not None and not self._fallback and trace.graphs_wanted() and not _symbolic(args):
+            return self._run_graph(args)
+        return self._run_here(*args)
+
+    def _run_here(self, *args: Any) -> Any:
+        """`forward`, on tensors or on symbols."""
+        if any(p.is_deferred for p in self._reg_params.values()):
+            self.infer_shape(*args)
+            for param in self._reg_params.values():
+                param.finish_init()
+        return self.forward(*args)
+
+    def _run_graph(self, args: tuple[Any, ...]) -> Any:
+        assert self._options is not None
+        try:
+            return self._compile()(*args)
+        except GraphError as error:
+            if self._options["strict"]:
+                raise
+            object.__setattr__(self, "_fallback", str(error))
+            warnings.warn(f"{self._label()} runs imperatively: {error}", RuntimeWarning, stacklevel=4)
+            return self._run_here(*args)
+
+    def _compile(self) -> Compiled:
+        """The graphs of this block; new ones if the block or one inside it has changed."""
+        latest = self._latest()
+        if self._compiled is None or self._compiled_stamp != latest:
+            options = self._options or {"static_alloc": True, "cache_size": 32}
+            made = Compiled(self._run_here, self._label(), limit=options["cache_size"], planned=options["static_alloc"])
+            object.__setattr__(self, "_compiled", made)
+            object.__setattr__(self, "_compiled_stamp", latest)
+        assert self._compiled is not None
+        return self._compiled
+
+
+def _symbolic(args: tuple[Any, ...]) -> bool:
+    return any(trace.is_symbol(x) for x in leaves(args))
+
+
+def _described(found: Trace, params: dict[str, Parameter]) -> serialize.Saved:
+    """The forward graph of a trace with the names of ``params``; tensors that are no parameters become constants."""
+    names = {id(param): name for name, param in params.items()}
+    graph = found.graph()
+    calls, roles = list(graph.calls), {}
+    for position, symbol in zip(graph.inputs, [*found.arguments, *found.captured], strict=True):
+        source = symbol.node.source
+        if source is None or symbol.node.role == "key" or id(source) in names:
+            calls[position] = Call("", specs=calls[position].specs, name=names.get(id(source), symbol.name))
+            roles[position] = symbol.node.role
+        else:
+            calls[position] = Call("", specs=calls[position].specs, value=source.current().data)
+    return serialize.Saved(Graph(tuple(calls), tuple(roles), graph.outputs), tuple(roles.values()))

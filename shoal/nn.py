@@ -1,0 +1,95 @@
+"""Layers, models and losses, with Gluon's names."""
+
+from shoal.ops.nn.activation import ELU, GELU, SELU, Activation, LeakyReLU, PReLU, SiLU, Swish
+from shoal.ops.nn.basic import Dense, Dropout, Embedding, Flatten, HybridLambda, Identity, Lambda
+from shoal.ops.nn.block import Block
+from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
+from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
+from shoal.ops.nn.hybrid import HybridBlock
+from shoal.ops.nn.loss import (
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    L2Loss,
+    Loss,
+    SigmoidBCELoss,
+    SigmoidBinaryCrossEntropyLoss,
+    SoftmaxCELoss,
+    SoftmaxCrossEntropyLoss,
+)
+from shoal.ops.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from shoal.ops.nn.parameter import Constant, Parameter
+from shoal.ops.nn.pool import (
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    GlobalAvgPool1D,
+    GlobalAvgPool2D,
+    GlobalAvgPool3D,
+    GlobalMaxPool1D,
+    GlobalMaxPool2D,
+    GlobalMaxPool3D,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+)
+from shoal.ops.nn.symbol_block import SymbolBlock
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Activation",
+    "AvgPool1D",
+    "AvgPool2D",
+    "AvgPool3D",
+    "BatchNorm",
+    "Block",
+    "Concatenate",
+    "Constant",
+    "Conv1D",
+    "Conv1DTranspose",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Conv3D",
+    "Conv3DTranspose",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GlobalAvgPool1D",
+    "GlobalAvgPool2D",
+    "GlobalAvgPool3D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPool2D",
+    "GlobalMaxPool3D",
+    "GroupNorm",
+    "HuberLoss",
+    "HybridBlock",
+    "HybridConcatenate",
+    "HybridLambda",
+    "HybridSequential",
+    "Identity",
+    "InstanceNorm",
+    "KLDivLoss",
+    "L1Loss",
+    "L2Loss",
+    "Lambda",
+    "LayerNorm",
+    "LeakyReLU",
+    "Loss",
+    "MaxPool1D",
+    "MaxPool2D",
+    "MaxPool3D",
+    "PReLU",
+    "Parameter",
+    "RMSNorm",
+    "Sequential",
+    "SiLU",
+    "SigmoidBCELoss",
+    "SigmoidBinaryCrossEntropyLoss",
+    "SoftmaxCELoss",
+    "SoftmaxCrossEntropyLoss",
+    "Swish",
+    "SymbolBlock",
+]
