@@ -45,7 +45,7 @@ import shoal
 from shoal.errors import ConfigError
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
-__all__ = ["final_report", "render", "save"]
+__all__ = ["check_place", "final_report", "render", "save"]
 
 Report = dict[str, Any]
 
@@ -209,6 +209,22 @@ def _workers(report: Report) -> Table:
             "-" if mean is None else f"{mean:.2f}",
         )
     return table
+
+
+def check_place(path: str) -> None:
+    """Find out before a run, not after it, that its report cannot be written to ``path``; "" is no path.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = Path(path).parent
+    reason = "" if os.access(folder, os.W_OK) else f"no right to write in {str(folder.absolute())!r}"
+    if not folder.is_dir():
+        reason = f"there is no folder {str(folder.absolute())!r}"
+    elif Path(path).is_dir() and path:
+        reason = "it is a folder"
+    if path and reason:
+        raise ConfigError(f"the report cannot be written to {path!r}: {reason}")
 
 
 def save(report: Report, path: str | Path) -> None:

@@ -9,6 +9,7 @@ import shoal
 from shoal.errors import ConfigError
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.messages import Snapshot
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
@@ -107,6 +108,7 @@ def run_scheduler(
     lease_s: float = 10.0,
     gather_timeout_s: float = 120.0,
     settle_s: float = 5.0,
+    on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
 ) -> int:
     """Serve one run, until it has finished or failed.
@@ -117,6 +119,7 @@ def run_scheduler(
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise.
         settle_s: where more may come, the run begins when nobody has joined for this long.
+        on_finished: is given what every process has reported, if the run has not failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
         The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
@@ -146,9 +149,12 @@ def run_scheduler(
         log.info("listening on %s:%d for %s workers and %s servers", host, bound, workers, servers)
         if ready_fd >= 0:
             _announce(ready_fd, bound)
-        return _serve(transport, core)
+        code = _serve(transport, core)
     finally:
         transport.close()
+    if on_finished and not code:
+        on_finished(core.snapshot())
+    return code
 
 
 def _announce(fd: int, port: int) -> None:

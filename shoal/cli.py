@@ -9,10 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
+
+if TYPE_CHECKING:
+    from shoal.kvstore.wire.messages import Snapshot
 
 __all__ = ["main"]
 
@@ -182,6 +185,10 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     _option(p, "--gather-timeout-s", env="SHOAL_GATHER_TIMEOUT_S", default=120, type=_seconds, help=gather)
 
 
+def _report_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--report", metavar="FILE", default="", help="write the final report to this file, as JSON")
+
+
 def _script_options(p: argparse.ArgumentParser) -> None:
     target = "metric whose time to a value is measured: METRIC=VALUE, such as accuracy=0.97"
     _option(p, "--target", env="SHOAL_TARGET", default="", type=_target, help=target)
@@ -202,7 +209,7 @@ def _add_run(commands: Any) -> None:
     _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=_count, help="processes that train")
     _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that hold the weights")
     _run_options(p)
-    p.add_argument("--report", metavar="FILE", default="", help="write the final report to this file, as JSON")
+    _report_option(p)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     _script_options(p)
@@ -217,6 +224,7 @@ def _add_scheduler(commands: Any) -> None:
     _run_options(p)
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
+    _report_option(p)
     _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", help="address to listen on")
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
@@ -251,10 +259,11 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _run(o: argparse.Namespace) -> int:
-    from shoal.lab.report import final_report, render, save
+    from shoal.lab.report import check_place, final_report, render, save
     from shoal.progress import Display
     from shoal.scheduler.local import JobConfig, LocalLauncher
 
+    check_place(o.report)
     job = JobConfig(
         script=o.script,
         args=tuple(o.args),
@@ -284,8 +293,17 @@ def _run(o: argparse.Namespace) -> int:
 
 
 def _scheduler(o: argparse.Namespace) -> int:
+    from shoal.lab.report import check_place, final_report, render, save
     from shoal.scheduler.shell import run_scheduler
 
+    def report(snapshot: "Snapshot") -> None:
+        from rich.console import Console
+
+        final = final_report(snapshot, seed=o.seed)
+        save(final, o.report)
+        Console(width=100).print(render(final))
+
+    check_place(o.report)
     _be_a_role()
     return run_scheduler(
         o.host,
@@ -297,6 +315,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
+        on_finished=report if o.report else None,
         ready_fd=o.ready_fd,
     )
 
