@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shoal.errors import ConfigError
+from shoal.ops.special import erf as _erf_numpy
 
 __all__ = ["CPU", "Namespace", "asnumpy", "gpu_count", "namespace", "on_device"]
 
@@ -112,6 +113,13 @@ def _as_strided(xp: Any, x: Any, shape: tuple[int, ...], strides: tuple[int, ...
     return xp.lib.stride_tricks.as_strided(x, shape, strides)
 
 
+def _gemm(xp: Any, x: Any, y: Any) -> Any:
+    """``matmul``; float16 is multiplied in float32 on the CPU, where BLAS has no float16."""
+    if x.dtype.char == "e" and xp.module is np:
+        return np.matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.result_type(x.dtype, y.dtype))
+    return xp.matmul(x, y)
+
+
 def _add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
     """``target[index] += values`` where an index that occurs twice adds twice."""
     if xp.module is np:
@@ -120,37 +128,8 @@ def _add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
         xp.module.add.at(target, index, values)
 
 
-# Cephes (S. L. Moshier), ndtr.c: |relative error| < 4e-16 in float64. Highest power first.
-_ERF_P = (9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3, 7.00332514112805075473e3, 5.55923013010394962768e4)  # fmt: skip
-_ERF_Q = (1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3, 2.26290000613890934246e4, 4.92673942608635921086e4)  # fmt: skip
-_ERFC_P = (2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0, 4.86371970985681366614e1, 1.96520832956077098242e2, 5.26445194995477358631e2, 9.34528527171957607540e2, 1.02755188689515710272e3, 5.57535335369399327526e2)  # fmt: skip
-_ERFC_Q = (1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2, 9.75708501743205489753e2, 1.82390916687909736289e3, 2.24633760818710981792e3, 1.65666309194161350182e3, 5.57535340817727675546e2)  # fmt: skip
-
-
-def _horner(x: Any, coefficients: tuple[float, ...]) -> Any:
-    result = x * coefficients[0] + coefficients[1]
-    for c in coefficients[2:]:
-        result *= x
-        result += c
-    return result
-
-
-def _erf_numpy(xp: Any, x: Any) -> Any:
-    """The error function, which NumPy lacks, to the accuracy of the dtype; float16 is computed in float32."""
-    x = np.asarray(x)
-    kind = np.result_type(x.dtype, np.float16)
-    wide = x.astype(np.result_type(kind, np.float32), copy=False).reshape(-1)
-    a = np.minimum(np.abs(wide), 6.0)  # erf is 1 to the last bit beyond
-    square = a * a
-    small = wide * _horner(square, _ERF_P) / _horner(square, _ERF_Q)
-    large = np.copysign(1.0 - np.exp(-square) * _horner(a, _ERFC_P) / _horner(a, _ERFC_Q), wide)
-    return np.where(a < 1.0, small, large).reshape(x.shape).astype(kind, copy=False)
-
-
 def _erf(xp: Any, x: Any) -> Any:
-    if xp.module is np:
-        return _erf_numpy(xp, x)
-    return importlib.import_module("cupyx.scipy.special").erf(x)
+    return _erf_numpy(x) if xp.module is np else importlib.import_module("cupyx.scipy.special").erf(x)
 
 
-Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, raw_erf=_erf)
+Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, gemm=_gemm, raw_erf=_erf)

@@ -13,8 +13,8 @@ import numpy as np
 
 from shoal.errors import DTypeError, GraphError, ShapeError
 from shoal.ops import specs
-from shoal.ops.shape import expand_dims
 from shoal.ops.registry import Array, Op, Shape, Spec, Traced, op
+from shoal.ops.shape import expand_dims
 
 Key = Sequence[Any]
 
@@ -59,7 +59,7 @@ def _axes_used(entry: Any) -> int:
     if entry is None or entry is Ellipsis:
         return 0
     if isinstance(entry, (list, np.ndarray, Traced)):
-        array = np.asarray(entry) if isinstance(entry, list) else entry
+        array: Any = np.asarray(entry) if isinstance(entry, list) else entry
         return array.ndim if array.dtype.kind == "b" else 1
     return 1
 
@@ -217,7 +217,7 @@ def _along(op: Op[Any], x: Spec, indices: Spec, *, axis: int) -> Spec:
 
 @op(_along)
 def take_along_axis(xp: Any, x: Array, indices: Array, axis: int) -> Any:
-    """For each position, the element of x whose place along ``axis`` is given by ``indices``: ``x[i, indices[i, j]]``."""
+    """For each position, the element of x at the place along ``axis`` that ``indices`` gives: ``x[i, indices[i, j]]``."""
     return xp.take_along_axis(x, indices, axis)
 
 

@@ -26,8 +26,8 @@ def _product(op: Op[Any], x: Any, y: Any) -> Spec:
         batch = None
     if batch is None or a[-1] != b[-2]:
         raise ShapeError(
-            f"{op.name}: shapes {x.shape} and {y.shape} do not fit: the last axis of the first ({a[-1]}) must be as long as "
-            f"the {'last but one' if y.ndim > 1 else 'only'} axis of the second ({b[-2]}), and batches must broadcast"
+            f"{op.name}: shapes {x.shape} and {y.shape} do not fit: the last axis of the first ({a[-1]}) must be "
+            f"as long as the {'last but one' if y.ndim > 1 else 'only'} axis of the second ({b[-2]}), and batches must broadcast"
         )
     rows = a[-2:-1] if x.ndim > 1 else ()
     columns = b[-1:] if y.ndim > 1 else ()
@@ -41,7 +41,7 @@ def _shape(x: Any) -> str:
 @op(_product)
 def matmul(xp: Any, x: Array, y: Array) -> Any:
     """The matrix product x @ y over the last two axes; a 1-d side is a row (left) or a column (right)."""
-    return xp.matmul(x, y)
+    return xp.gemm(x, y)
 
 
 @matmul.vjp
@@ -55,9 +55,13 @@ def _matmul_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
         gy = lambda: xp.squeeze(xp.matmul(_t(xp, x), xp.expand_dims(g, -1)), -1)  # noqa: E731
         return lambda: xp.expand_dims(g, -1) * y, gy
     if y.ndim == 2 and x.ndim > 2:  # one large product instead of a sum of small ones
-        flat = lambda a: xp.reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))  # noqa: E731
-        return lambda: xp.matmul(g, _t(xp, y)), lambda: xp.matmul(_t(xp, flat(x)), flat(g))
+        gy = lambda: xp.matmul(_t(xp, _rows(xp, x)), _rows(xp, g))  # noqa: E731
+        return lambda: xp.matmul(g, _t(xp, y)), gy
     return lambda: xp.matmul(g, _t(xp, y)), lambda: xp.matmul(_t(xp, x), g)
+
+
+def _rows(xp: Any, x: Any) -> Any:
+    return xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _t(xp: Any, x: Any) -> Any:
@@ -95,10 +99,8 @@ def fully_connected(xp: Any, x: Array, weight: Array, bias: Array = None, flatte
     Returns:
         (batch, units), or (..., units) without ``flatten``.
     """
-    x2 = x.reshape(x.shape[0], -1) if flatten and x.ndim != 2 and x.size else x
-    if flatten and x2.ndim != 2:
-        x2 = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    out = xp.matmul(x2, weight.T)
+    x2 = x.reshape(x.shape[0], math.prod(x.shape[1:])) if flatten and x.ndim != 2 else x
+    out = xp.gemm(x2, weight.T)
     if bias is None:
         return out
     if out.dtype != bias.dtype:
@@ -109,7 +111,7 @@ def fully_connected(xp: Any, x: Array, weight: Array, bias: Array = None, flatte
 
 @fully_connected.vjp
 def _fully_connected_vjp(xp: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any = None, flatten: bool = True) -> Any:
-    g2 = g if g.ndim == 2 else xp.reshape(g, (math.prod(g.shape[:-1]), g.shape[-1]))
+    g2 = g if g.ndim == 2 else _rows(xp, g)
     x2 = x if x.ndim == 2 else xp.reshape(x, (g2.shape[0], weight.shape[1]))
     gx = lambda: xp.reshape(xp.matmul(g2, weight), x.shape)  # noqa: E731
     return gx, lambda: xp.matmul(_t(xp, g2), x2), lambda: xp.sum_to(g2, bias.shape)
@@ -123,7 +125,7 @@ def dot(x: Any, y: Any) -> Any:
     nx, ny = getattr(x, "ndim", 0), getattr(y, "ndim", 0)
     if not nx or not ny:
         return elementwise.multiply(x, y)
-    return matmul(x, y) if nx <= 2 and ny <= 2 or ny == 1 else tensordot(x, y, ([nx - 1], [max(ny - 2, 0)]))
+    return matmul(x, y) if (nx <= 2 and ny <= 2) or ny == 1 else tensordot(x, y, ([nx - 1], [max(ny - 2, 0)]))
 
 
 def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:

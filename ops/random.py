@@ -1,9 +1,9 @@
 """Addressed randomness: what is drawn depends on where in the run it is drawn, not on what was drawn before.
 
-A stream of numbers has an *address*: (seed of the run, purpose, worker, step, index). The seed and the purpose, a
-text such as "dropout", are hashed to the key of Philox, a counter-based generator (Salmon et al., SC'11); worker, step and
-index are words of its counter. So a run that is resumed, replayed or re-distributed needs no generator state: at the same
-address there are the same bits, on every machine.
+A stream of numbers has an *address*: (seed of the run, purpose, worker, step, index). The seed and the purpose, a text
+such as "dropout", are hashed to the key of Philox, a counter-based generator (Salmon et al., SC'11); worker, step and
+index are words of its counter. So a run that is resumed, replayed or re-distributed needs no generator state: at the
+same address there are the same bits, on every machine.
 
 Each thread has a current address. `set_address` says which worker and step it is at; draws count up ``index`` from
 there. Nothing depends on Python's ``hash`` or on NumPy's global state.
@@ -11,11 +11,14 @@ there. Nothing depends on Python's ``hash`` or on NumPy's global state.
 
 import hashlib
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from shoal.errors import GraphError
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 __all__ = [
@@ -52,6 +55,7 @@ class _State(threading.local):
     worker = 0
     step = 0
     drawn = 0
+    key_source: Callable[[str], Any] | None = None
 
 
 _state = _State()
@@ -136,16 +140,43 @@ def next_key(purpose: str) -> Any:
     return words
 
 
+@contextmanager
+def keys_from(source: Callable[[str], Any]) -> Iterator[None]:
+    """Within this context this thread's random functions take their keys from ``source(purpose)``.
+
+    A tracer gives symbols, so that a graph draws new numbers at each run.
+    """
+    before, _state.key_source = _state.key_source, source
+    try:
+        yield
+    finally:
+        _state.key_source = before
+
+
+def key(purpose: str) -> Any:
+    """A key for one random operation: `next_key`, or a symbol while a model is traced."""
+    return next_key(purpose) if _state.key_source is None else _state.key_source(purpose)
+
+
 def generator(purpose: str) -> np.random.Generator:
-    """A generator for one random operation at this thread's address. Counts as a draw."""
+    """A generator for one random operation at this thread's address. Counts as a draw.
+
+    Raises:
+        GraphError: a model is being traced, and what the generator gives would be the same at every run.
+    """
+    if _state.key_source is not None:
+        raise GraphError(
+            f"random.{purpose} cannot become part of a graph; uniform, normal, bernoulli and dropout can. "
+            "Draw outside the block and pass the numbers in."
+        )
     return _philox(next_key(purpose))
 
 
-def _mask_spec(op: Op[Any], key: Spec, *, shape: Shape, p: float, dtype: str = "float32") -> Spec:
+def _drawn(op: Op[Any], key: Spec, *, shape: Shape, dtype: str = "float32", **_: Any) -> Spec:
     return Spec(tuple(shape), np.dtype(dtype))
 
 
-@op(_mask_spec)
+@op(_drawn)
 def dropout_mask(xp: Any, key: Array, shape: Shape, p: float, dtype: str = "float32") -> Any:
     """A random array with which dropout multiplies: 0 with probability ``p``, elsewhere 1 / (1 - p).
 
@@ -160,3 +191,28 @@ def dropout_mask(xp: Any, key: Array, shape: Shape, p: float, dtype: str = "floa
     bits = _philox(key.tolist()).integers(0, 65536, size=shape, dtype=np.uint16)
     scale = np.asarray(65536.0 / (65536 - dropped), dtype)
     return xp.asarray(np.multiply(bits >= dropped, scale, dtype=dtype))
+
+
+@op(_drawn)
+def random_uniform(xp: Any, key: Array, shape: Shape, dtype: str = "float32") -> Any:
+    """Random numbers from 0 up to, but without, 1.
+
+    Args:
+        key: from `next_key`; the same key gives the same numbers.
+    """
+    kind: Any = np.float64 if dtype == "float64" else np.float32
+    drawn: Any = _philox(key.tolist()).random(shape, dtype=kind)
+    if dtype == "float16":  # rounding could give 1
+        drawn = np.minimum(drawn, np.float32(1 - 2**-11))
+    return xp.asarray(drawn.astype(dtype, copy=False))
+
+
+@op(_drawn)
+def random_normal(xp: Any, key: Array, shape: Shape, dtype: str = "float32") -> Any:
+    """Random numbers of the standard normal distribution.
+
+    Args:
+        key: from `next_key`; the same key gives the same numbers.
+    """
+    kind: Any = np.float64 if dtype == "float64" else np.float32
+    return xp.asarray(_philox(key.tolist()).standard_normal(shape, dtype=kind).astype(dtype, copy=False))

@@ -14,6 +14,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import specs
+from shoal.ops.backend import Namespace
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 Axis = int | Sequence[int] | None
@@ -34,6 +35,14 @@ def _raw_sum(xp: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
                 sums = xp.matmul(xp.ones(rows, x.dtype), x.reshape(rows, -1))
                 return sums.reshape((1,) * k * keepdims + x.shape[k:])
     return x.sum(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
+
+
+def channel_sum(xp: Any, x: Any, axis: int) -> Any:
+    """Sum over all axes but ``axis``; fast and accurate for channels-first and channels-last memory alike."""
+    last = xp.moveaxis(x, axis, -1)
+    if last.flags.c_contiguous:
+        return _raw_sum(xp, last, tuple(range(x.ndim - 1)))
+    return x.sum(axis=tuple(i for i in range(x.ndim) if i != axis % x.ndim))
 
 
 def _tuple(axis: int | Sequence[int]) -> int | tuple[int, ...]:
@@ -283,3 +292,6 @@ def _norm_vjp(xp: Any, g: Any, out: Any, x: Any, ord: float = 2.0, axis: Axis = 
         return (g * xp.sign(x),)
     length = _spread(xp, out, x, axis)
     return (g * x / xp.where(length == 0, 1.0, length),)
+
+
+Namespace.extra["channel_sum"] = channel_sum

@@ -11,8 +11,9 @@ An operator is three functions in one place:
     def tanh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
         return (g * (1.0 - out * out),)
 
-The *forward* sees raw arrays and the array namespace ``xp`` they belong to. Parameters annotated `Array` are inputs; all
-others are attributes: numbers, booleans, strings, None and tuples of them, so that they can be hashed and written as JSON.
+The *forward* sees raw arrays and the array namespace ``xp`` they belong to. Parameters annotated `Array` are inputs;
+all others are attributes: numbers, booleans, strings, None and tuples of them, so that they can be hashed and written
+as JSON.
 
 The *gradient rule* turns the cotangent ``g`` of the output into one cotangent per input (None: not differentiable). It
 runs on raw arrays (fast), on Tensors (higher derivatives) and on Symbols (a static gradient graph), because it reaches
@@ -268,7 +269,7 @@ def _plain(value: Any) -> Any:
         return tuple(_plain(v) for v in value)
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
-    if isinstance(value, np.dtype) or isinstance(value, type):
+    if isinstance(value, (np.dtype, type)):
         return np.dtype(value).name
     if isinstance(value, np.ndarray):
         return tuple(_plain(v) for v in value.tolist())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def _moved(op: Op[Any], x: Spec, *, source: Axis, destination: Axis) -> Spec:
     start, end = specs.axes_of(op, source, x.ndim), specs.axes_of(op, destination, x.ndim)
     if len(start) != len(end):
         raise ShapeError(f"moveaxis: {len(start)} sources {source} but {len(end)} destinations {destination}")
-    shape = list(n for i, n in enumerate(x.shape) if i not in start)
+    shape = [n for i, n in enumerate(x.shape) if i not in start]
     for to, source_axis in sorted(zip(end, start, strict=True)):
         shape.insert(to, x.shape[source_axis])
     return Spec(tuple(shape), x.dtype)
@@ -218,7 +219,7 @@ def _cut(op: Op[Any], x: Spec, *, sections: int | Sequence[int], axis: int = 0) 
         lengths = [length // sections] * sections
     else:
         edges = [0, *(min(max(c + length if c < 0 else c, 0), length) for c in sections), length]
-        lengths = [max(b - a, 0) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        lengths = [max(b - a, 0) for a, b in pairwise(edges)]
     return tuple(Spec((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in lengths)
 
 

@@ -1,0 +1,131 @@
+"""New tensors from numbers and shapes. Floating-point ones are float32 unless a dtype is given, as in MXNet.
+
+``device`` is "cpu" (default) or "gpu:0" everywhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shoal.ops.backend import on_device
+from shoal.ops.registry import Shape, Traced
+from shoal.ops.tensor import Tensor, array, raw
+
+__all__ = [
+    "arange",
+    "array",
+    "asarray",
+    "empty",
+    "eye",
+    "from_numpy",
+    "full",
+    "full_like",
+    "identity",
+    "linspace",
+    "logspace",
+    "meshgrid",
+    "ones",
+    "tri",
+    "zeros",
+]
+
+Size = int | Sequence[int]
+
+
+def _made(values: Any, device: str | None) -> Tensor:
+    return Tensor(values if device is None else on_device(values, device))
+
+
+def asarray(values: Any, dtype: Any = None, device: str | None = None) -> Any:
+    """``values`` if it is a tensor (of that dtype) already, else a new tensor as `array` makes it."""
+    if isinstance(values, Traced) and device is None and dtype in (None, values.dtype):  # type: ignore[attr-defined]
+        return values
+    return array(values, dtype, device)
+
+
+def from_numpy(values: Any) -> Tensor:
+    """A tensor that shares the memory of a NumPy array."""
+    return Tensor(np.asarray(values))
+
+
+def zeros(shape: Size = (), dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """Zeros."""
+    return _made(np.zeros(_shape(shape), dtype or np.float32), device)
+
+
+def ones(shape: Size = (), dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """Ones."""
+    return _made(np.ones(_shape(shape), dtype or np.float32), device)
+
+
+def empty(shape: Size = (), dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """Memory as it is: for what will be written before it is read."""
+    return _made(np.empty(_shape(shape), dtype or np.float32), device)
+
+
+def full(shape: Size, fill_value: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """The same value everywhere; a bool or an int without a dtype gives float32 as well."""
+    value = raw(fill_value)
+    return _made(np.full(_shape(shape), value, dtype or getattr(value, "dtype", np.float32)), device)
+
+
+def full_like(x: Any, fill_value: Any, dtype: Any = None) -> Tensor:
+    """The same value everywhere, in the shape of ``x``, and its dtype by default."""
+    return full(tuple(x.shape), fill_value, dtype or x.dtype)
+
+
+def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Numbers from ``start`` (0 if only one number is given) up to, but without, ``stop``.
+
+    Integers give int64, so that they can be indices; anything else float32.
+    """
+    if stop is None:
+        start, stop = 0, start
+    if dtype is None:
+        whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
+        dtype = np.int64 if whole else np.float32
+    return _made(np.arange(start, stop, step).astype(dtype), device)
+
+
+def linspace(
+    start: float,
+    stop: float,
+    num: int = 50,
+    endpoint: bool = True,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Tensor:
+    """``num`` numbers at equal distances from ``start`` to ``stop`` (without it if not ``endpoint``)."""
+    return _made(np.linspace(start, stop, num, endpoint=endpoint).astype(dtype or np.float32), device)
+
+
+def logspace(
+    start: float, stop: float, num: int = 50, endpoint: bool = True, base: float = 10.0, dtype: Any = None
+) -> Tensor:
+    """``base`` to the power of each number of `linspace`."""
+    return Tensor(np.logspace(start, stop, num, endpoint=endpoint, base=base).astype(dtype or np.float32))
+
+
+def eye(n: int, m: int | None = None, k: int = 0, dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """An (n, m) matrix with ones on the k-th diagonal."""
+    return _made(np.eye(n, m, k, dtype=dtype or np.float32), device)
+
+
+def identity(n: int, dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """The (n, n) identity matrix."""
+    return eye(n, dtype=dtype, device=device)
+
+
+def tri(n: int, m: int | None = None, k: int = 0, dtype: Any = np.float32, device: str | None = None) -> Tensor:
+    """An (n, m) matrix with ones on and below the k-th diagonal."""
+    return _made(np.tri(n, m, k, dtype=dtype or np.float32), device)
+
+
+def meshgrid(*vectors: Any, indexing: str = "xy") -> list[Tensor]:
+    """The coordinates of a grid, one tensor per vector; see NumPy."""
+    return [Tensor(m) for m in np.meshgrid(*(raw(v) for v in vectors), indexing=indexing)]  # type: ignore[call-overload]
+
+
+def _shape(shape: Size) -> Shape:
+    return (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)

@@ -1,0 +1,135 @@
+"""The softmax family, and cross entropy on it.
+
+All subtract the largest element first, so that nothing overflows; rows of -inf but for some elements are fine, which is
+how attention masks work.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import DTypeError, ShapeError
+from shoal.ops import specs
+from shoal.ops.activation import relu, softplus
+from shoal.ops.elementwise import abs_, where
+from shoal.ops.registry import Array, Op, Spec, op
+
+
+def _over_axis(op: Op[Any], x: Spec, axis: int = -1) -> Spec:
+    specs.require_float(op, "x", x)
+    specs.axis_of(op, axis, x.ndim)
+    return Spec(x.shape, x.dtype)
+
+
+@op(_over_axis)
+def softmax(xp: Any, x: Array, axis: int = -1) -> Any:
+    """exp(x) / sum(exp(x)) along ``axis``."""
+    e = xp.exp(_shifted(xp, x, axis))
+    e /= e.sum(axis=axis, keepdims=True)
+    return e
+
+
+def _shifted(xp: Any, x: Any, axis: int) -> Any:
+    """x minus its largest element along ``axis``; an axis without elements is left alone."""
+    if not x.shape[axis]:
+        return x
+    top = x.max(axis=axis, keepdims=True)
+    if not xp.isfinite(top).all():
+        top = xp.where(xp.isfinite(top), top, 0.0)
+    return x - top
+
+
+@softmax.vjp
+def _softmax_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int = -1) -> Any:
+    weighted = g * out
+    return (weighted - out * xp.sum(weighted, axis, keepdims=True),)
+
+
+@op(_over_axis)
+def log_softmax(xp: Any, x: Array, axis: int = -1) -> Any:
+    """log(softmax(x)) along ``axis``, accurate for small probabilities."""
+    shifted = _shifted(xp, x, axis)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+@log_softmax.vjp
+def _log_softmax_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int = -1) -> Any:
+    return (g - xp.exp(out) * xp.sum(g, axis, keepdims=True),)
+
+
+def masked_softmax(x: Any, mask: Any, axis: int = -1) -> Any:
+    """Softmax over the elements where ``mask`` holds; 0 elsewhere.
+
+    Args:
+        mask: booleans that broadcast to the shape of x. A row without a True gives zeros.
+    """
+    return where(mask, softmax(where(mask, x, -1e4 if x.dtype == np.float16 else -1e30), axis=axis), 0.0)
+
+
+def _entropy(op: Op[Any], x: Spec, label: Spec, axis: int = -1) -> Spec:
+    specs.require_float(op, "x", x)
+    axis = specs.axis_of(op, axis, x.ndim)
+    rest = x.shape[:axis] + x.shape[axis + 1 :]
+    if label.shape != rest:
+        raise ShapeError(
+            f"{op.name}: labels of shape {label.shape} for scores of shape {x.shape}; expected one class number "
+            f"per row: shape {rest}"
+        )
+    if label.dtype.kind not in "iu":
+        raise DTypeError(f"{op.name}: labels must be integers (class numbers), got {label.dtype}; use astype('int64')")
+    return Spec(x.shape if op.name.endswith("grad") else rest, x.dtype)
+
+
+@op(_entropy)
+def softmax_cross_entropy(xp: Any, x: Array, label: Array, axis: int = -1) -> Any:
+    """-log(softmax(x)) at the class ``label``, for each row.
+
+    Args:
+        x: scores, not probabilities; classes along ``axis``.
+        label: class numbers, integers from 0; the shape of x without ``axis``.
+    """
+    shifted = _shifted(xp, x, axis)
+    chosen = xp.take_along_axis(shifted, _within(xp, label, x, axis), axis)
+    return (xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True)) - chosen).squeeze(axis)
+
+
+def _within(xp: Any, label: Any, x: Any, axis: int) -> Any:
+    """The labels with the axis of classes, after making sure that they are class numbers."""
+    if label.size and not (int(label.min()) >= 0 and int(label.max()) < x.shape[axis]):
+        raise IndexError(
+            f"softmax_cross_entropy: labels from {int(label.min())} to {int(label.max())}, "
+            f"but the scores are for {x.shape[axis]} classes, 0 to {x.shape[axis] - 1}"
+        )
+    return xp.expand_dims(label, axis)
+
+
+@softmax_cross_entropy.vjp
+def _softmax_cross_entropy_vjp(xp: Any, g: Any, out: Any, x: Any, label: Any, axis: int = -1) -> Any:
+    return xp.expand_dims(g, axis) * xp.softmax_cross_entropy_grad(x, label, axis=axis), None
+
+
+@op(_entropy)
+def softmax_cross_entropy_grad(xp: Any, x: Array, label: Array, axis: int = -1) -> Any:
+    """softmax(x) minus 1 at the class ``label``: the gradient of `softmax_cross_entropy`."""
+    p = softmax.forward(xp, x, axis)
+    index = _within(xp, label, x, axis)
+    xp.put_along_axis(p, index, xp.take_along_axis(p, index, axis) - 1.0, axis)
+    return p
+
+
+@softmax_cross_entropy_grad.vjp
+def _softmax_cross_entropy_grad_vjp(xp: Any, g: Any, out: Any, x: Any, label: Any, axis: int = -1) -> Any:
+    p = xp.softmax(x, axis=axis)
+    weighted = g * p
+    return weighted - p * xp.sum(weighted, axis, keepdims=True), None
+
+
+def sigmoid_cross_entropy(x: Any, target: Any) -> Any:
+    """-target * log(sigmoid(x)) - (1 - target) * log(1 - sigmoid(x)), element by element, without overflow."""
+    return relu(x) - x * target + softplus(-abs_(x))
+
+
+def smooth_l1(x: Any, scalar: float = 1.0) -> Any:
+    """(scalar * x)**2 / 2 where abs(x) < 1 / scalar**2, else abs(x) - 0.5 / scalar**2 (Girshick, arXiv:1504.08083)."""
+    size, knee = abs_(x), 1.0 / scalar**2
+    return where(size < knee, x * x * (0.5 * scalar**2), size - 0.5 * knee)

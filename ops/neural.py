@@ -1,0 +1,302 @@
+"""MXNet's neural functions (``npx``): its names and arguments, over the operators of this package."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.errors import ConfigError, ShapeError
+from shoal.ops import activation as act
+from shoal.ops import conv, index, linalg, norm, pool, random, tape
+from shoal.ops import loss as losses
+from shoal.ops.creation import arange
+from shoal.ops.elementwise import astype, where
+from shoal.ops.registry import Traced
+from shoal.ops.shape import reshape, swapaxes
+from shoal.ops.tensor import Tensor
+
+Lengths = int | Sequence[int]
+
+_LAYOUTS = ("NCW", "NCHW", "NCDHW", None)
+
+
+def activation(data: Any, act_type: str = "relu") -> Any:
+    """An activation function by name.
+
+    Raises:
+        ConfigError: there is none of that name; the message lists them.
+    """
+    if act_type not in act.ACTIVATIONS:
+        raise ConfigError(f"no activation is called {act_type!r}; there are {', '.join(act.ACTIVATIONS)}")
+    return act.ACTIVATIONS[act_type](data)
+
+
+def leaky_relu(data: Any, gamma: Any = None, act_type: str = "leaky", slope: float = 0.25) -> Any:
+    """The family of functions that let a part of negative values through.
+
+    Args:
+        act_type: "leaky" (``slope`` * x), "prelu" (``gamma`` * x, learned), "elu" (``slope`` * (exp(x) - 1)), "selu",
+            "gelu".
+    """
+    if act_type == "prelu":
+        return act.prelu(data, gamma)
+    if act_type == "elu":
+        return act.elu(data, alpha=slope)
+    if act_type == "leaky":
+        return act.leaky_relu(data, slope=slope)
+    return activation(data, act_type)
+
+
+def convolution(
+    data: Any,
+    weight: Any,
+    bias: Any = None,
+    kernel: Lengths | None = None,
+    stride: Lengths = 1,
+    dilate: Lengths = 1,
+    pad: Lengths = 0,
+    num_filter: int | None = None,
+    num_group: int = 1,
+    no_bias: bool = False,
+    layout: str | None = None,
+) -> Any:
+    """Convolution in 1 to 3 dimensions; see `shoal.ops.conv.convolution`.
+
+    Args:
+        kernel, num_filter: what the weight's shape says already; checked if given.
+        layout: "NCW", "NCHW" or "NCDHW", as data has axes.
+    """
+    _check_layout("convolution", layout)
+    k = data.ndim - 2
+    if kernel is not None and conv.lengths(kernel, k) != tuple(weight.shape[2:]):
+        raise ShapeError(f"convolution: kernel={kernel}, but the weight has shape {tuple(weight.shape)}")
+    if num_filter is not None and num_filter != weight.shape[0]:
+        raise ShapeError(f"convolution: num_filter={num_filter}, but the weight has shape {tuple(weight.shape)}")
+    bias = None if no_bias else bias
+    return conv.convolution(data, weight, bias, stride=stride, pad=pad, dilate=dilate, num_group=num_group)
+
+
+def deconvolution(
+    data: Any,
+    weight: Any,
+    bias: Any = None,
+    kernel: Lengths | None = None,
+    stride: Lengths = 1,
+    dilate: Lengths = 1,
+    pad: Lengths = 0,
+    adj: Lengths = 0,
+    num_filter: int | None = None,
+    num_group: int = 1,
+    no_bias: bool = False,
+    layout: str | None = None,
+) -> Any:
+    """Transposed convolution; see `shoal.ops.conv.deconvolution`.
+
+    ``kernel`` and ``num_filter`` are what the weight's shape says already.
+    """
+    _check_layout("deconvolution", layout)
+    bias = None if no_bias else bias
+    return conv.deconvolution(data, weight, bias, stride, pad, dilate, adj, num_group)
+
+
+def _check_layout(name: str, layout: str | None) -> None:
+    if layout not in _LAYOUTS:
+        raise ConfigError(
+            f"{name}: layout {layout!r}; arrays are NCW, NCHW or NCDHW here (memory order is chosen inside)"
+        )
+
+
+def pooling(
+    data: Any,
+    kernel: Lengths = 1,
+    stride: Lengths | None = None,
+    pad: Lengths = 0,
+    pool_type: str = "max",
+    global_pool: bool = False,
+    count_include_pad: bool = True,
+    pooling_convention: str = "valid",
+    layout: str | None = None,
+) -> Any:
+    """Pooling over windows, or over everything with ``global_pool``; see `shoal.ops.pool`.
+
+    Args:
+        stride: None puts windows side by side.
+        pool_type: "max", "avg" or "sum".
+        pooling_convention: "valid": windows that do not fit are left out.
+    """
+    _check_layout("pooling", layout)
+    if pool_type not in ("max", "avg", "sum") or pooling_convention != "valid":
+        raise ConfigError(
+            f"pooling: pool_type={pool_type!r}, pooling_convention={pooling_convention!r}; "
+            "there are 'max', 'avg' and 'sum', and the convention 'valid'"
+        )
+    if global_pool:
+        axes = tuple(range(2, data.ndim))
+        reduction = {"max": data.max, "avg": data.mean, "sum": data.sum}[pool_type]
+        return reduction(axis=axes, keepdims=True)
+    if pool_type == "max":
+        return pool.max_pool(data, kernel=kernel, stride=stride, pad=pad)
+    if pool_type == "sum":
+        return pool.sum_pool(data, kernel=kernel, stride=stride, pad=pad)
+    return pool.avg_pool(data, kernel, stride, pad, count_include_pad)
+
+
+def batch_norm(
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    running_mean: Any,
+    running_var: Any,
+    eps: float = 1e-3,
+    momentum: float = 0.9,
+    fix_gamma: bool = False,
+    use_global_stats: bool = False,
+    output_mean_var: bool = False,
+    axis: int = 1,
+) -> Any:
+    """Batch normalization: with the batch's statistics in training mode, with the running ones otherwise.
+
+    In training mode the running statistics, if they are tensors, move towards the batch's, in place:
+    ``running = momentum * running + (1 - momentum) * batch``, with the variance not corrected for bias, as in MXNet.
+
+    Args:
+        fix_gamma: gamma counts as 1.
+        use_global_stats: use the running statistics in training mode too.
+        output_mean_var: return (out, mean, var).
+    """
+    if fix_gamma:
+        gamma = gamma * 0.0 + 1.0
+    if not tape.state.training or use_global_stats:
+        out = norm.batch_norm_inference(x, gamma, beta, running_mean, running_var, axis=axis, eps=eps)
+        return (out, running_mean, running_var) if output_mean_var else out
+    out, mean, var = norm.batch_norm(x, gamma, beta, axis=axis, eps=eps)
+    for running, batch in ((running_mean, mean), (running_var, var)):
+        if isinstance(running, Tensor) and isinstance(batch, Tensor):
+            running.data[...] = momentum * running.data + (1.0 - momentum) * batch.data
+    return (out, mean, var) if output_mean_var else out
+
+
+def dropout(data: Any, p: float = 0.5, mode: str = "training", axes: Sequence[int] = ()) -> Any:
+    """In training mode, zero each element with probability ``p`` and divide the others by 1 - p.
+
+    Args:
+        mode: "always" drops in prediction too.
+        axes: along these, elements are dropped together.
+    Raises:
+        ConfigError: p is not from 0 to 1.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ConfigError(f"dropout: p={p} is not a probability")
+    if p == 0.0 or (mode != "always" and not tape.state.training):
+        return data
+    kept = {a % data.ndim for a in axes}
+    shape = tuple(1 if i in kept else n for i, n in enumerate(data.shape))
+    key = data._random_key("dropout") if isinstance(data, Traced) else random.next_key("dropout")
+    return data * random.dropout_mask(_tensor(key), shape=shape, p=p, dtype=data.dtype.name)
+
+
+def _tensor(key: Any) -> Any:
+    return key if isinstance(key, Traced) else Tensor(key)
+
+
+def embedding(data: Any, weight: Any, input_dim: int | None = None, output_dim: int | None = None) -> Any:
+    """The rows of ``weight`` at the positions ``data`` (integers): (*data.shape, output_dim).
+
+    Raises:
+        IndexError: a position is not a row.
+    """
+    if (input_dim, output_dim) != (None, None) and tuple(weight.shape) != (
+        input_dim or weight.shape[0],
+        output_dim or weight.shape[1],
+    ):
+        raise ShapeError(f"embedding: weight has shape {tuple(weight.shape)}, not ({input_dim}, {output_dim})")
+    if getattr(data, "dtype", None) is not None and data.dtype.kind == "f":
+        data = astype(data, dtype="int64")
+    return index.take(weight, data, axis=0)
+
+
+def layer_norm(data: Any, gamma: Any, beta: Any, axis: int = -1, eps: float = 1e-5) -> Any:
+    """Layer normalization; see `shoal.ops.norm.layer_norm`."""
+    return norm.layer_norm(data, gamma, beta, axis, eps)
+
+
+def topk(data: Any, axis: int = -1, k: int = 1, ret_typ: str = "indices", is_ascend: bool = False) -> Any:
+    """The k largest (smallest if ``is_ascend``) elements along ``axis``, best first.
+
+    Args:
+        ret_typ: "value", "indices" (int64), "both" (values, indices), or "mask": ones where an element was chosen.
+    """
+    values, indices = index.topk(data, k=k, axis=axis, is_ascend=is_ascend)
+    if ret_typ == "mask":
+        chosen = index.one_hot(indices, depth=data.shape[axis], dtype=data.dtype.name)
+        return _mask(chosen, axis, data.ndim)
+    found = {"value": values, "indices": indices, "both": (values, indices)}
+    if ret_typ not in found:
+        raise ConfigError(f"topk: ret_typ {ret_typ!r}; there are 'value', 'indices', 'both' and 'mask'")
+    return found[ret_typ]
+
+
+def _mask(chosen: Any, axis: int, ndim: int) -> Any:
+    """Sum of one-hot rows: (..., k at axis, ..., depth) to (..., depth at axis, ...)."""
+    axis %= ndim
+    summed = chosen.sum(axis=axis)
+    order = [*range(axis), ndim - 1, *range(axis, ndim - 1)]
+    return summed.transpose(tuple(order))
+
+
+def batch_dot(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    """Matrix products of batches."""
+    a = swapaxes(a, -1, -2) if transpose_a else a
+    return linalg.matmul(a, swapaxes(b, -1, -2) if transpose_b else b)
+
+
+def batch_flatten(x: Any) -> Any:
+    """All axes but the first as one."""
+    return reshape(x, shape=(x.shape[0], -1)) if x.size else reshape(x, shape=(x.shape[0], 0))
+
+
+def arange_like(data: Any, start: float = 0.0, step: float = 1.0, axis: int | None = None) -> Any:
+    """Numbers from ``start`` in steps, as many as data has along ``axis`` (in the shape of data if None)."""
+    n = data.size if axis is None else data.shape[axis]
+    numbers = arange(n).astype(data.dtype) * float(step) + float(start)
+    return numbers if axis is not None else numbers.reshape(tuple(data.shape))
+
+
+def sequence_mask(
+    data: Any, sequence_length: Any = None, use_sequence_length: bool = False, value: float = 0.0, axis: int = 0
+) -> Any:
+    """``value`` in the place of what lies beyond the end of each sequence.
+
+    Args:
+        data: time along ``axis`` (0 or 1), batch along the other of the two.
+        sequence_length: (batch,).
+    """
+    if not use_sequence_length or sequence_length is None:
+        return data
+    times = arange(data.shape[axis])
+    lengths = reshape(sequence_length, shape=(1, -1) if axis == 0 else (-1, 1))
+    inside = reshape(times, shape=(-1, 1) if axis == 0 else (1, -1)) < lengths
+    return where(reshape(inside, shape=tuple(data.shape[:2]) + (1,) * (data.ndim - 2)), data, value)
+
+
+def softmax(
+    data: Any, axis: int = -1, length: Any = None, temperature: float | None = None, use_length: bool = False
+) -> Any:
+    """Softmax along ``axis``.
+
+    Args:
+        length: with ``use_length``, how many elements count, for each row; the others become 0.
+        temperature: scores are divided by it.
+    """
+    if temperature is not None and temperature != 1.0:
+        data = data * (1.0 / temperature)
+    if not use_length or length is None:
+        return losses.softmax(data, axis=axis)
+    axis %= data.ndim
+    places = arange(data.shape[axis]).reshape((-1,) + (1,) * (data.ndim - axis - 1))
+    return losses.masked_softmax(data, places < length.expand_dims(axis), axis=axis)
+
+
+def log_softmax(data: Any, axis: int = -1, temperature: float | None = None) -> Any:
+    """log(softmax(x)) along ``axis``; scores are divided by ``temperature``."""
+    if temperature is not None and temperature != 1.0:
+        data = data * (1.0 / temperature)
+    return losses.log_softmax(data, axis=axis)
