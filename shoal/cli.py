@@ -26,6 +26,9 @@ EPILOG = """examples:
   shoal scheduler --workers 4 --servers 2                    ... or each process where you like:
   shoal server --scheduler 10.0.0.1:9091
   shoal worker --scheduler 10.0.0.1:9091 train.py --epochs 5
+
+environment:
+  SHOAL_LOG    how much the processes of a cluster say: debug, info, warning or error (default: info)
 """
 
 
