@@ -46,8 +46,8 @@ def _conv_spec(
     k = x.ndim - 2
     if weight.ndim != x.ndim or weight.shape[1] * num_group != x.shape[1] or weight.shape[0] % num_group:
         raise ShapeError(
-            f"convolution: x has shape {x.shape} (batch, channels, *space), so with num_group={num_group} the weight must "
-            f"have shape (filters, {x.shape[1]} / {num_group}, *kernel), filters a multiple of the groups; got "
+            f"convolution: x has shape {x.shape} (batch, channels, *space), so with num_group={num_group} the weight "
+            f"must have shape (filters, {x.shape[1]} / {num_group}, *kernel), filters a multiple of the groups; got "
             f"{weight.shape}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:

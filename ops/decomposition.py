@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from shoal.errors import ShapeError
 from shoal.ops import specs
 from shoal.ops.registry import Array, Op, Spec, op
@@ -69,7 +71,7 @@ def _solved(op: Op[Any], a: Spec, b: Spec) -> Spec:
     _square(op, a)
     if b.ndim != a.ndim or b.shape[:-1] != a.shape[:-1]:
         raise ShapeError(f"solve: a has shape {a.shape}, so b must have shape {(*a.shape[:-1], 'n')}, got {b.shape}")
-    return Spec(b.shape, specs.result_dtype(op, [Spec((1, 1), a.dtype), Spec((1, 1), b.dtype)]))
+    return Spec(b.shape, np.result_type(a.dtype, b.dtype))
 
 
 @op(_solved)

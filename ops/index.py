@@ -217,7 +217,7 @@ def _along(op: Op[Any], x: Spec, indices: Spec, *, axis: int) -> Spec:
 
 @op(_along)
 def take_along_axis(xp: Any, x: Array, indices: Array, axis: int) -> Any:
-    """For each position, the element of x at the place along ``axis`` that ``indices`` gives: ``x[i, indices[i, j]]``."""
+    """For each position, the element of x at the place along ``axis`` that ``indices`` gives: x[i, indices[i, j]]."""
     return xp.take_along_axis(x, indices, axis)
 
 

@@ -27,7 +27,8 @@ def _product(op: Op[Any], x: Any, y: Any) -> Spec:
     if batch is None or a[-1] != b[-2]:
         raise ShapeError(
             f"{op.name}: shapes {x.shape} and {y.shape} do not fit: the last axis of the first ({a[-1]}) must be "
-            f"as long as the {'last but one' if y.ndim > 1 else 'only'} axis of the second ({b[-2]}), and batches must broadcast"
+            f"as long as the {'last but one' if y.ndim > 1 else 'only'} axis of the second ({b[-2]}), and batches "
+            "must broadcast"
         )
     rows = a[-2:-1] if x.ndim > 1 else ()
     columns = b[-1:] if y.ndim > 1 else ()

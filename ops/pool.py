@@ -30,15 +30,15 @@ def _space(x: Any, kernel: Shape, stride: Shape, pad: Shape) -> Shape:
 
 
 def _pooled(
-    op: Op[Any], x: Spec, *, kernel: Lengths, stride: Lengths | None = None, pad: Lengths = 0, **_: Any
+    op: Op[Any], x: Spec, index: Spec | None = None, *, kernel: Lengths, stride: Lengths | None = None, pad: Lengths = 0
 ) -> Spec:
     specs.require_ndim(op, "x", x, 3, 4, 5)
     given = _geometry(x, kernel, stride, pad)
     space = _space(x, *given)
     if len(given[0]) != x.ndim - 2 or min(space) < 1 or any(p >= m for m, p in zip(given[0], given[2], strict=True)):
         raise ShapeError(
-            f"{op.name}: a window of {given[0]} with pad={given[2]} does not fit x of shape {x.shape} (batch, channels, "
-            "*space); the window must fit, and the padding be smaller than it"
+            f"{op.name}: a window of {given[0]} with pad={given[2]} does not fit x of shape {x.shape} (batch, "
+            "channels, *space); the window must fit, and the padding be smaller than it"
         )
     dtype = np.dtype(np.int64) if op.name == "max_pool_index" else x.dtype
     return Spec((*x.shape[:2], *space), dtype)

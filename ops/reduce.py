@@ -134,7 +134,9 @@ def var(xp: Any, x: Array, axis: Axis = None, ddof: int = 0, keepdims: bool = Fa
         ddof: the sum of squares is divided by n - ddof.
     """
     if x.dtype.char not in "fd":
-        return x.var(axis=None if axis is None else _tuple(axis), ddof=ddof, keepdims=keepdims)
+        half = x.dtype.char == "e"
+        out = var.forward(xp, x.astype(np.float32 if half else np.float64), axis, ddof, keepdims)
+        return out.astype(x.dtype) if half else out
     centred = x - _raw_sum(xp, x, axis, True) / _divisor(x.shape, axis)
     centred *= centred
     return _raw_sum(xp, centred, axis, keepdims) / _freedom(x.shape, axis, ddof)

@@ -146,7 +146,8 @@ class Op(Generic[P]):
         inputs = list(args)
         if self.variadic:
             fixed = len(self.arrays) - 1
-            if len(inputs) > fixed and isinstance(inputs[fixed], (list, tuple)):  # NumPy's form: concatenate([a, b], 1)
+            first = inputs[fixed] if len(inputs) > fixed else None
+            if isinstance(first, (list, tuple)) and not isinstance(first, Spec):  # NumPy's form: concatenate([a, b], 1)
                 inputs, extra = [*inputs[:fixed], *inputs[fixed]], inputs[fixed + 1 :]
                 attrs = dict(zip(self.attrs, extra, strict=False))
         elif len(inputs) > len(self.arrays):
