@@ -41,6 +41,7 @@ from shoal.kvstore.wire.messages import (
 )
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
+from shoal.scheduler.contacts import Contacts, Watchers
 from shoal.scheduler.gather import Count, Gathering, as_count
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
@@ -61,9 +62,6 @@ __all__ = ["Action", "Ended", "Event", "Interrupted", "SchedulerConfig", "Schedu
 
 LINGER_S = 2.0
 """After the end, how long the scheduler stays for members and watchers that have not heard of it."""
-
-WATCHER_S = 5.0
-"""A watcher that has not asked for this long is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +114,6 @@ class SchedulerConfig:
             raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
 
 
-@dataclass(slots=True)
-class _Contact:
-    """Soft state of a member: where it is reached, when it was heard, what it last said of itself."""
-
-    sender: str
-    seen: float
-    status: Plain = None
-
-
-@dataclass(slots=True)
-class _Watcher:
-    asked: float
-    told: bool = False  # has been sent the final snapshot
-
-
 class SchedulerCore:
     """Who is in the cluster, in which order they came and went, and what they declared."""
 
@@ -142,9 +125,8 @@ class SchedulerCore:
         self.state = ClusterState(counts["worker"].least, counts["server"].least)
         self.log: list[Record] = []
         self.barriers = Barriers()
-        self._contacts: dict[str, _Contact] = {}  # by token
-        self._senders: dict[str, str] = {}  # sender -> token
-        self._watchers: dict[str, _Watcher] = {}
+        self._contacts = Contacts()
+        self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
         self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
@@ -168,12 +150,11 @@ class SchedulerCore:
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
-        deadlines = [self._next_check, self._now + self.config.lease_s / 4]
+        deadlines = [self._now + self.config.lease_s / 4]
         if self.state.phase == "gathering":
             begins_at = self._begins_at()
             deadlines += [self._gather_until, *([begins_at] if begins_at is not None else [])]
-        if self._over:
-            deadlines.append(self._ended_at + LINGER_S)
+        deadlines.append(self._ended_at + LINGER_S if self._over else self._next_check)
         return min(deadlines)
 
     def _advance(self, now: float) -> None:
@@ -181,8 +162,7 @@ class SchedulerCore:
             self._woken, self._now, self._began = True, now, now
         pause = now - self._now
         if pause > self.config.lease_s / 2:  # this process was stopped: its members were not heard, but not silent
-            for contact in self._contacts.values():
-                contact.seen += pause
+            self._contacts.excuse(pause)
         self._now = max(self._now, now)
 
     def _message(self, sender: str, m: Message) -> list[Action]:
@@ -190,7 +170,7 @@ class SchedulerCore:
             return self._watch(sender)
         if isinstance(m, Join):
             return self._join(sender, m)
-        node = self.state.tokens.get(self._senders.get(sender, ""))
+        node = self.state.tokens.get(self._contacts.token_of(sender))
         handler = self._handlers.get(type(m))
         if node is None:
             return self._stranger(sender, m)
@@ -237,7 +217,7 @@ class SchedulerCore:
             host=m.host,
             pid=m.pid,
         )
-        self._bind(sender, m.token)
+        self._contacts.bind(m.token, sender, self._now)
         self._commit(Joined(member, m.token))
         self._joined_at = self._now
         return self._welcome_all()
@@ -245,7 +225,7 @@ class SchedulerCore:
     def _rejoin(self, sender: str, node: Node) -> list[Action]:
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
-        self._bind(sender, node.token)
+        self._contacts.bind(node.token, sender, self._now)
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
@@ -253,13 +233,6 @@ class SchedulerCore:
         if self._stopping and node.member.role == "server":
             news.append(_STOP)
         return [Send(sender, message) for message in news]
-
-    def _bind(self, sender: str, token: str) -> None:
-        contact = self._contacts.setdefault(token, _Contact(sender, self._now))
-        if contact.sender != sender:
-            self._senders.pop(contact.sender, None)
-        contact.sender, contact.seen = sender, self._now
-        self._senders[sender] = token
 
     def _unfit(self, m: Join) -> str:
         """Why this process cannot be taken in; empty when it can."""
@@ -413,21 +386,21 @@ class SchedulerCore:
     def _expire(self) -> list[Action]:
         if self._over or self._now < self._next_check:
             return []
-        lease = self.config.lease_s
-        live = self._live()
-        silent = [node for node in live if self._now - self._contacts[node.token].seen >= lease]
-        kept = [self._contacts[node.token].seen for node in live if node not in silent]
-        self._next_check = min(kept, default=self._now) + lease
+        lease_s = self.config.lease_s
+        tokens = [node.token for node in self._live()]
+        lost = self._contacts.silent(tokens, self._now - lease_s)
+        kept = [self._contacts[token].seen for token in tokens if token not in lost]
+        self._next_check = min(kept, default=self._now) + lease_s
+        silent = [self.state.tokens[token] for token in lost]
         if self.state.phase == "gathering":
             return [*self._drop(silent), *self._gathered_too_long()]
         if not silent:
             return []
-        longest = max(self._now - self._contacts[node.token].seen for node in silent)
+        silent_s = self._now - min(self._contacts[token].seen for token in lost)
         reason = (
-            f"silent for {longest:.1f} s, with a lease of {lease:g} s: killed, stopped, or cut off from the network"
+            f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s: killed, stopped, or cut off from the network"
         )
-        culprit = ", ".join(describe(node.member) for node in silent)
-        return self._fail(culprit, reason, tuple(node.token for node in silent), "lost")
+        return self._fail(", ".join(describe(node.member) for node in silent), reason, tuple(lost), "lost")
 
     def _drop(self, silent: list[Node]) -> list[Action]:
         for node in silent:
@@ -457,7 +430,7 @@ class SchedulerCore:
             self._commit(Finished())
         if not self._over or self._ended:
             return []
-        told = self._last_words()
+        told: list[Action] = [Send(sender, self.snapshot()) for sender in self._watchers.untold(self._now)]
         waited = self._now >= self._ended_at + LINGER_S
         if not waited and (self._live() or self._watchers):
             return told
@@ -466,28 +439,10 @@ class SchedulerCore:
         text = f"{self.state.culprit}: {self.state.reason}" if failed else "all workers are done"
         return [*told, Ended(failed, text)]
 
-    def _last_words(self) -> list[Action]:
-        """Send the final snapshot to watchers that have not had it; each acknowledges by asking once more."""
-        self._forget_watchers()
-        told: list[Action] = []
-        for sender, watcher in self._watchers.items():
-            if not watcher.told:
-                watcher.told = True
-                told.append(Send(sender, self.snapshot()))
-        return told
-
     def _watch(self, sender: str) -> list[Action]:
-        watcher = self._watchers.get(sender)
-        if watcher and watcher.told:
-            del self._watchers[sender]
-            return []
-        self._forget_watchers()
-        self._watchers[sender] = _Watcher(self._now)
-        return [] if self._over else [Send(sender, self.snapshot())]
-
-    def _forget_watchers(self) -> None:
-        for sender in [s for s, w in self._watchers.items() if self._now - w.asked > WATCHER_S]:
-            del self._watchers[sender]
+        """After the end the answer is the final snapshot, which `_end` sends to everybody who has not had it."""
+        answer = self._watchers.ask(sender, self._now) and not self._over
+        return [Send(sender, self.snapshot())] if answer else []
 
     def snapshot(self) -> Snapshot:
         """The state of the run, as watchers see it."""
@@ -521,7 +476,7 @@ class SchedulerCore:
         """The one point where membership and keys change."""
         self.log.append(record)
         self.state.apply(record)
-        if self._over:
+        if isinstance(record, Aborted | Finished):
             self._ended_at = self._now
 
     def _live(self, role: str = "") -> list[Node]:
@@ -548,7 +503,9 @@ class SchedulerCore:
             "a complete cluster is running": (s.phase == "gathering") == (s.roster is None) or s.phase == "failed",
             "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
             "a finished run waits for nobody": s.phase != "finished" or not self._live(),
-            "every live node can be reached": all(self._senders.get(self._to(n)) == n.token for n in self._live()),
+            "every live node can be reached": all(
+                self._contacts.token_of(self._to(n)) == n.token for n in self._live()
+            ),
             "the log adds up to the state": _digest(again) == _digest(s),
         }
         for rule, holds in rules.items():

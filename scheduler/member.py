@@ -110,7 +110,7 @@ class MemberCore:
         self.roster: Roster | None = None
         self.generation = 0
         self.status: Plain = {}
-        self._now = self._began = self._heard = self._next_send = self._status_at = self._leave_by = 0.0
+        self._now = self._began = self._heard = self._next_send = self._beaten_at = self._leave_by = 0.0
         self._retry_s = JOIN_RETRY_S[0]
         self._woken = self._stopped = self._status_new = False
         self._asked: dict[str, _Asked] = {}
@@ -151,6 +151,8 @@ class MemberCore:
             return []
         if isinstance(event, Received):
             self._heard = self._now
+            if self.phase in ("waiting", "running"):
+                self._next_send = self._beaten_at + self._lease_s() / 4
             return self._message(event.message)
         return self._tick()
 
@@ -164,7 +166,7 @@ class MemberCore:
         if self.phase == "leaving":
             times.append(self._leave_by)
         if self._status_new:
-            times.append(self._status_at + STATUS_S)
+            times.append(self._beaten_at + STATUS_S)
         return min(times)
 
     def _advance(self, now: float) -> None:
@@ -217,9 +219,10 @@ class MemberCore:
         return self._send(self._goodbye)
 
     def _beat(self) -> list[Action]:
-        if self._now < self._next_send and not (self._status_new and self._now >= self._status_at + STATUS_S):
+        if self._now < self._next_send and not (self._status_new and self._now >= self._beaten_at + STATUS_S):
             return []
-        self._next_send, self._status_at, self._status_new = self._now + self._lease_s() / 4, self._now, False
+        self._next_send = self._now + self._lease_s() / 16  # until an answer says that there is time
+        self._beaten_at, self._status_new = self._now, False
         return self._send(Heartbeat(status=self.status))
 
     def _repeat(self) -> list[Action]:
@@ -267,7 +270,8 @@ class MemberCore:
         if self.phase == "waiting":
             self.welcome = m
             return [*news]
-        self.phase, self.welcome, self._next_send = "waiting", m, self._now + m.lease_s / 4
+        self.phase, self.welcome, self._beaten_at = "waiting", m, self._now
+        self._next_send = self._now + m.lease_s / 4
         asked = [action for a in self._asked.values() for action in self._send(a.message)]
         return [*news, *asked]
 
@@ -285,6 +289,8 @@ class MemberCore:
         return [News(m)]
 
     def _stop(self, m: Stop) -> list[Action]:
+        if self.roster is None:  # the stop has overtaken it
+            return self._send(self._join())
         if self._stopped:
             return []
         self._stopped = True

@@ -1,0 +1,91 @@
+"""Soft state about peers, which their repetitions would rebuild: where members are reached and when they were heard,
+and which watchers have had the last word."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shoal.kvstore.wire.schema import Plain
+
+__all__ = ["WATCHER_S", "Contact", "Contacts", "Watchers"]
+
+WATCHER_S = 5.0
+"""A watcher that has not asked for this long is gone."""
+
+
+@dataclass(slots=True)
+class Contact:
+    """Where a member is reached, when it was last heard, what it last said of itself."""
+
+    sender: str
+    seen: float
+    status: Plain = None
+
+
+class Contacts:
+    """Contacts of members, by token."""
+
+    def __init__(self) -> None:
+        self._contacts: dict[str, Contact] = {}
+        self._tokens: dict[str, str] = {}  # by sender
+
+    def __getitem__(self, token: str) -> Contact:
+        return self._contacts[token]
+
+    def token_of(self, sender: str) -> str:
+        """The member behind a sender, or ""."""
+        return self._tokens.get(sender, "")
+
+    def bind(self, token: str, sender: str, now: float) -> None:
+        """The member has just been heard as ``sender``, and is reached there from now on."""
+        contact = self._contacts.setdefault(token, Contact(sender, now))
+        if contact.sender != sender:
+            self._tokens.pop(contact.sender, None)
+        contact.sender, contact.seen = sender, now
+        self._tokens[sender] = token
+
+    def excuse(self, pause_s: float) -> None:
+        """Nobody could be heard for this long, because this process was stopped: nobody was silent."""
+        for contact in self._contacts.values():
+            contact.seen += pause_s
+
+    def silent(self, tokens: Iterable[str], before: float) -> list[str]:
+        """Those of ``tokens`` that have not been heard since ``before``."""
+        return [token for token in tokens if self._contacts[token].seen <= before]
+
+
+@dataclass(slots=True)
+class _Watcher:
+    asked: float
+    told: bool = False  # has been sent the final snapshot
+
+
+class Watchers:
+    """Who looks on from outside. After the end each is sent the final snapshot, and confirms it by asking once more."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, _Watcher] = {}
+
+    def __len__(self) -> int:
+        return len(self._watchers)
+
+    def ask(self, sender: str, now: float) -> bool:
+        """A watcher asks; whether to answer: one that confirms the final snapshot is not answered, but forgotten."""
+        watcher = self._watchers.get(sender)
+        if watcher is not None and watcher.told:
+            del self._watchers[sender]
+            return False
+        self._forget(now)
+        self._watchers[sender] = _Watcher(now)
+        return True
+
+    def untold(self, now: float) -> list[str]:
+        """Those that must be sent the final snapshot; they count as told from now on."""
+        self._forget(now)
+        untold = [sender for sender, watcher in self._watchers.items() if not watcher.told]
+        for sender in untold:
+            self._watchers[sender].told = True
+        return untold
+
+    def _forget(self, now: float) -> None:
+        for sender in [s for s, w in self._watchers.items() if now - w.asked > WATCHER_S]:
+            del self._watchers[sender]
