@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from shoal.errors import ConfigError
 from shoal.scheduler.child import THREAD_VARIABLES
 from shoal.scheduler.local import JobConfig, LocalLauncher, Outcome
@@ -18,6 +19,7 @@ from shoal.scheduler.local import JobConfig, LocalLauncher, Outcome
 pytestmark = pytest.mark.net
 
 SLEEPER = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+AS_RANK = "import os, sys, time\nfrom shoal.worker import cluster\n"
 MARK = "SHOAL_TEST_MARK"
 
 
@@ -127,7 +129,7 @@ def test_a_killed_process_is_named_and_ends_the_run(crowd: Crowd, tmp_path: Path
 
 
 def test_a_worker_that_raises_prints_its_traceback_once_and_ends_the_job(crowd: Crowd, tmp_path: Path) -> None:
-    text = "from shoal.worker import cluster\nimport time\nif cluster.rank() == 1: raise ValueError('boom')\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 1: raise ValueError('boom')\ntime.sleep(60)"
     run = Run(crowd, tmp_path / "s.py", text)
     outcome = run.go()
     assert outcome.code == 1
@@ -137,14 +139,14 @@ def test_a_worker_that_raises_prints_its_traceback_once_and_ends_the_job(crowd: 
 
 
 def test_a_workers_own_exit_code_is_the_runs(crowd: Crowd, tmp_path: Path) -> None:
-    text = "from shoal.worker import cluster\nimport time, sys\nif cluster.rank() == 0: sys.exit(7)\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 0: sys.exit(7)\ntime.sleep(60)"
     outcome = Run(crowd, tmp_path / "s.py", text).go()
     assert outcome.code == 7
     assert "worker 0" in outcome.text
 
 
 def test_a_worker_that_dies_without_a_word_is_blamed_with_its_exit_code(crowd: Crowd, tmp_path: Path) -> None:
-    text = "from shoal.worker import cluster\nimport time, os\nif cluster.rank() == 0: os._exit(9)\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 0: os._exit(9)\ntime.sleep(60)"
     outcome = Run(crowd, tmp_path / "s.py", text).go()
     assert outcome.code == 9
     assert re.search(r"worker 0 \(pid \d+\) exited with code 9", outcome.text)
@@ -197,7 +199,7 @@ def test_a_port_that_is_taken_is_said_so_and_ends_the_run(crowd: Crowd, tmp_path
 
 
 def test_impossible_jobs_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no script 'nowhere.py'"):
+    with pytest.raises(ConfigError, match=r"no script 'nowhere\.py'"):
         JobConfig("nowhere.py")
     script = tmp_path / "s.py"
     script.write_text("")
