@@ -296,17 +296,9 @@ def _run(o: argparse.Namespace) -> int:
 
 
 def _scheduler(o: argparse.Namespace) -> int:
-    from shoal.lab.report import check_place, final_report, render, save
     from shoal.scheduler.shell import run_scheduler
 
-    def report(snapshot: "Snapshot") -> None:
-        from rich.console import Console
-
-        final = final_report(snapshot, seed=o.seed)
-        save(final, o.report)
-        Console(width=100).print(render(final))
-
-    check_place(o.report)
+    on_finished = _reporter(o.report, o.seed) if o.report else None
     _be_a_role()
     return run_scheduler(
         o.host,
@@ -318,9 +310,24 @@ def _scheduler(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
-        on_finished=report if o.report else None,
+        on_finished=on_finished,
         ready_fd=o.ready_fd,
     )
+
+
+def _reporter(path: str, seed: int) -> "Callable[[Snapshot], None]":
+    """Prints and saves the report of a run that has finished."""
+    from rich.console import Console
+
+    from shoal.lab.report import check_place, final_report, render, save
+
+    def report(snapshot: "Snapshot") -> None:
+        final = final_report(snapshot, seed)
+        save(final, path)
+        Console(width=100).print(render(final))
+
+    check_place(path)
+    return report
 
 
 def _server(o: argparse.Namespace) -> int:
