@@ -228,7 +228,8 @@ class Function:
             outputs = self.forward(*inputs)
         many = isinstance(outputs, (tuple, list))
         raw = tuple(o.data for o in (outputs if many else [outputs]))
-        node = tape.record(_CustomOp(self), inputs, {}, raw if many else raw[0]) if _state.recording else None
+        tracked = _state.recording and any(isinstance(x, Tensor) and x.node is not None for x in inputs)
+        node = tape.Node(_CustomOp(self), inputs, {}, raw if many else raw[0]) if tracked else None
         made = tuple(Tensor(o, node, i) for i, o in enumerate(raw))
         return made if many else made[0]
 

@@ -56,9 +56,13 @@ def namespace(*arrays: Any) -> Namespace:
     """
     for x in arrays:
         kind = type(x)
-        if kind is not np.ndarray and kind.__module__.partition(".")[0] == "cupy":
+        if kind not in _HOST and kind.__module__.partition(".")[0] == "cupy":
             return _gpu()
     return CPU
+
+
+_HOST = frozenset([np.ndarray, float, int, bool, type(None)])
+"""Types that are not CuPy's, for a quick answer."""
 
 
 @cache

@@ -197,18 +197,19 @@ class Op(Generic[P]):
         assert self.rule is not None
         if True not in needed:
             return [None] * len(inputs)
-        result: list[Any] = []
-        for x, c, need in zip(inputs, self.rule(xp, g, out, *inputs, **attrs), needed, strict=True):
-            if not need or c is None:
-                result.append(None)
+        result: list[Any] = [None] * len(inputs)
+        found = self.rule(xp, g, out, *inputs, **attrs)
+        for i, need in enumerate(needed):
+            if not need or (c := found[i]) is None:
                 continue
             if type(c) is FunctionType:
                 c = c()
+            x = inputs[i]
             if c.shape != x.shape:
                 c = xp.sum_to(c, x.shape)
-            if c.dtype != x.dtype:
+            if c.dtype is not x.dtype and c.dtype != x.dtype:
                 c = c.astype(x.dtype)
-            result.append(c)
+            result[i] = c
         return result
 
 

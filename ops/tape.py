@@ -16,7 +16,7 @@ from shoal.errors import AutogradError, ShapeError
 from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS
 
-__all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "record", "state"]
+__all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "state"]
 
 _numbers = count(1)
 
@@ -117,7 +117,7 @@ def backward(
     for head, g in zip(heads, cotangents, strict=True):
         pending.add(head.node, head.index, g)
     run = _run_recorded if create else _run_raw
-    kind = type(heads[0])
+    kind, xp = type(heads[0]), namespace(heads[0].data)
     result: list[Any] = [None] * len(targets or ())
     for node in order:
         g = pending.take(node)
@@ -127,7 +127,7 @@ def backward(
             elif type(node) is Leaf:
                 (node.deliver_recorded if create else node.deliver)(g)
             if type(node) is Node and (path is None or node in path):
-                run(node, g, pending, path, kind)
+                run(node, g, pending, path, kind, xp)
         elif targets is None and type(node) is Leaf and node.req == "write":
             node.grad.data[...] = 0  # reached only through functions that are flat everywhere
         if not retain and type(node) is Node:
@@ -163,13 +163,13 @@ class _Pending:
         self.owned: set[Any] = set()  # sums that were made here, and may be added to in place
 
     def add(self, node: Any, index: int, g: Any) -> None:
-        if type(node) is not Leaf and type(node.out) is tuple:
-            slots = self.many.setdefault(node, [None] * len(node.out))
-            slots[index] = g if slots[index] is None else slots[index] + g
-            return
         have = self.one.get(node)
         if have is None:
-            self.one[node] = g
+            if type(node) is not Leaf and type(node.out) is tuple:
+                slots = self.many.setdefault(node, [None] * len(node.out))
+                slots[index] = g if slots[index] is None else slots[index] + g
+            else:
+                self.one[node] = g
         elif node in self.owned:
             have += g
         else:
@@ -178,45 +178,41 @@ class _Pending:
                 self.owned.add(node)
 
     def take(self, node: Any) -> Any:
-        if node in self.one:
-            return self.one.pop(node)
-        slots = self.many.pop(node, None)
-        return None if slots is None else tuple(slots)
+        g = self.one.pop(node, None)
+        if g is None and self.many:
+            slots = self.many.pop(node, None)
+            return None if slots is None else tuple(slots)
+        return g
 
 
-def _needed(inputs: Sequence[Any], path: set[Any] | None) -> list[bool]:
-    nodes = [getattr(x, "node", None) for x in inputs]
-    return [n is not None and (path is None or n in path) for n in nodes]
-
-
-def _run_raw(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any) -> None:
-    inputs = node.inputs
-    needed = _needed(inputs, path)
-    raw = [x.data if isinstance(x, kind) else x for x in inputs]
-    xp = namespace(*raw)
-    for x, c in zip(inputs, node.op.cotangents(xp, g, node.out, raw, node.attrs, needed), strict=True):
+def _run_raw(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any, xp: Any) -> None:
+    """Apply a node's gradient rule to raw arrays."""
+    inputs, raw, needed = node.inputs, [], []
+    for x in inputs:
+        if isinstance(x, kind):
+            raw.append(x.data)
+            needed.append(x.node is not None and (path is None or x.node in path))
+        else:
+            raw.append(x)
+            needed.append(False)
+    cotangents = node.op.cotangents(xp, g, node.out, raw, node.attrs, needed)
+    for i, c in enumerate(cotangents):
         if c is not None:
-            pending.add(x.node, x.index, c)
+            pending.add(inputs[i].node, inputs[i].index, c)
 
 
-def _run_recorded(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any) -> None:
+def _run_recorded(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any, xp: Any) -> None:
+    """Apply a node's gradient rule to tensors, which records it."""
     inputs = node.inputs
     if type(node.out) is tuple:
         out: Any = tuple(kind(o, node, i) for i, o in enumerate(node.out))
     else:
         out = kind(node.out, node, 0)
-    needed = _needed(inputs, path)
+    nodes = [getattr(x, "node", None) for x in inputs]
+    needed = [n is not None and (path is None or n in path) for n in nodes]
     for x, c in zip(inputs, node.op.cotangents(OPERATORS, g, out, inputs, node.attrs, needed), strict=True):
         if c is not None:
             pending.add(x.node, x.index, c)
-
-
-def record(op: Any, inputs: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> Node | None:
-    """A node for this application if one of its inputs is on the tape, else None."""
-    for x in inputs:
-        if getattr(x, "node", None) is not None:
-            return Node(op, inputs, attrs, out)
-    return None
 
 
 def head_cotangents(heads: Sequence[Any], grads: Sequence[Any]) -> list[Any]:

@@ -45,12 +45,18 @@ class Tensor(ArrayMethods):
 
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        raw = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        raw, tracked = [], False
+        for x in inputs:
+            if isinstance(x, Tensor):
+                raw.append(x.data)
+                tracked = tracked or x.node is not None
+            else:
+                raw.append(x)
         try:
             out = op.forward(namespace(*raw), *raw, **attrs)
         except _NOT_FITTING as error:
             _explain(op, inputs, attrs, error)
-        node = tape.record(op, inputs, attrs, out) if _state.recording and op.rule is not None else None
+        node = Node(op, inputs, attrs, out) if tracked and _state.recording and op.rule is not None else None
         if type(out) is tuple:
             return tuple(Tensor(o, node, i) for i, o in enumerate(out))
         return Tensor(out, node)

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.ops.cases import CASES, FLAT, NO_GRADIENT, Case
 
 import shoal.np
 import shoal.npx
 from shoal.ops import autograd
 from shoal.ops.registry import OPS, spec_of
 from shoal.ops.tensor import Tensor
+from tests.ops.cases import CASES, FLAT, NO_GRADIENT, Case
 
 assert shoal.np and shoal.npx  # imported for the operators that they register
 
