@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.ops import tape
+from shoal.ops import random, tape
 from shoal.ops.backend import namespace
 from shoal.ops.graph import trace
 from shoal.ops.graph.executor import Program, evaluate
 from shoal.ops.graph.gradient import gradients
 from shoal.ops.graph.ir import Graph, frozen
 from shoal.ops.graph.passes import optimize, remove_dead
-from shoal.ops.graph.symbol import Symbol, constant, flatten, replay, variable
+from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
 from shoal.ops.graph.tree import leaves, mapped, shape_of
 from shoal.ops.registry import OPERATORS, Spec, operator
 from shoal.ops.tensor import Tensor
@@ -35,7 +35,7 @@ class Trace:
         outputs: the tensors among the results.
         updates: (source, new value) of what each run writes back.
         rebuild: makes the results from a list of tensors, one per output.
-        programs: compiled so far, by which inputs want a gradient.
+        programs: compiled so far, by array namespace and by which inputs want a gradient.
     """
 
     arguments: list[Symbol]
@@ -43,7 +43,7 @@ class Trace:
     outputs: list[Symbol]
     updates: list[tuple[trace.Source, Symbol]]
     rebuild: Callable[[list[Any]], Any]
-    programs: dict[tuple[bool, ...], "_Differentiable"] = field(default_factory=dict)
+    programs: dict[tuple[Any, tuple[bool, ...]], "_Differentiable"] = field(default_factory=dict)
 
     def graph(self) -> Graph:
         """The forward graph: inputs are the arguments and what was captured, outputs the results and the updates."""
@@ -60,11 +60,10 @@ def trace_function(fn: Callable[..., Any], args: tuple[Any, ...]) -> Trace:
     names = ["data"] if len(tensors) == 1 else [f"data{i}" for i in range(len(tensors))]
     arguments = [variable(n, Spec(x.shape, x.dtype)) for n, x in zip(names, tensors, strict=True)]
     fresh = iter(arguments)
-    with trace.Tracer() as tracer, trace.mode(recording=False):
+    with trace.Tracer() as tracer, trace.mode(recording=False), random.keys_from(tracer.random_key):
         result = fn(*mapped(lambda x: next(fresh) if isinstance(x, Tensor) else x, args))
-    outputs = [
-        s if isinstance(s, Symbol) else constant(s.data) for s in leaves(result) if isinstance(s, (Symbol, Tensor))
-    ]
+    returned = [x for x in leaves(result) if isinstance(x, (Symbol, Tensor))]
+    outputs = [x if isinstance(x, Symbol) else tracer.capture(x) for x in returned]
     updates = list(tracer.updates.values())
     _, nodes = flatten([*outputs, *(new for _, new in updates)], arguments)
     captured = [Symbol(node) for node in nodes[len(arguments) :]]
@@ -93,11 +92,10 @@ class Compiled:
         tensors += [s.node.source.current() for s in found.captured]
         recording = tape.state.recording
         wants = tuple(recording and getattr(x, "node", None) is not None for x in tensors)
-        program = found.programs.get(wants)
+        xp = namespace(*(x.data for x in tensors if isinstance(x, Tensor)))
+        program = found.programs.get((xp, wants))
         if program is None:
-            program = found.programs[wants] = _Differentiable(
-                found, wants, _namespace(tensors), self.label, self.planned
-            )
+            program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.planned)
         results = program(tensors)
         for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
             source.current().data[...] = new.data
@@ -197,10 +195,6 @@ def _signature(x: Any) -> Any:
     if isinstance(x, Tensor):
         return (Tensor, x.data.shape, x.data.dtype)
     return frozen(x)
-
-
-def _namespace(tensors: Sequence[Any]) -> Any:
-    return namespace(*(x.data for x in tensors if isinstance(x, Tensor)))
 
 
 def _fits(captured: Symbol) -> bool:

@@ -1,9 +1,15 @@
 """Run a graph as a flat list of calls over planned memory.
 
-A `Program` is built once for a graph: the plan of its memory, and one small function per call. Each `Run` has a list
-with one place per value, filled with the arguments, the constants and views of an arena; the functions read and write
-that list. A graph that has a forward and a backward part is one program, so that both share the plan: `Run.forward`
-carries out the first calls and keeps what the others need; `Run.backward` may be called any number of times.
+A `Program` is built once for a graph; each `Run` of it has a list with one place per value, filled with the arguments
+and the constants, and small functions that read and write that list. A graph that has a forward and a backward part
+is one
+program: `Run.forward` carries out the first calls and keeps what the others need; `Run.backward` may be called any
+number of times.
+
+The first run is a rehearsal: every operator allocates its output, and the memory order of the outputs is noted
+(convolutions, for example, work channels-last). From the second run on, values that can be written where one wants
+lie in an arena, at planned offsets and in the same memory order, so that they have the same bits as in imperative
+execution.
 
 Arenas are pooled: a run owns its arena until it is dropped. So two forward passes before a backward pass use two
 arenas, and a loop uses the same one again and again. Outputs never lie in an arena.
@@ -15,13 +21,15 @@ from typing import Any
 
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref, positions
 from shoal.ops.graph.kernels import Kernel, into
-from shoal.ops.graph.plan import ALIGN_BYTES, Plan, owners, plan
+from shoal.ops.graph.plan import ALIGN_BYTES, Plan, nbytes, owners, plan
 from shoal.ops.registry import OPS
 
 __all__ = ["Program", "Run", "evaluate"]
 
 Values = list[Any]
 StepFn = Callable[[Values], None]
+Order = tuple[int, ...]
+"""The axes of an array from the slowest in memory to the fastest."""
 
 POOL = 4
 """How many idle arenas a program keeps."""
@@ -33,17 +41,6 @@ def evaluate(xp: Any, call: Call, inputs: Sequence[Any]) -> tuple[Any, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def is_view(call: Call) -> bool:
-    """Whether the output of a call may share memory with its input."""
-    return OPS[call.op].view
-
-
-@dataclass(slots=True)
-class _Arena:
-    memory: Any
-    values: Values
-
-
 class Program:
     """An executable graph.
 
@@ -52,63 +49,170 @@ class Program:
         xp: the array namespace.
         forward: how many of the outputs are those of the forward part; the others are computed by `Run.backward`.
         late: how many of the inputs, at the end, are arguments of `Run.backward`.
-        planned: False lets every operator allocate its output.
+        planned: False lets every operator allocate its output at each run.
     """
 
     def __init__(
         self, graph: Graph, xp: Any, *, forward: int | None = None, late: int = 0, planned: bool = True
     ) -> None:
-        forward = len(graph.outputs) if forward is None else forward
-        self.graph, split = arranged(graph, forward, late)
-        self.xp = xp
-        self._forward, self._late = forward, late
-        refs = [(p, n) for p, call in enumerate(self.graph.calls) for n in range(len(call.specs))]
-        self._slots: dict[Ref, int] = {ref: i for i, ref in enumerate(refs)}
-        self._literals: Values = []
-        owned = owners(self.graph, is_view)
-        escaping = {owner for ref in self.graph.outputs for owner in owned[ref]}
-        kernels = {p: into(xp, call) for p, call in self.graph.operators() if (p, 0) not in escaping}
-        self._kernels = {p: k for p, k in kernels.items() if planned and k is not None}
-        saved = {ref for call in self.graph.calls[split:] for ref in call.refs if ref[0] < split}
-        self.plan: Plan = plan(self.graph, {(p, 0) for p in self._kernels}, is_view, self._inplace, saved)
-        dead = self._deaths(split, saved)
-        self.forward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p < split]
-        self.backward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p >= split]
-        self.inputs = [self._slots[p, 0] for p in self.graph.inputs]
-        self.outputs = [self._slots[ref] for ref in self.graph.outputs]
-        self.pool: list[_Arena] = []
+        self.xp, self.late = xp, late
+        self.forward = len(graph.outputs) if forward is None else forward
+        self.graph, self.split = arranged(graph, self.forward, late)
+        self.orders: dict[int, Order] = {}
+        self._rehearse = planned
+        self._code = _Code(self, {})
+
+    @property
+    def plan(self) -> Plan:
+        """Where values lie; nowhere before the first run is complete."""
+        return self._code.plan
+
+    @property
+    def steps(self) -> int:
+        """How many calls a run makes."""
+        return len(self._code.forward_steps) + len(self._code.backward_steps)
 
     def start(self) -> "Run":
-        """A run with an arena of its own."""
-        try:
-            return Run(self, self.pool.pop())
-        except IndexError:
-            return Run(self, self._new_arena())
+        """A run with memory of its own."""
+        return Run(self, self._code, self._code.arena())
 
     def __call__(self, *arrays: Any) -> list[Any]:
         """Run a graph that has no backward part."""
         return self.start().forward(arrays)
 
-    def _inplace(self, call: Call) -> bool:
-        return OPS[call.op].elementwise
+    def _specs(self, call: Call) -> list[Any]:
+        return [self.graph.spec(x) if isinstance(x, tuple) else x for x in call.inputs]
+
+    def note(self, code: "_Code", first: int, values: Values) -> Callable[[int], None] | None:
+        """During the rehearsal: what to call after each step from position ``first`` on, to note memory orders."""
+        if not self._rehearse or code is not self._code:
+            return None
+        placed = [p for p, _ in self.graph.operators() if p >= first]
+
+        def after(step: int) -> None:
+            array = values[code.slots[placed[step], 0]]
+            if array is not None:
+                self.orders[placed[step]] = _order(array)
+
+        return after
+
+    def rehearsed(self, code: "_Code", part: str) -> None:
+        """A part has been run; when it is the last one, plan the memory of the runs to come."""
+        last = "backward" if self.split < len(self.graph.calls) else "forward"
+        if self._rehearse and part == last and code is self._code:
+            self._rehearse = False
+            found = {
+                p: into(self.xp, call, self._specs(call)) for p, call in self.graph.operators() if p in self.orders
+            }
+            self._code = _Code(self, {p: kernel for p, kernel in found.items() if kernel is not None})
+
+
+class Run:
+    """One execution of a program: the values that are alive, and the arena they lie in."""
+
+    __slots__ = ("_arena", "_code", "_program", "_values")
+
+    def __init__(self, program: Program, code: "_Code", arena: "_Arena") -> None:
+        self._program, self._code, self._arena = program, code, arena
+        self._values = arena.values.copy()
+
+    def forward(self, arrays: Sequence[Any]) -> list[Any]:
+        """Compute the outputs of the forward part from the arrays of the (early) inputs."""
+        code, program = self._code, self._program
+        for slot, array in zip(code.inputs, arrays, strict=False):
+            self._values[slot] = array
+        self._carry_out(code.forward_steps, 0, "forward")
+        results = [self._values[slot] for slot in code.outputs[: program.forward]]
+        for i in code.lent:  # a constant of the graph is not for the caller to write to
+            if i < len(results):
+                results[i] = results[i].copy()
+        return results
+
+    def backward(self, arrays: Sequence[Any]) -> list[Any]:
+        """Compute the other outputs from the arrays of the late inputs."""
+        code, program = self._code, self._program
+        for slot, array in zip(code.inputs[len(code.inputs) - program.late :], arrays, strict=True):
+            self._values[slot] = array
+        self._carry_out(code.backward_steps, program.split, "backward")
+        return [self._values[slot] for slot in code.outputs[program.forward :]]
+
+    def _carry_out(self, steps: list[StepFn], first: int, part: str) -> None:
+        values = self._values
+        after = self._program.note(self._code, first, values)
+        if after is None:
+            for step in steps:
+                step(values)
+            return
+        for i, step in enumerate(steps):
+            step(values)
+            after(i)
+        self._program.rehearsed(self._code, part)
+
+    def __del__(self) -> None:
+        if len(self._code.pool) < POOL:
+            self._code.pool.append(self._arena)
+
+
+@dataclass(slots=True)
+class _Arena:
+    memory: Any
+    values: Values
+
+
+class _Code:
+    """The steps of a program, given the calls that have a kernel which writes where the plan says."""
+
+    def __init__(self, program: Program, kernels: dict[int, Kernel]) -> None:
+        self.program, self.graph, split = program, program.graph, program.split
+        refs = [(p, n) for p, call in enumerate(self.graph.calls) for n in range(len(call.specs))]
+        self.slots: dict[Ref, int] = {ref: i for i, ref in enumerate(refs)}
+        self._literals: Values = []
+        owned = owners(self.graph, is_view)
+        escaping = {owner for ref in self.graph.outputs for owner in owned[ref]}
+        self._kernels = {p: kernel for p, kernel in kernels.items() if (p, 0) not in escaping}
+        saved = {ref for call in self.graph.calls[split:] for ref in call.refs if ref[0] < split}
+        self.plan: Plan = plan(self.graph, {(p, 0) for p in self._kernels}, is_view, self._inplace, saved)
+        dead = self._deaths(saved)
+        self.forward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p < split]
+        self.backward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p >= split]
+        self.inputs = [self.slots[p, 0] for p in self.graph.inputs]
+        self.outputs = [self.slots[ref] for ref in self.graph.outputs]
+        consts = [{self.graph.calls[p].is_const for p, _ in owned[ref]} for ref in self.graph.outputs]
+        self.lent = [i for i, kinds in enumerate(consts) if True in kinds]
+        self.pool: list[_Arena] = []
+
+    def arena(self) -> _Arena:
+        """An idle arena, or a new one."""
+        try:
+            return self.pool.pop()
+        except IndexError:
+            return self._new_arena()
 
     def _new_arena(self) -> _Arena:
-        raw = self.xp.empty(self.plan.size_bytes + ALIGN_BYTES, dtype="uint8")
+        raw = self.program.xp.empty(self.plan.size_bytes + ALIGN_BYTES, dtype="uint8")
         start = -_address(raw) % ALIGN_BYTES
-        values: Values = [None] * len(self._slots) + self._literals
+        values: Values = [None] * len(self.slots) + self._literals
         for ref, offset in self.plan.offsets.items():
             spec = self.graph.spec(ref)
-            size = spec.dtype.itemsize
+            part = raw[start + offset : start + offset + nbytes(spec)].view(spec.dtype)
+            order = self.program.orders[ref[0]]
+            size = 1
             for n in spec.shape:
                 size *= n
-            values[self._slots[ref]] = raw[start + offset : start + offset + size].view(spec.dtype).reshape(spec.shape)
+            view = part[:size].reshape([spec.shape[axis] for axis in order])
+            values[self.slots[ref]] = view.transpose([order.index(axis) for axis in range(len(order))])
         for position, call in enumerate(self.graph.calls):
             if call.is_const:
-                values[self._slots[position, 0]] = call.value
+                values[self.slots[position, 0]] = call.value
         return _Arena(raw, values)
 
-    def _deaths(self, split: int, saved: set[Ref]) -> dict[int, list[int]]:
-        """For each call, the places of values that no later call of the same part needs: they are emptied after it.
+    def _inplace(self, position: int, heir: Ref) -> bool:
+        """Element by element, and in the same memory order."""
+        orders = self.program.orders
+        return OPS[self.graph.calls[position].op].elementwise and orders[position] == orders[heir[0]]
+
+    def _deaths(self, saved: set[Ref]) -> dict[int, list[int]]:
+        """For each call, the places of values that no later call needs: they are emptied after it.
 
         Only values that an operator allocates: planned ones belong to the arena.
         """
@@ -122,58 +226,32 @@ class Program:
         kept = {*saved, *self.graph.outputs, *((p, 0) for p in self._kernels)}
         for ref, position in last.items():
             if self.graph.calls[ref[0]].op and ref not in kept:
-                dead.setdefault(position, []).append(self._slots[ref])
+                dead.setdefault(position, []).append(self.slots[ref])
         return dead
 
     def _step(self, position: int, dead: dict[int, list[int]]) -> StepFn:
         call = self.graph.calls[position]
         kernel = self._kernels.get(position)
-        out = [self._slots[position, n] for n in range(len(call.specs))]
-        free = dead.get(position, [])
+        inputs = [self._slot(x) for x in call.inputs]
+        out = [self.slots[position, n] for n in range(len(call.specs))]
         if kernel is not None:
-            step = _write(kernel, [self._slot(x) for x in call.inputs], out[0])
+            step = _write(kernel, inputs, out[0])
         else:
-            step = _compute(OPS[call.op].forward, self.xp, [self._slot(x) for x in call.inputs], out, call.attrs)
+            step = _compute(OPS[call.op].forward, self.program.xp, inputs, out, call.attrs)
+        free = dead.get(position, [])
         return _then_free(step, free) if free else step
 
     def _slot(self, x: Operand) -> int:
         """The place of an operand; a scalar or None has one of its own, filled for good."""
         if isinstance(x, tuple):
-            return self._slots[x]
+            return self.slots[x]
         self._literals.append(x)
-        return len(self._slots) + len(self._literals) - 1
+        return len(self.slots) + len(self._literals) - 1
 
 
-class Run:
-    """One execution of a program: the values that are alive, and the arena they lie in."""
-
-    __slots__ = ("_arena", "_program", "_values")
-
-    def __init__(self, program: Program, arena: _Arena) -> None:
-        self._program, self._arena = program, arena
-        self._values = arena.values.copy()
-
-    def forward(self, arrays: Sequence[Any]) -> list[Any]:
-        """Compute the outputs of the forward part from the arrays of the (early) inputs."""
-        program, values = self._program, self._values
-        for slot, array in zip(program.inputs, arrays, strict=False):
-            values[slot] = array
-        for step in program.forward_steps:
-            step(values)
-        return [values[slot] for slot in program.outputs[: program._forward]]
-
-    def backward(self, arrays: Sequence[Any]) -> list[Any]:
-        """Compute the other outputs from the arrays of the late inputs."""
-        program, values = self._program, self._values
-        for slot, array in zip(program.inputs[len(program.inputs) - program._late :], arrays, strict=True):
-            values[slot] = array
-        for step in program.backward_steps:
-            step(values)
-        return [values[slot] for slot in program.outputs[program._forward :]]
-
-    def __del__(self) -> None:
-        if len(self._program.pool) < POOL:
-            self._program.pool.append(self._arena)
+def is_view(call: Call) -> bool:
+    """Whether the output of a call may share memory with its input."""
+    return OPS[call.op].view
 
 
 def arranged(graph: Graph, forward: int, late: int) -> tuple[Graph, int]:
@@ -187,6 +265,12 @@ def arranged(graph: Graph, forward: int, late: int) -> tuple[Graph, int]:
 
     calls = tuple(graph.calls[p].moved(to) for p in order)
     return Graph(calls, tuple(new[p] for p in graph.inputs), tuple(map(to, graph.outputs))), len(first)
+
+
+def _order(array: Any) -> Order:
+    """Memory order of an array that is dense; axes of equal stride in their own order."""
+    strides = array.strides
+    return tuple(sorted(range(array.ndim), key=lambda axis: (-strides[axis], axis)))
 
 
 def _write(kernel: Kernel, inputs: list[int], out: int) -> StepFn:
@@ -206,7 +290,8 @@ def _compute(forward: Callable[..., Any], xp: Any, inputs: list[int], out: list[
         (o,) = out
 
         def one(v: Values) -> None:
-            v[o] = forward(xp, *[v[i] for i in inputs], **attrs)
+            result = forward(xp, *[v[i] for i in inputs], **attrs)
+            v[o] = result[0] if type(result) is tuple else result
 
         return one
 

@@ -50,9 +50,8 @@ def _spread(
     """Add what the inputs of ``node`` get from its outputs."""
     op = node.op
     assert op is not None
-    many = len(node.specs) > 1
-    g: Any = tuple(cotangents) if many else cotangents[0]
-    out: Any = tuple(Symbol(node, n) for n in range(len(node.specs))) if many else Symbol(node)
+    g: Any = tuple(cotangents) if node.many else cotangents[0]
+    out: Any = tuple(Symbol(node, n) for n in range(len(node.specs))) if node.many else Symbol(node)
     flags = [isinstance(x, Symbol) and x.node.serial in needed for x in node.inputs]
     for x, c in zip(node.inputs, op.cotangents(OPERATORS, g, out, node.inputs, node.attrs, flags), strict=True):
         if c is not None:

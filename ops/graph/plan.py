@@ -74,7 +74,7 @@ def plan(
     graph: Graph,
     planned: Collection[Ref],
     views: CallTest,
-    inplace: CallTest,
+    inplace: Callable[[int, Ref], bool],
     pinned: Iterable[Ref] = (),
 ) -> Plan:
     """Places in one arena for the values ``planned``.
@@ -82,7 +82,7 @@ def plan(
     Args:
         planned: values that their call can write where it is told to.
         views: whether the outputs of a call may be views of its inputs.
-        inplace: whether a call may write its output over an input of the same shape and dtype.
+        inplace: whether the call at a position may write its output over this input, of the same shape and dtype.
         pinned: values that are read after the run, besides the outputs.
     """
     owned = owners(graph, views)
@@ -94,8 +94,8 @@ def plan(
             ref = (position, n)
             if ref not in planned:
                 continue
-            dead = [r for r in call.refs if r in offsets and last[r] == position] if n == 0 and inplace(call) else []
-            heir = next((r for r in dead if _fits(graph, call, r, owned)), None)
+            dead = [r for r in call.refs if n == 0 and r in offsets and last[r] == position]
+            heir = next((r for r in dead if inplace(position, r) and _fits(graph, call, r, owned)), None)
             if heir is None:
                 offsets[ref] = arena.take(nbytes(spec))
             else:

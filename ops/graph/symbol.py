@@ -37,9 +37,10 @@ class Node:
         source: what an input stands for, if it is captured: see `shoal.ops.graph.trace`.
         role: what an input is for: "data", "param", "aux" or "key"; see `shoal.ops.graph.serialize`.
         serial: grows with time of creation.
+        many: whether the operator gives a tuple, be it of one.
     """
 
-    __slots__ = ("attrs", "inputs", "name", "op", "role", "serial", "source", "specs", "value")
+    __slots__ = ("attrs", "inputs", "many", "name", "op", "role", "serial", "source", "specs", "value")
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Node:
     ) -> None:
         self.op, self.inputs, self.attrs, self.specs = op, inputs, attrs or {}, specs
         self.name, self.value, self.source, self.role = name, value, source, role
-        self.serial = next(_serial)
+        self.serial, self.many = next(_serial), False
 
 
 class Symbol(ArrayMethods):
@@ -92,6 +93,7 @@ class Symbol(ArrayMethods):
         inferred = op.infer(*(x.spec if isinstance(x, Symbol) else x for x in operands), **attrs)
         many = not isinstance(inferred, Spec)
         node = Node(op, operands, attrs, tuple(inferred) if many else (inferred,))
+        node.many = many
         return tuple(Symbol(node, i) for i in range(len(node.specs))) if many else Symbol(node)
 
     def detach(self) -> "Symbol":

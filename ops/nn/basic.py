@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
-from shoal.ops import index, linalg, random, shape, tape
+from shoal.ops import index, linalg, neural, shape
 from shoal.ops.nn.activation import activation_layer
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.hybrid import HybridBlock
@@ -68,7 +68,7 @@ class Dense(HybridBlock):
         try:
             y = linalg.fully_connected(x, self.weight.data(), bias, flatten=self.flatten)
         except (ShapeError, DTypeError) as error:
-            raise type(error)(f"{self._label()} with {self.weight.shape[1]} input units: {error}") from None
+            raise type(error)(f"{self._label()} ({self.extra_repr()}): {error}") from None
         return y if self.act is None else self.act(y)
 
     def extra_repr(self) -> str:
@@ -96,11 +96,7 @@ class Dropout(HybridBlock):
 
     def forward(self, x: Any) -> Any:
         """Apply the layer; each call draws anew."""
-        if not tape.state.training or not self.rate:
-            return x
-        axes = {a % x.ndim for a in self.axes}
-        size = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-        return x * random.dropout_mask(x._random_key("dropout"), shape=size, p=self.rate, dtype=x.dtype.name)
+        return neural.dropout(x, self.rate, axes=self.axes)
 
     def extra_repr(self) -> str:
         """Rate and axes."""

@@ -56,13 +56,10 @@ class HybridBlock(Block):
         """
         if cache_size < 1:
             raise ConfigError(f"hybridize: cache_size must be at least 1, got {cache_size}")
-        options = {
-            "static_alloc": static_alloc,
-            "static_shape": static_shape,
-            "strict": strict,
-            "cache_size": cache_size,
-        }
-        super().hybridize(active, **options)
+        super().hybridize(
+            active, static_alloc=static_alloc, static_shape=static_shape, strict=strict, cache_size=cache_size
+        )
+        options = {"static_alloc": static_alloc, "strict": strict, "cache_size": cache_size}
         object.__setattr__(self, "_options", options if active else None)
         object.__setattr__(self, "_compiled", None)
         object.__setattr__(self, "_fallback", "")

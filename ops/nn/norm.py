@@ -52,8 +52,7 @@ class _Normalization(HybridBlock):
 class BatchNorm(_Normalization):
     """Normalizes each channel with the statistics of the batch while training, else with their running averages.
 
-    The running averages are updated at each forward pass in training mode: running = running * momentum + batch * (1
-    - momentum).
+    Each forward pass in training mode updates the running averages to momentum * running + (1 - momentum) * batch.
 
     Args:
         axis: of the channels.
