@@ -29,6 +29,7 @@ class Namespace:
 
     def __init__(self, module: ModuleType, ndarray: type) -> None:
         self.module, self.ndarray = module, ndarray
+        self.rules: Any = None  # for gradient rules on these arrays; made by `shoal.ops.registry.rules_for`
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name, None)

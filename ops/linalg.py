@@ -230,10 +230,12 @@ def _contracted(op: Op[Any], *xs: Spec, subscripts: str) -> Spec:
     return Spec(tuple(lengths[c] for c in right), np.result_type(*(x.dtype for x in xs)))
 
 
-@op(_contracted)
+@op(_contracted, view=True)  # einsum gives views of a single operand
 def contract(xp: Any, *arrays: Array, subscripts: str) -> Any:
     """`einsum` with explicit output and without ellipsis."""
-    return xp.einsum(subscripts, *arrays, optimize=len(arrays) > 1)
+    if len(arrays) == 1:
+        return xp.einsum(subscripts, *arrays).copy()  # it would be a view, and only sometimes
+    return xp.einsum(subscripts, *arrays, optimize=True)
 
 
 @contract.vjp

@@ -17,7 +17,7 @@ as JSON.
 
 The *gradient rule* turns the cotangent ``g`` of the output into one cotangent per input (None: not differentiable). It
 runs on raw arrays (fast), on Tensors (higher derivatives) and on Symbols (a static gradient graph), because it reaches
-every function through its ``xp``: a raw array's namespace, or `OPERATORS`, whose attributes are the operators. A
+every function through its ``xp``, whose attributes are the operators (`rules_for` raw arrays, `OPERATORS` else). A
 cotangent may be given as a function of no arguments, which is called only if somebody needs it. A rule need not undo
 broadcasting or dtype promotion: `Op.cotangents` does, for all. An operator with several outputs returns a tuple; ``g``
 and ``out`` are then tuples, and ``g`` has None for an output that nothing depends on.
@@ -27,6 +27,7 @@ The *infer rule* says shape and dtype of the output without computing it, or say
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias
 
@@ -35,7 +36,7 @@ import numpy as np
 from shoal.errors import ShapeError
 from shoal.ops.backend import Namespace, namespace
 
-__all__ = ["OPERATORS", "OPS", "Array", "Op", "Shape", "Spec", "Traced", "op", "operator", "spec_of"]
+__all__ = ["OPERATORS", "OPS", "Array", "Op", "Shape", "Spec", "Traced", "op", "operator", "rules_for", "spec_of"]
 
 Array: TypeAlias = Annotated[Any, "an input of an operator"]
 Shape: TypeAlias = tuple[int, ...]
@@ -251,6 +252,35 @@ class _Operators:
 
 
 OPERATORS = _Operators()
+
+
+class _RawOperators:
+    """The ``xp`` of a gradient rule that runs on raw arrays: its attributes are the forwards of the operators.
+
+    A rule must not see the array module itself: NumPy's ``mean`` and the operator ``mean`` differ in the last bits, and
+    the tape and the gradient graph would too.
+    """
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPS:
+            raise AttributeError(f"no operator is called {name!r}; gradient rules may use registered ones only")
+        op = OPS[name]
+        if op.ufunc is not None:
+            value = getattr(self._xp, op.ufunc)
+        else:
+            value = op if op.variadic else partial(op.forward, self._xp)
+        setattr(self, name, value)
+        return value
+
+
+def rules_for(xp: Namespace) -> Any:
+    """What a gradient rule on raw arrays of the namespace ``xp`` gets as its own ``xp``."""
+    if xp.rules is None:
+        xp.rules = _RawOperators(xp)
+    return xp.rules
 
 
 def spec_of(x: Any) -> Any:

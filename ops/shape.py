@@ -207,6 +207,8 @@ def stack(xp: Any, *arrays: Array, axis: int = 0) -> Any:
 
 @stack.vjp
 def _stack_vjp(xp: Any, g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any:
+    if len(arrays) == 1:
+        return (xp.squeeze(g, axis),)
     return tuple(xp.squeeze(part, axis) for part in xp.split(g, len(arrays), axis=axis))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from shoal.errors import AutogradError, ShapeError
 from shoal.ops.backend import namespace
-from shoal.ops.registry import OPERATORS
+from shoal.ops.registry import OPERATORS, rules_for
 
 __all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "state"]
 
@@ -117,7 +117,7 @@ def backward(
     for head, g in zip(heads, cotangents, strict=True):
         pending.add(head.node, head.index, g)
     run = _run_recorded if create else _run_raw
-    kind, xp = type(heads[0]), namespace(heads[0].data)
+    kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
     result: list[Any] = [None] * len(targets or ())
     for node in order:
         g = pending.take(node)

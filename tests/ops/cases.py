@@ -327,7 +327,35 @@ STATISTICS = (np.zeros(3), np.ones(3))
 """Replaced by the true ones in the tests: `batch_norm_grad` wants the statistics of its own x."""
 
 NO_GRADIENT = frozenset(
-    ["equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "invert", "isnan", "isinf", "isfinite", "argmax", "argmin", "any", "all", "argsort", "one_hot", "max_pool_index", "dropout_mask", "random_uniform", "random_normal"]
+    [
+        "equal",
+        "not_equal",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "logical_not",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "invert",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "argmax",
+        "argmin",
+        "any",
+        "all",
+        "argsort",
+        "one_hot",
+        "max_pool_index",
+        "dropout_mask",
+        "random_uniform",
+        "random_normal",
+    ]
 )
 """Operators that have no gradient: their results are truths, positions, or do not depend on floats."""
 
