@@ -292,7 +292,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "sum_channels": [case(IMG, empty=((0, 4, 6, 5),)), case((3, 4))],
     "max_pool": [case(IMG, kernel=2, empty=((0, 4, 6, 5),)), case(IMG, kernel=(3, 2), stride=2, pad=1)],
-    "max_pool_index": [case(IMG, kernel=2), case(IMG, kernel=3, stride=2, pad=1)],
+    "max_pool_index": [case(IMG, (2, 4, 3, 2), kernel=2), case(IMG, (2, 4, 3, 3), kernel=3, stride=2, pad=1)],
     "max_unpool": [
         case((2, 4, 3, 2), whole((2, 4, 3, 2), 4), space=(6, 5), kernel=2),
         case((2, 4, 3, 3), whole((2, 4, 3, 3), 9), space=(6, 5), kernel=3, stride=2, pad=1),
