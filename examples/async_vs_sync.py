@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--modes", default="sync,async", help="comma-separated: sync, async, ssp:S")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--servers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--target", type=float, default=0.97, help="accuracy whose time is measured")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

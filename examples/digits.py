@@ -21,6 +21,7 @@ def network() -> nn.HybridBlock:
         nn.Conv2D(32, kernel_size=3, padding=1, activation="relu"),
         nn.MaxPool2D(pool_size=2, strides=2),
         nn.Flatten(),
+        nn.Dropout(0.3),
         nn.Dense(64, activation="relu"),
         nn.Dense(10),
     )
@@ -29,9 +30,9 @@ def network() -> nn.HybridBlock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--global-batch", type=int, default=64, help="samples of one round, over all workers")
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--global-batch", type=int, default=32, help="samples of one round, over all workers")
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--no-hybridize", action="store_true", help="run the model imperatively")
     args = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> None:
     train, test = shoal.data.digits("train"), shoal.data.digits("test")
     batch = args.global_batch // shoal.num_workers()
     train_data = shoal.data.DataLoader(train, batch, shuffle=True)
-    test_data = shoal.data.DataLoader(test, 355)
+    test_data = shoal.data.DataLoader(test, 355)  # not shuffled: every worker would see all of it
 
     net = network()
     net.initialize(shoal.init.Xavier())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 
-__all__ = ["Gate", "Progress", "canonical_mode", "parse_gate"]
+__all__ = ["Gate", "Progress", "canonical_mode", "mode_label", "parse_gate"]
 
 _SYNONYMS = {"sync": "bsp", "async": "asp", "ssp:0": "bsp"}
 _KNOWN = "sync (bsp), async (asp), ssp:S with S >= 0, such as ssp:3"
@@ -52,6 +52,15 @@ def canonical_mode(name: str) -> str:
     if name in ("bsp", "asp") or re.fullmatch(r"ssp:[1-9]\d{0,8}", name):
         return name
     raise ConfigError(f"unknown mode {name!r}; known: {_KNOWN}")
+
+
+def mode_label(name: str) -> str:
+    """How users spell a canonical mode: ``sync``, ``async``, ``ssp:S``; "" stays "".
+
+    >>> mode_label("bsp"), mode_label("ssp:3")
+    ('sync', 'ssp:3')
+    """
+    return {"bsp": "sync", "asp": "async"}.get(name, name)
 
 
 def parse_gate(name: str) -> Gate:

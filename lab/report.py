@@ -5,7 +5,7 @@ The report is plain data, the same in memory and in the file that ``shoal run --
 ==================  ================================================================================================
 key                 value
 ==================  ================================================================================================
-mode                consistency mode: "bsp", "asp" or "ssp:S"
+mode                consistency mode: "sync", "async" or "ssp:S"
 workers, servers    how many processes of each role
 accuracy            the last accuracy that worker 0 reported, or null
 seconds             training time of the slowest worker
@@ -43,6 +43,7 @@ from rich.table import Table
 
 import shoal
 from shoal.errors import ConfigError
+from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
 __all__ = ["check_place", "final_report", "render", "save"]
@@ -69,7 +70,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
     seconds = max((row["seconds"] for row in rows), default=0.0)
     everyone = sum(staleness.values(), Counter[int]())
     return {
-        "mode": snapshot.mode,
+        "mode": mode_label(snapshot.mode),
         "workers": len(workers),
         "servers": len(servers),
         "accuracy": metrics.get("accuracy"),

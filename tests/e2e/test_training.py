@@ -1,6 +1,7 @@
 """Real clusters of real processes train a real model: what must not change the weights does not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,35 @@ def test_the_report_accounts_for_everything(runner: Runner, mode: str) -> None:
     assert report["samples_per_s"] > 0 and report["seconds"] > 0 and len(report["weights_sha256"]) == 64
     if mode == "sync":
         assert report["staleness_mean"] == 0
+
+
+def started(role: str, *args: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "shoal", role, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def by_hand(runner: Runner, order: list[tuple[str, int]]) -> str:
+    """Start the roles one by one in this order; the hash of the weights that worker 0 prints."""
+    scheduler = started("scheduler", "--workers", "2", "--servers", "1", "--host", "127.0.0.1", "--port", "0")
+    processes = {("scheduler", 0): scheduler}
+    try:
+        assert scheduler.stdout is not None
+        address = re.search(r"listening on (\S+:\d+)", scheduler.stdout.readline())
+        assert address is not None
+        at = ("--scheduler", address[1])
+        for role, rank in order:
+            script = (str(runner.script), str(runner.folder / "w"), "20") if role == "worker" else ()
+            processes[role, rank] = started(role, *at, "--rank", str(rank), *script)
+        said = {place: p.communicate(timeout=60)[0] for place, p in processes.items()}
+        assert all(p.returncode == 0 for p in processes.values()), said
+        return said["worker", 0].split()[-1]
+    finally:
+        for p in processes.values():
+            p.kill()
+            p.wait()
+
+
+def test_the_order_in_which_processes_start_changes_nothing(runner: Runner) -> None:
+    places = [("server", 0), ("worker", 0), ("worker", 1)]
+    digests = [by_hand(runner, order) for order in (places, places[::-1], [places[2], places[0], places[1]])]
+    assert len(set(digests)) == 1
