@@ -1,7 +1,7 @@
 """Whether a declaration of keys fits what the run has settled on. Pure: a verdict with its reason."""
 
 from shoal.errors import ConfigError
-from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
 from shoal.kvstore.wire.schema import ITEM_BYTES
 from shoal.scheduler.log import ClusterState
@@ -40,13 +40,13 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
         return "ConfigError", f"{by} reduces by {m.reduce!r}; known: 'mean', 'sum'"
     if mode and gate != mode:
         return "ConfigError", (
-            f"the run was started with --mode {mode}, but the script of {by} creates a store of mode {gate}. "
-            f"Start the run with --mode {gate}, or let the script take its mode from the run."
+            f"the run was started with --mode {mode_label(mode)}, but the script of {by} creates a store of mode "
+            f"{mode_label(gate)}. Start the run with --mode {mode_label(gate)}, or let the script take its mode from the run."
         )
     if state.gate and (gate, m.reduce) != (state.gate, state.reduce):
         return "ConfigError", (
-            f"{by} creates a store of mode {gate} that reduces by {m.reduce}; {state.settled_by} created one of mode "
-            f"{state.gate} that reduces by {state.reduce}. All workers must create the same kind of store."
+            f"{by} creates a store of mode {mode_label(gate)} that reduces by {m.reduce}; {state.settled_by} created one "
+            f"of mode {mode_label(state.gate)} that reduces by {state.reduce}. All workers must create the same kind of store."
         )
     if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
         return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"

@@ -9,7 +9,7 @@ from shoal.kvstore.wire.transport import Transport
 
 __all__ = ["Watcher", "snapshot_of"]
 
-PERIOD_S = 0.5
+PERIOD_S = 0.25
 
 FINAL = ("finished", "failed")
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
 __all__ = ["Display", "epoch_line", "progress_table"]
@@ -119,7 +120,7 @@ def progress_table(snapshot: Snapshot) -> RenderableType:
         table.add_row(*_row(node))
     servers = _of(snapshot, "server")
     states = ", ".join(f"{n.rank} {_state(n)}" for n in servers)
-    table.caption = f"servers: {states}   mode: {snapshot.mode or 'not settled yet'}"
+    table.caption = f"servers: {states}   mode: {mode_label(snapshot.mode) if snapshot.mode else 'not settled yet'}"
     table.caption_justify = "left"
     return table
 

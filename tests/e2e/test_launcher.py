@@ -166,7 +166,7 @@ def test_what_a_script_started_is_ended_too(crowd: Crowd, tmp_path: Path) -> Non
     text = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     outcome = Run(crowd, tmp_path / "s.py", text, workers=1).go()
     assert outcome.code == 0
-    assert crowd.gone(0.0)
+    assert crowd.gone(2.0)  # killed before the launcher returned; the kernel may still be at it
 
 
 def test_cores_are_divided_among_the_workers_unless_the_user_has_decided(

@@ -1,0 +1,74 @@
+"""``shoal doctor``."""
+
+import json
+
+import pytest
+
+from shoal import doctor as module
+from shoal.doctor import Finding, doctor, examine
+from shoal.errors import ConfigError
+from shoal.kvstore.wire.messages import Snapshot
+
+pytestmark = pytest.mark.net
+
+
+def finding(name: str, scheduler: str = "") -> Finding:
+    return next(f for f in examine(scheduler) if f.name == name)
+
+
+def test_everything_is_looked_at() -> None:
+    names = [f.name for f in examine()]
+    assert names == ["versions", "python", "cores", "memory", "blas", "ports", "open files", "gpu"]
+
+
+def test_versions_are_those_of_what_is_installed() -> None:
+    text = finding("versions").text
+    assert all(f"{name} " in text for name in ("shoal", "numpy", "pyzmq", "libzmq", "msgpack"))
+
+
+def test_json_is_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "examine", lambda scheduler: [Finding("a", "ok", "fine")])
+    assert doctor(as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "a", "state": "ok", "text": "fine", "advice": ""}]
+
+
+def test_something_broken_is_an_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "examine", lambda scheduler: [Finding("a", "broken", "no", "do this")])
+    assert doctor() == 1
+    assert "do this" in capsys.readouterr().out
+
+
+def test_a_check_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _gpu() -> Finding:
+        raise RuntimeError("driver fell off")
+
+    monkeypatch.setattr(module, "_gpu", _gpu)
+    assert finding("gpu") == Finding(
+        "gpu",
+        "broken",
+        "RuntimeError: driver fell off",
+        "Reinstall shoal in a fresh virtual environment, or report this.",
+    )
+
+
+def test_a_machine_that_cannot_listen_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, host: str, port: int = 0) -> int:
+        raise ConfigError("cannot listen")
+
+    monkeypatch.setattr("shoal.kvstore.wire.transport.Transport.bind", refuse)
+    assert finding("ports").state == "broken"
+
+
+def test_a_scheduler_that_does_not_answer_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address: None)
+    found = finding("scheduler", "127.0.0.1:9091")
+    assert found.state == "broken" and "none answers at 127.0.0.1:9091 (asked from 127.0.0.1)" in found.text
+
+
+def test_a_scheduler_that_answers_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = Snapshot(
+        phase="gathering", cluster="c1", mode="", reason="", culprit="", missing=("worker 0",), nodes=()
+    )
+    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address: snapshot)
+    found = finding("scheduler", "127.0.0.1:9091")
+    assert found.state == "ok" and "run c1" in found.text and "waiting for worker 0" in found.text

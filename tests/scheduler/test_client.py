@@ -1,0 +1,220 @@
+"""Membership over real sockets: blocking calls, callbacks, and errors that name the culprit."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal.errors import (
+    JoinRefusedError,
+    MembershipError,
+    NodeLostError,
+    ShapeError,
+    ShoalError,
+    StaleWorkerError,
+    StoreTimeoutError,
+)
+from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.messages import KeySpec, Left
+from shoal.kvstore.wire.transport import Transport
+from shoal.scheduler.client import Membership, error_named
+from shoal.scheduler.core import SchedulerConfig, SchedulerCore
+from shoal.scheduler.shell import SchedulerShell
+
+pytestmark = pytest.mark.net
+
+WAIT_S = 10.0
+W = (KeySpec(key="w", dtype="<f4", shape=(2, 3)),)
+
+
+class Cluster:
+    """A scheduler and members, each on a thread of its own, in this process."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(16)
+        self.loops: list[Loop] = []
+        self.threads: list[threading.Thread] = []
+        self.address = ""
+
+    def scheduler(self, workers: int, servers: int = 1, **config: Any) -> None:
+        transport = Transport("scheduler")
+        self.address = f"127.0.0.1:{transport.bind('127.0.0.1')}"
+        core = SchedulerCore(SchedulerConfig(workers, servers, version=shoal.__version__, **config))
+        loop = Loop(transport, {})
+        loop.drivers[""] = SchedulerShell(transport, core, loop.stop)
+        self.drive(loop)
+
+    def member(self, role: str = "worker", **options: Any) -> Membership:
+        transport = Transport(role)
+        transport.connect("scheduler", self.address)
+        member = Membership(transport, role=role, scheduler=self.address, **options)
+        self.drive(Loop(transport, {"scheduler": member}))
+        return member
+
+    def running(self, workers: int = 2, **config: Any) -> list[Membership]:
+        """Workers, then a server, all of which have seen the roster; worker 0 first."""
+        self.scheduler(workers, **config)
+        members = [self.member(rank=r) for r in range(workers)] + [self.member("server")]
+        for member in members:
+            member.wait_roster(WAIT_S)
+        return members
+
+    def drive(self, loop: Loop) -> None:
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+        self.loops.append(loop)
+        self.threads.append(thread)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self.pool.submit(function, *args)
+
+    def close(self) -> None:
+        for loop, thread in zip(self.loops, self.threads, strict=True):
+            loop.stop()
+            thread.join()
+            loop.transport.close(0.0)
+        self.pool.shutdown()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    yield made
+    made.close()
+
+
+def test_members_learn_who_they_are_and_who_else_is_there(cluster: Cluster) -> None:
+    first, second, server = cluster.running(mode="async", seed=9)
+    assert [m.rank for m in (first, second, server)] == [0, 1, 0]
+    assert {(m.num_workers, m.num_servers, m.mode, m.seed, m.incarnation) for m in (first, second, server)} == {
+        (2, 1, "asp", 9, 1)
+    }
+    assert first.roster == second.roster == server.roster
+
+
+def test_before_joining_there_is_no_rank(cluster: Cluster) -> None:
+    cluster.address = "127.0.0.1:9"
+    member = cluster.member()
+    with pytest.raises(MembershipError, match="has not joined"):
+        _ = member.rank
+    with pytest.raises(MembershipError, match="not complete"):
+        _ = member.num_workers
+
+
+def test_who_is_missing_is_named_when_the_wait_is_over(cluster: Cluster) -> None:
+    cluster.scheduler(workers=2)
+    member = cluster.member()
+    joined = threading.Event()
+    member.on_welcome = lambda welcome: joined.set()
+    assert joined.wait(WAIT_S)
+    with pytest.raises(StoreTimeoutError, match=r"worker 0 waited 0.01 s for server 0, worker 1 to join \(1 of 3"):
+        member.wait_roster(0.01)
+
+
+def test_a_scheduler_that_is_not_there_is_named(cluster: Cluster) -> None:
+    cluster.address = "127.0.0.1:9"
+    with pytest.raises(MembershipError, match=r"no scheduler answered at 127\.0\.0\.1:9 for 0\.2 s"):
+        cluster.member(join_timeout_s=0.2).wait_roster()
+
+
+def test_a_refused_process_is_told_why(cluster: Cluster) -> None:
+    cluster.running(workers=1)
+    with pytest.raises(JoinRefusedError, match="all 1 workers are here"):
+        cluster.member().wait_roster(WAIT_S)
+
+
+def test_a_barrier_holds_until_everybody_has_come(cluster: Cluster) -> None:
+    first, second, _ = cluster.running()
+    waiting = cluster.call(first.barrier, "b", WAIT_S)
+    with pytest.raises(StoreTimeoutError):
+        second.barrier("another", 0.05)
+    assert not waiting.done()
+    second.barrier("b", WAIT_S)
+    waiting.result(WAIT_S)
+
+
+def test_a_barrier_that_takes_too_long_names_who_has_not_come(cluster: Cluster) -> None:
+    first, _, _ = cluster.running()
+    with pytest.raises(StoreTimeoutError, match=r"for worker 1 \(host .*, pid \d+\) at barrier 'b' \(occurrence 0\)"):
+        first.barrier("b", 0.3)
+
+
+def test_barriers_of_one_name_follow_each_other(cluster: Cluster) -> None:
+    first, second, _ = cluster.running()
+    calls = [cluster.call(lambda m: [m.barrier("b", WAIT_S) for _ in range(20)], m) for m in (first, second)]
+    for call in calls:
+        call.result(WAIT_S)
+
+
+def test_declarations_agree_or_raise_the_named_error(cluster: Cluster) -> None:
+    first, second, _ = cluster.running()
+    assert first.declare("bsp", "mean", W) == second.declare("bsp", "mean", W)
+    with pytest.raises(ShapeError, match=r"\(3, 2\).*\(2, 3\)"):
+        second.declare("bsp", "mean", (KeySpec(key="w", dtype="<f4", shape=(3, 2)),))
+    assert second.declare("bsp", "mean", W)[0].key == "w"
+
+
+def test_a_departure_reaches_the_others(cluster: Cluster) -> None:
+    first, second, server = cluster.running()
+    seen: list[Left] = []
+    left = threading.Event()
+    server.on_left = lambda m: (seen.append(m), left.set())[0]
+    assert second.goodbye({"n": 1}, timeout_s=WAIT_S)
+    assert left.wait(WAIT_S)
+    assert [(m.role, m.rank) for m in seen] == [("worker", 1)]
+    first.barrier("alone", WAIT_S)
+
+
+def test_the_servers_are_told_to_stop_when_the_workers_are_done(cluster: Cluster) -> None:
+    only, server = cluster.running(workers=1)
+    stopped = threading.Event()
+    server.on_stop = stopped.set
+    assert only.goodbye(None, timeout_s=WAIT_S)
+    assert stopped.wait(WAIT_S)
+    assert server.goodbye(None, timeout_s=WAIT_S)
+
+
+def test_a_failure_ends_every_wait_at_once_and_names_the_culprit(cluster: Cluster) -> None:
+    first, second, server = cluster.running()
+    aborted = threading.Event()
+    server.on_abort = lambda culprit, reason: aborted.set()
+    waiting = cluster.call(first.barrier, "b", WAIT_S)
+    second.goodbye(None, failed="ValueError: boom", timeout_s=WAIT_S)
+    with pytest.raises(NodeLostError, match=r"the run has failed: worker 1 \(host .*\): ValueError: boom"):
+        waiting.result(WAIT_S)
+    assert aborted.wait(WAIT_S) and first.aborted and first.gone
+    for call in (lambda: first.barrier("c"), lambda: first.declare("bsp", "mean", W)):
+        with pytest.raises(NodeLostError, match="boom"):
+            call()
+    assert first.wait_roster() == first.roster  # what is known stays known
+    assert not first.goodbye(None)
+
+
+def test_a_silent_scheduler_ends_every_wait_and_is_named(cluster: Cluster) -> None:
+    first, _, _ = cluster.running(lease_s=0.6)
+    cluster.loops[0].stop()
+    with pytest.raises(NodeLostError, match=r"the scheduler \(127\.0\.0\.1:\d+\): silent for 0\.\d s"):
+        first.barrier("b", WAIT_S)
+
+
+def test_a_goodbye_to_nobody_gives_up(cluster: Cluster) -> None:
+    cluster.address = "127.0.0.1:9"
+    member = cluster.member()
+    assert not member.goodbye(None, timeout_s=0.0) or member.gone
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ShapeError", ShapeError),
+        ("StaleWorkerError", StaleWorkerError),
+        ("os", MembershipError),
+        ("No", MembershipError),
+    ],
+)
+def test_errors_travel_by_name(name: str, kind: type[ShoalError]) -> None:
+    error = error_named(name, "text")
+    assert type(error) is kind and "text" in str(error)
