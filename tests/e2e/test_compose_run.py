@@ -1,0 +1,235 @@
+"""What ``docker compose up`` runs, run without containers: each container is a network namespace.
+
+Commands, environment, folders and order are read from docker-compose.yml. What differs from containers: the program is
+this checkout instead of the image; service names are resolved by each namespace's own /etc/hosts, where compose has a
+name server; folders of the container are replaced by those that the file mounts there; ``user``, ``read_only`` and the
+other restrictions are left out (deploy/smoke_podman.sh has them).
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.composefile import ROOT, Container, containers
+from tests.netlab import Lab, Link, why_not
+
+NO_LAB = why_not()
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.net,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(NO_LAB), reason=NO_LAB),
+]
+
+SOON_S = 15.0
+"""Within this time after a death, everybody else has ended."""
+
+WHO = re.compile(r"(worker|server) (\d+) \(host \S+, pid (\d+)\)")
+
+
+class Up:
+    """``docker compose up`` with these variables and ``--scale`` options."""
+
+    def __init__(self, volumes: Path, variables: Mapping[str, str], scale: Mapping[str, int] | None = None) -> None:
+        self.volumes = volumes
+        self.containers = containers(variables, scale)
+        aliases = {c.service: c.name for c in self.containers if c.number == 1}
+        self.lab = Lab([c.name for c in self.containers], aliases)
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> "Up":
+        self.lab.__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self.lab.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.lab.close()
+
+    def _start(self) -> None:
+        """In the order of ``depends_on``, each when what it depends on is healthy."""
+        healthy: set[str] = set()
+        for container in sorted(self.containers, key=lambda c: len(c.after)):
+            for service in container.after:
+                if service not in healthy:
+                    self._wait_healthy(next(c for c in self.containers if c.service == service))
+                    healthy.add(service)
+            self.start(container)
+
+    def start(self, container: Container) -> None:
+        """Start one container."""
+        with open(self._log(container.name), "w") as out:
+            self.processes[container.name] = self.lab.popen(
+                container.name,
+                [sys.executable, "-m", "shoal", *(self._here(container, word) for word in container.argv)],
+                env={"PATH": os.environ["PATH"], **container.environment},
+                cwd=self._here(container, container.working_dir),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _here(self, container: Container, path: str) -> str:
+        """The folder of this machine that is mounted at a path inside the container."""
+        for inside, source in container.mounts.items():
+            if path.startswith(inside):
+                named = not source.startswith((".", "/"))
+                outside = self.volumes / source if named else ROOT / source
+                outside.mkdir(exist_ok=True)
+                return path.replace(inside, str(outside), 1)
+        return str(ROOT) if path.startswith("/") else path
+
+    def _wait_healthy(self, container: Container) -> None:
+        command = [sys.executable, "-m", *container.healthcheck]
+        self.until(
+            lambda: self.lab.run(container.name, command, env={"PATH": os.environ["PATH"]}).returncode == 0,
+            container.name,
+        )
+
+    def until(self, ready: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
+        """Wait for something; while waiting nobody may die."""
+        deadline = time.monotonic() + patience_s
+        while not ready():
+            dead = [name for name, p in self.processes.items() if p.poll() is not None]
+            assert time.monotonic() < deadline and not dead, f"waiting for {what}; dead: {dead}\n{self.everything()}"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                next(iter(self.processes.values())).wait(0.05)
+
+    def until_log(self, name: str, text: str) -> None:
+        """Wait until a container has said ``text``."""
+        self.until(lambda: text in self.log(name), f"{text!r} from {name}")
+
+    def until_training(self) -> None:
+        """Wait until contributions flow."""
+        self.until_log("scheduler-1", "declared")
+        before = self.lab.packets[0]
+        self.until(lambda: self.lab.packets[0] > before + 3000, "traffic")
+
+    def wait(self, patience_s: float, but: str = "") -> dict[str, int]:
+        """Exit codes of all containers, or of all ``but`` one."""
+        deadline = time.monotonic() + patience_s
+        codes = {}
+        for name, p in self.processes.items():
+            if name == but:
+                continue
+            try:
+                codes[name] = p.wait(max(0.01, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"{name} still runs after {patience_s} s\n{self.everything()}")
+        return codes
+
+    def who(self, name: str) -> str:
+        """How the scheduler calls the process in a container, such as "worker 1 (host a, pid 4711)"."""
+        pid = str(self.processes[name].pid)
+        return next(m[0] for m in WHO.finditer(self.log("scheduler-1")) if m[3] == pid)
+
+    def _log(self, name: str) -> Path:
+        return self.volumes / f"{name}.log"
+
+    def log(self, name: str) -> str:
+        """What a container has printed."""
+        return self._log(name).read_text()
+
+    def everything(self) -> str:
+        """What all have printed."""
+        return "\n".join(f"--- {name}\n{self.log(name)}" for name in self.processes)
+
+    def report(self) -> dict[str, Any]:
+        """The report in the volume."""
+        loaded: dict[str, Any] = json.loads((self.volumes / "runs" / "report.json").read_text())
+        return loaded
+
+
+SHORT = {"SHOAL_SCRIPT": "digits.py --epochs 3", "SHOAL_SETTLE_S": "2"}
+ENDLESS = {"SHOAL_SCRIPT": "digits.py --epochs 100000", "SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Up]:
+    """A run in the middle of its training, with a lease of 2 s."""
+    with Up(tmp_path, {**ENDLESS, "SHOAL_LEASE_S": "2"}) as up:
+        up.until_training()
+        yield up
+
+
+@pytest.mark.parametrize("scale", [{}, {"worker": 4}], ids=["up", "up --scale worker=4"])
+def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: Path, scale: dict[str, int]) -> None:
+    with Up(tmp_path, SHORT, scale) as up:
+        codes = up.wait(100)
+        assert set(codes.values()) == {0}, up.everything()
+        report = up.report()
+    assert (report["workers"], report["servers"]) == (scale.get("worker", 2), 2)
+    assert report["accuracy"] > 0.9 and report["ledger"]["balanced"]
+
+
+def test_a_killed_worker_ends_the_composed_run_by_name(tmp_path: Path) -> None:
+    with Up(tmp_path, ENDLESS) as up:  # with the lease that the file has
+        up.until_training()
+        culprit = up.who("worker-2")
+        up.lab.kill(up.processes["worker-2"])
+        codes = up.wait(SOON_S, but="worker-2")
+        assert 0 not in codes.values(), up.everything()
+        assert all(culprit in up.log(name) for name in codes), up.everything()
+
+
+@pytest.mark.parametrize("victim", ["server-1", "worker-1"])
+def test_a_container_without_network_is_named_when_its_lease_is_over(endless: Up, victim: str) -> None:
+    culprit = endless.who(victim)
+    endless.lab.cut(victim)
+    codes = endless.wait(SOON_S)
+    assert 0 not in codes.values(), endless.everything()
+    assert all(culprit in endless.log(name) for name in codes if name != victim), endless.everything()
+    assert "the scheduler (scheduler:9091): silent for" in endless.log(victim)
+
+
+def test_a_scheduler_without_network_is_named_by_everybody(endless: Up) -> None:
+    endless.lab.cut("scheduler-1")
+    codes = endless.wait(SOON_S)
+    assert 0 not in codes.values(), endless.everything()
+    members = [name for name in codes if name != "scheduler-1"]
+    assert all("the scheduler (scheduler:9091): silent for" in endless.log(name) for name in members)
+
+
+def test_a_server_that_only_the_workers_cannot_reach_is_named_by_them(tmp_path: Path) -> None:
+    with Up(tmp_path, {**ENDLESS, "SHOAL_TIMEOUT_S": "2"}) as up:  # it does reach the scheduler: its lease goes on
+        up.until_training()
+        culprit = up.who("server-2").split(" (")[0]
+        up.lab.partition({"server-2"}, {"worker-1", "worker-2"})
+        codes = up.wait(SOON_S)
+        assert 0 not in codes.values(), up.everything()
+        assert culprit in up.log("worker-1") + up.log("worker-2"), up.everything()
+
+
+def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -> None:
+    hashes = []
+    for link in (Link(), Link(delay_s=0.002, loss=0.01, rate_bytes_s=50e6)):
+        with Up(
+            tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 1", "SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
+        ) as up:
+            up.lab.link_all(link)
+            assert set(up.wait(60).values()) == {0}, up.everything()
+            hashes.append(up.report()["weights_sha256"])
+    assert hashes[0] == hashes[1]
+
+
+def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: Path) -> None:
+    with Up(tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 20", "SHOAL_SETTLE_S": "1"}, {"worker": 2}) as up:
+        up.until_log("scheduler-1", "declared")
+        late = next(c for c in up.containers if c.name == "worker-2")
+        early = up.processes.pop("worker-2")
+        up.start(late)
+        assert up.processes.pop("worker-2").wait(20) == 1
+        assert "comes too late: the run has begun, with 2 workers" in up.log("worker-2")
+        assert early.wait(60) == 0 and set(up.wait(60).values()) == {0}, up.everything()
