@@ -14,7 +14,7 @@ from shoal.ops import random, tape
 from shoal.ops.backend import namespace
 from shoal.ops.graph import trace
 from shoal.ops.graph.executor import Program, evaluate
-from shoal.ops.graph.gradient import gradients
+from shoal.ops.graph.gradient import depending, gradients
 from shoal.ops.graph.ir import Graph, frozen
 from shoal.ops.graph.passes import optimize, remove_dead
 from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
@@ -126,43 +126,44 @@ class _Differentiable:
         inputs = [*found.arguments, *found.captured]
         results = [*found.outputs, *(new for _, new in found.updates)]
         wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
+        followed = [*depending(found.outputs, wrt), *[False] * len(found.updates)]
         self.heads = [
-            variable(f"grad{i}", s.spec) if s.dtype.kind in "fc" else None for i, s in enumerate(found.outputs)
+            variable(f"grad{i}", s.spec) if yes and s.dtype.kind in "fc" else None
+            for i, (s, yes) in enumerate(zip(results, followed, strict=True))
         ]
-        grads = gradients(found.outputs, self.heads, wrt) if wrt else []
+        grads = gradients(results, self.heads, wrt)
         given = [g for g in grads if g is not None]
         slots = iter(_numbered(grads))
         self.slots = [next(slots) if want else -1 for want in wants]
-        late = [h for h in self.heads if h is not None] if given else []
+        late = [h for h in self.heads if h is not None]
         raw, _ = flatten([*results, *given], [*inputs, *late])
         self.graph = optimize(raw, lambda call, arrays: evaluate(xp, call, arrays))
         self.program = Program(self.graph, xp, forward=len(results), late=len(late), planned=planned)
-        self.differentiable = bool(given)
         self.count = len(results)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether an output depends on an input that wants a gradient."""
+        return any(h is not None for h in self.heads)
 
     def __call__(self, tensors: Sequence[Any]) -> list[Tensor]:
         run, xp = self.program.start(), self.program.xp
         out = run.forward([x.data if isinstance(x, Tensor) else xp.asarray(x) for x in tensors])
-        if not self.differentiable:
-            return [Tensor(x) for x in out]
-        node = tape.Node(self, (*tensors, run), {}, tuple(out))
-        kept = [h is not None for h in self.heads] + [False] * (len(out) - len(self.heads))
-        return [Tensor(x, node, i) if keep else Tensor(x) for i, (x, keep) in enumerate(zip(out, kept, strict=True))]
+        node = tape.Node(self, (*tensors, run), {}, tuple(out)) if self.differentiable else None
+        return [
+            Tensor(x) if h is None else Tensor(x, node, i) for i, (x, h) in enumerate(zip(out, self.heads, strict=True))
+        ]
 
     def cotangents(
         self, xp: Any, g: Any, out: Any, inputs: Sequence[Any], attrs: dict[str, Any], needed: Sequence[bool]
     ) -> list[Any]:
         """Gradients of the inputs: what the tape asks of an operator."""
         *tensors, run = inputs
-        late = [
-            xp.zeros_like(o) if c is None else c
-            for c, o, head in zip(g, out, [*self.heads, *[None] * (len(out) - len(self.heads))], strict=True)
-            if head is not None
-        ]
+        places = zip(g, out, self.heads, strict=True)
+        late = [xp.zeros_like(o) if c is None else c for c, o, head in places if head is not None]
         grads = self._recorded(tensors, late) if xp is OPERATORS else run.backward(late)
-        return [grads[slot] if slot >= 0 and need else None for slot, need in zip(self.slots, needed, strict=False)] + [
-            None
-        ]
+        found = [grads[slot] if slot >= 0 and need else None for slot, need in zip(self.slots, needed, strict=False)]
+        return [*found, None]
 
     def _recorded(self, tensors: Sequence[Any], late: Sequence[Any]) -> list[Any]:
         """The gradients as tensors that are on the tape: forward and backward again, operator by operator."""

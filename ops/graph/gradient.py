@@ -6,7 +6,13 @@ from typing import Any
 from shoal.ops.graph.symbol import Node, Symbol, nodes_of
 from shoal.ops.registry import OPERATORS
 
-__all__ = ["gradients"]
+__all__ = ["depending", "gradients"]
+
+
+def depending(outputs: Sequence[Symbol], wrt: Sequence[Symbol]) -> list[bool]:
+    """For each output, whether it depends on ``wrt`` through operators that have a gradient, be it zero."""
+    needed = _needed(nodes_of(outputs), wrt)
+    return [s.node.serial in needed for s in outputs]
 
 
 def gradients(outputs: Sequence[Symbol], heads: Sequence[Symbol | None], wrt: Sequence[Symbol]) -> list[Symbol | None]:

@@ -128,7 +128,12 @@ class HybridBlock(Block):
             self.infer_shape(*args)
             for param in self._reg_params.values():
                 param.finish_init()
-        return self.forward(*args)
+        try:
+            return self.forward(*args)
+        except GraphError as error:
+            if self._options is not None and not self._options["strict"]:
+                object.__setattr__(self, "_fallback", str(error))  # no use in tracing this one again
+            raise
 
     def _run_graph(self, args: tuple[Any, ...]) -> Any:
         assert self._options is not None

@@ -1,4 +1,4 @@
-"""For every operator: symbols infer what arrays have, graphs compute the same bits, gradients included, and survive JSON."""
+"""For every operator: a graph infers its shapes, computes its bits, gradients included, and survives JSON."""
 
 from typing import Any
 
