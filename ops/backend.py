@@ -4,7 +4,6 @@ An operator's forward never names a backend. It is given the namespace ``xp`` of
 behind `Namespace`, which adds what the module lacks, so that ``xp.erf`` or ``xp.sum_to`` exist everywhere.
 """
 
-import importlib
 from collections.abc import Callable
 from functools import cache, partial
 from types import ModuleType
@@ -74,7 +73,7 @@ def _gpu() -> Namespace:
         ConfigError: CuPy is not installed, or does not load; says what to install.
     """
     try:
-        cupy = importlib.import_module("cupy")
+        import cupy
     except ImportError as error:
         raise ConfigError(
             f"GPU arrays need CuPy ({error}): pip install 'shoal[cuda12]' or 'shoal[cuda13]', as your driver has it"
@@ -134,7 +133,11 @@ def _add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
 
 
 def _erf(xp: Any, x: Any) -> Any:
-    return _erf_numpy(x) if xp.module is np else importlib.import_module("cupyx.scipy.special").erf(x)
+    if xp.module is np:
+        return _erf_numpy(x)
+    import cupyx.scipy.special
+
+    return cupyx.scipy.special.erf(x)
 
 
 Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, gemm=_gemm, raw_erf=_erf)
