@@ -1,13 +1,30 @@
 """Where processes listen, and under which address the others reach them."""
 
+import logging
 import socket
 import time
+from contextlib import suppress
 
 from shoal.errors import ConfigError, MembershipError
 
-__all__ = ["address_towards", "parse_address"]
+__all__ = ["address_towards", "check_host", "parse_address"]
+
+log = logging.getLogger("shoal.address")
 
 RESOLVE_RETRY_S = 0.5
+
+
+def check_host(host: str) -> str:
+    """``host`` itself, if it can be one: a name, or an IPv4 address.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if "/" in host:
+        raise ConfigError(f"a host is a name or an IPv4 address, without tcp:// or http:// before it; got {host!r}")
+    if ":" in host or "[" in host:
+        raise ConfigError(f"shoal speaks IPv4: give an IPv4 address, or a name that has one; got {host!r}")
+    return host
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -17,33 +34,43 @@ def parse_address(text: str) -> tuple[str, int]:
     ('10.0.0.1', 9091)
 
     Raises:
-        ConfigError: it is not ``host:port``.
+        ConfigError: it is not ``host:port``, or the host is an IPv6 address.
     """
     host, colon, port = text.strip().rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise ConfigError(f"an address is host:port, such as 10.0.0.1:9091; got {text!r}")
-    return host, int(port)
+    return check_host(host), int(port)
 
 
 def address_towards(peer: str, timeout_s: float = 60.0) -> str:
     """The address of this machine from which it reaches ``peer`` (``host:port``), as the routing table has it.
 
-    Nothing is sent. A name that cannot be resolved yet (its container may still be starting) is tried again.
+    Nothing is sent. A name that cannot be resolved yet (its container may still be starting) is tried again; the log
+    says so once.
 
     Raises:
         MembershipError: the name could not be resolved, or no route leads there, for ``timeout_s``.
     """
     host, port = parse_address(peer)
     deadline = time.monotonic() + timeout_s
+    said = False
     while True:
         try:
             return _route(host, port)
         except OSError as e:
             if time.monotonic() + RESOLVE_RETRY_S > deadline:
-                raise MembershipError(
-                    f"no way to {peer} for {timeout_s:g} s: {e}. Is the name right, and is the network up?"
-                ) from e
+                raise MembershipError(f"no way to {peer} for {timeout_s:g} s: {e}. {_advice(host)}") from e
+            if not said:
+                log.warning("no way to %s yet (%s); trying for %g s", peer, e, timeout_s)
+                said = True
             time.sleep(RESOLVE_RETRY_S)
+
+
+def _advice(host: str) -> str:
+    with suppress(OSError):
+        socket.getaddrinfo(host, None, socket.AF_INET6)
+        return "The name has an IPv6 address only, and shoal speaks IPv4."
+    return "Is the name right, and is the network up?"
 
 
 def _route(host: str, port: int) -> str:

@@ -6,7 +6,7 @@ are told and cannot tell the scheduler, as ``docker compose up --scale worker=4`
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from shoal.errors import ConfigError
@@ -96,6 +96,9 @@ class Gathering:
         owner = taken.get((m.role, m.rank))
         if owner:
             return f"rank {m.rank} is taken by pid {owner.pid} on {owner.host}; ask for another rank, or for none"
+        hidden = _hidden(m, taken.values())
+        if hidden:
+            return hidden
         here = sum(role == m.role for role, _ in taken)
         if count.more and begun:
             return (
@@ -109,3 +112,26 @@ class Gathering:
                 f"Start the scheduler with --{m.role}s {limit + 1}, or one {m.role} fewer."
             )
         return ""
+
+
+def _only_here(address: str) -> bool:
+    """Whether ``host:port`` is an address that other machines cannot reach.
+
+    >>> _only_here("127.0.0.1:4242"), _only_here("10.0.0.1:4242")
+    (True, False)
+    """
+    host = address.rpartition(":")[0]
+    return host.startswith("127.") or host in ("localhost", "0.0.0.0")
+
+
+def _hidden(m: Join, members: Iterable[Member]) -> str:
+    """Which server cannot be reached by a process on another machine, now that ``m`` comes; empty if all can."""
+    for other in members:
+        for server, reader in ((m, other), (other, m)):
+            if server.role == "server" and _only_here(server.address) and server.host != reader.host:
+                return (
+                    f"the server on {server.host} (pid {server.pid}) is reached at {server.address}, which means "
+                    f"nothing to the {reader.role} on {reader.host}. Start that server with the scheduler's address as "
+                    "other machines know it, or with --advertise."
+                )
+    return ""

@@ -146,6 +146,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _host(text: str) -> str:
+    from shoal.scheduler.address import check_host
+
+    return str(_checked(check_host, text))
+
+
 def _node_count(text: str) -> Any:
     from shoal.scheduler.gather import parse_count
 
@@ -228,7 +234,7 @@ def _add_scheduler(commands: Any) -> None:
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
     _report_option(p)
-    _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", help="address to listen on")
+    _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", type=_host, help="address to listen on")
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
 
@@ -237,7 +243,7 @@ def _add_server(commands: Any) -> None:
     p = _command(commands, "server", _server, "Be a server: hold a part of the weights.")
     _node_options(p)
     host = "address to listen on; the one that faces the scheduler if not given"
-    _option(p, "--host", env="SHOAL_HOST", default="", help=host)
+    _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
     _option(p, "--port", env="SHOAL_SERVER_PORT", default=0, type=_port, help="0 lets the system choose")
     advertise = "host or host:port under which workers reach this server, where it differs"
     _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)

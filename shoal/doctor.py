@@ -48,15 +48,15 @@ def examine(scheduler: str = "") -> list[Finding]:
     """Look at everything; what cannot be looked at is a finding too."""
     checks: list[Callable[[], Finding]] = [_versions, _python, _cores, _memory, _blas, _ports, _files, _gpu]
     findings = [_safely(check) for check in checks]
-    return [*findings, *([_safely(lambda: _scheduler(scheduler))] if scheduler else [])]
+    return [*findings, *([_safely(lambda: _scheduler(scheduler), "scheduler")] if scheduler else [])]
 
 
-def _safely(check: Callable[[], Finding]) -> Finding:
+def _safely(check: Callable[[], Finding], name: str = "") -> Finding:
     try:
         return check()
     except Exception as e:  # a doctor that falls ill helps nobody: say what happened and go on
         advice = "" if isinstance(e, ShoalError) else "Reinstall shoal in a fresh virtual environment, or report this."
-        return Finding(getattr(check, "__name__", "check").strip("_<>"), "broken", f"{type(e).__name__}: {e}", advice)
+        return Finding(name or check.__name__.strip("_"), "broken", f"{type(e).__name__}: {e}", advice)
 
 
 def _print(findings: list[Finding]) -> None:

@@ -51,11 +51,11 @@ class ServerRole:
         self.transport = Transport("server")
         try:
             bound = self.transport.bind(host or facing, port)
+            address = _advertised(advertise, host, facing, bound)
             self.transport.connect("scheduler", scheduler)
         except BaseException:
             self.transport.close()
             raise
-        address = _advertised(advertise, host, facing, bound)
         log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
         self.store = ServerShell(self.transport)
         self.membership = Membership(
@@ -150,8 +150,8 @@ def run_worker(
 
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
-    parse_address(scheduler)
     with handling(_exit):
+        address_towards(scheduler, join_timeout_s)  # says it if the name is unknown; the transport would just wait
         return run_script(
             scheduler, script, args, rank=rank, join_timeout_s=join_timeout_s, timeout_s=timeout_s, target=target
         )
@@ -168,6 +168,8 @@ def _advertised(advertise: str, host: str, facing: str, port: int) -> str:
         given, given_port = parse_address(advertise)
         return f"{given}:{given_port}"
     listens = facing if host in ("", "0.0.0.0") else host
+    if advertise == "0.0.0.0":
+        raise ConfigError("nobody can reach a server at 0.0.0.0: advertise an address of this machine, or none")
     return f"{advertise or listens}:{port}"
 
 

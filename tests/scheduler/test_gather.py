@@ -162,3 +162,23 @@ def test_a_count_is_a_number_or_a_least_number(text: str, count: Count) -> None:
 def test_anything_else_is_not_a_count(text: str) -> None:
     with pytest.raises(ConfigError, match="such as 2\\+ for at least two"):
         parse_count(text)
+
+
+def member(role: str, host: str, address: str) -> Join:
+    return Join(role=role, rank=-1, token=f"{role}{host}", address=address, host=host, pid=7, version="")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_server_on_the_loopback_cannot_serve_another_machine(order: int) -> None:
+    joins = [member("server", "a", "127.0.0.1:4242"), member("worker", "b", "")][::order]
+    core = scheduler()
+    core.handle(Received("first", joins[0]), 1.0)
+    text = refusal(core.handle(Received("second", joins[1]), 2.0))
+    assert "the server on a (pid 7) is reached at 127.0.0.1:4242, which means nothing to the worker on b" in text
+    assert "--advertise" in text
+
+
+def test_a_server_on_the_loopback_serves_its_own_machine() -> None:
+    core = scheduler()
+    for join_ in (member("server", "a", "127.0.0.1:4242"), member("worker", "a", "")):
+        assert not messages(core.handle(Received(join_.role, join_), 1.0), Refused)
