@@ -42,6 +42,16 @@ def check_layout(who: str, layout: str | None, k: int) -> None:
         raise ConfigError(f"{who} has the layout {LAYOUTS[k - 1]!r} only, got {layout!r}; transpose the input")
 
 
+def require_window(x: Any, window: Sequence[int], pad: Sequence[int], dilate: Sequence[int]) -> None:
+    """Raise a ShapeError if a window is larger than the padded input: there would be no output at all."""
+    for n, m, p, d in zip(x.shape[2:], window, pad, dilate, strict=False):
+        if n + 2 * p < d * (m - 1) + 1:
+            raise ShapeError(
+                f"a window of {tuple(window)} (dilation {tuple(dilate)}, padding {tuple(pad)}) is larger than "
+                f"the input of shape {tuple(x.shape)}"
+            )
+
+
 class _Conv(HybridBlock):
     """What convolutions share. ``_axes`` is the number of spatial axes."""
 
@@ -112,6 +122,7 @@ class _Conv(HybridBlock):
         geometry: dict[str, Any] = {"stride": self.strides, "pad": self.padding, "dilate": self.dilation}
         if self._transposed:
             return conv.deconvolution(x, weight, bias, adj=self.output_padding, num_group=self.groups, **geometry)
+        require_window(x, self.kernel, self.padding, self.dilation)
         return conv.convolution(x, weight, bias, num_group=self.groups, **geometry)
 
     def extra_repr(self) -> str:

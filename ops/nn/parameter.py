@@ -250,9 +250,12 @@ class Constant(Parameter):
         if array.dtype == np.float64 and not hasattr(value, "dtype"):
             array = array.astype(np.float32)
         self.value = array
-        fixed = initializer.Zero()
-        super().__init__(name, "null", array.shape, array.dtype, init=fixed, differentiable=False)
+        super().__init__(name, "null", array.shape, array.dtype, differentiable=False)
         self.set_data(array)
+
+    def initialize(self, *args: Any, **options: Any) -> None:
+        """Take the constant value again; every argument is ignored."""
+        self.set_data(self.value)
 
 
 def _known(shape: int | tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import pool
-from shoal.ops.nn.conv import check_layout, lengths
+from shoal.ops.nn.conv import check_layout, lengths, require_window
 from shoal.ops.nn.hybrid import HybridBlock
 
 __all__ = [
@@ -60,6 +60,7 @@ class _Pool(HybridBlock):
             ShapeError: the window does not fit.
         """
         try:
+            require_window(x, self.pool_size, self.padding, (1,) * self._axes)
             return self._pool(x)
         except ShapeError as error:
             raise ShapeError(f"{self._label()}: {error}") from None
