@@ -38,15 +38,16 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
         return "ConfigError", f"{by} creates a store: {e}"
     if m.reduce not in ("mean", "sum"):
         return "ConfigError", f"{by} reduces by {m.reduce!r}; known: 'mean', 'sum'"
+    theirs = mode_label(gate)
     if mode and gate != mode:
         return "ConfigError", (
             f"the run was started with --mode {mode_label(mode)}, but the script of {by} creates a store of mode "
-            f"{mode_label(gate)}. Start the run with --mode {mode_label(gate)}, or let the script take its mode from the run."
+            f"{theirs}. Start the run with --mode {theirs}, or let the script take its mode from the run."
         )
     if state.gate and (gate, m.reduce) != (state.gate, state.reduce):
         return "ConfigError", (
-            f"{by} creates a store of mode {mode_label(gate)} that reduces by {m.reduce}; {state.settled_by} created one "
-            f"of mode {mode_label(state.gate)} that reduces by {state.reduce}. All workers must create the same kind of store."
+            f"{by} creates a store of mode {theirs} that reduces by {m.reduce}; {state.settled_by} created one of mode "
+            f"{mode_label(state.gate)} that reduces by {state.reduce}. All workers must create the same kind of store."
         )
     if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
         return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"

@@ -168,15 +168,20 @@ class _Run:
             return self._verdict() or (1, f"{self.children[0]} did not start")
         address = f"{self.job.host}:{port}"
         for rank in range(self.job.servers):
-            self._start(f"server {rank}", ["server", "--scheduler", address, "--rank", str(rank)], threads=1)
+            self._start(f"server {rank}", self._server(address, rank), threads=1)
         for rank in range(self.job.workers):
             self._start(f"worker {rank}", self._worker(address, rank))
         self.watcher = Watcher(address, self._take)
         return self._supervise()
 
+    def _server(self, address: str, rank: int) -> list[str]:
+        """Everything is said, so that no variable of the environment can change it."""
+        where = ["--host", self.job.host, "--port", "0", "--advertise", self.job.host]
+        return ["server", "--scheduler", address, "--rank", str(rank), *where]
+
     def _worker(self, address: str, rank: int) -> list[str]:
-        target = ["--target", self.job.target] if self.job.target else []
-        return ["worker", "--scheduler", address, "--rank", str(rank), *target, self.job.script, *self.job.args]
+        options = ["--rank", str(rank), "--target", self.job.target]
+        return ["worker", "--scheduler", address, *options, self.job.script, *self.job.args]
 
     def _start(self, name: str, args: list[str], threads: int = 0, pass_fds: tuple[int, ...] = ()) -> Child:
         env = {**os.environ, **self.job.env}
@@ -195,7 +200,7 @@ class _Run:
         args = ["scheduler", "--host", job.host, "--port", str(job.port), "--ready-fd", str(theirs)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
-        args += ["--mode", job.mode] if job.mode else []
+        args += ["--mode", job.mode]
         try:
             self._start("scheduler", args, threads=1, pass_fds=(theirs,))
         finally:
@@ -238,6 +243,8 @@ class _Run:
                 return verdict
             running = [c for c in self.children if c.poll() is None]
             if not running:
+                if self.watcher:
+                    self.watcher.wait_final(VERDICT_S)  # it has been sent; it may still be under way
                 return 0, ""
             if self._should_end():
                 ended_well = ended_well or time.monotonic()

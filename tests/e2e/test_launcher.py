@@ -19,6 +19,15 @@ from shoal.scheduler.local import JobConfig, LocalLauncher, Outcome
 pytestmark = pytest.mark.net
 
 SLEEPER = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+MEETING = """
+import time
+from shoal import kv
+store = kv.create("dist_sync")
+print("ready", flush=True)
+while True:
+    store.barrier()
+    time.sleep(0.02)
+"""
 AS_RANK = "import os, sys, time\nfrom shoal.worker import cluster\n"
 MARK = "SHOAL_TEST_MARK"
 
@@ -257,9 +266,9 @@ def test_a_killed_launcher_takes_its_processes_with_it(crowd: Crowd, tmp_path: P
 
 @pytest.fixture
 def by_hand(crowd: Crowd, tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A scheduler with a lease of one second, a server and two workers that sleep, all there."""
+    """A scheduler with a lease of one second, a server and two workers that meet again and again, all there."""
     script = tmp_path / "s.py"
-    script.write_text(SLEEPER)
+    script.write_text(MEETING)
     options = ["--host", "127.0.0.1", "--workers", "2", "--servers", "1", "--lease-s", "1"]
     scheduler = start(crowd, "scheduler", *options, "--port", "0")
     assert scheduler.stderr is not None

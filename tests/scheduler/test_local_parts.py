@@ -119,6 +119,17 @@ def test_signals_reach_the_handler_and_no_other_code_afterwards() -> None:
     assert seen == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == before
 
 
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    seen: list[int] = []
+    try:
+        with handling(seen.append):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == []
+
+
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
