@@ -29,10 +29,11 @@ def _bytes(value: float) -> str:
 
 def _ledger(report: Report) -> str:
     book = report["ledger"]
-    text = f"{book['sent']} sent = {book['acknowledged']} acknowledged = {book['applied']} applied"
-    if book["rejected"]:
-        text += f" + {book['rejected']} rejected"
-    return ("balanced: " if book["balanced"] else "DOES NOT BALANCE: ") + text
+    applied = f"{book['applied']:,} applied + {book['rejected']:,} rejected" if book["rejected"] else "applied"
+    if book["balanced"]:
+        return f"balanced: {book['sent']:,} sent = acknowledged = {applied}"
+    counts = (f"{book[k]:,} {k}" for k in ("sent", "acknowledged", "applied", "rejected"))
+    return f"DOES NOT BALANCE: {', '.join(counts)}"
 
 
 _ROWS: list[tuple[str, Callable[[Report], str]]] = [
