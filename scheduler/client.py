@@ -133,7 +133,10 @@ class Membership:
 
     def _news(self, m: Message) -> None:
         match m:
-            case Welcome():
+            case Welcome(present=present, missing=missing):
+                if missing:
+                    total = len(present) + len(missing)
+                    log.info("%d/%d joined, waiting for %s", len(present), total, ", ".join(missing))
                 self._set(_welcome=m)
                 self.on_welcome(m)
             case Roster():

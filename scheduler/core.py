@@ -220,7 +220,7 @@ class SchedulerCore:
         self._contacts.bind(m.token, sender, self._now)
         self._commit(Joined(member, m.token))
         self._joined_at = self._now
-        return self._welcome_all()
+        return [Send(sender, self._welcome(self.state.tokens[m.token]))]  # the others learn of it when they next beat
 
     def _rejoin(self, sender: str, node: Node) -> list[Action]:
         if node.state == "lost":
@@ -243,14 +243,6 @@ class SchedulerCore:
             )
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
-
-    def _welcome_all(self) -> list[Action]:
-        due = self._begins_at()
-        if due is not None and self._now >= min(due, self._gather_until):
-            self._commit(Started())
-        nodes = list(self.state.nodes.values())
-        welcomes = [Send(self._to(node), self._welcome(node)) for node in nodes]
-        return [*welcomes, *(self._tell(nodes, self.state.roster) if self.state.roster else [])]
 
     def _welcome(self, node: Node) -> Welcome:
         return Welcome(
@@ -275,7 +267,10 @@ class SchedulerCore:
     def _begin(self) -> list[Action]:
         """Begin the run if it is due, at the latest when the time to gather is over."""
         due = self._begins_at()
-        return [] if due is None or self._now < min(due, self._gather_until) else self._welcome_all()
+        if due is None or self._now < min(due, self._gather_until):
+            return []
+        self._commit(Started())
+        return self._tell(self._live(), self.state.roster) if self.state.roster else []
 
     @property
     def _gather_until(self) -> float:
@@ -393,7 +388,9 @@ class SchedulerCore:
         self._next_check = min(kept, default=self._now) + lease_s
         silent = [self.state.tokens[token] for token in lost]
         if self.state.phase == "gathering":
-            return [*self._drop(silent), *self._gathered_too_long()]
+            for node in silent:
+                self._commit(Dropped(node.token))
+            return self._gathered_too_long()
         if not silent:
             return []
         silent_s = self._now - min(self._contacts[token].seen for token in lost)
@@ -401,11 +398,6 @@ class SchedulerCore:
             f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s: killed, stopped, or cut off from the network"
         )
         return self._fail(", ".join(describe(node.member) for node in silent), reason, tuple(lost), "lost")
-
-    def _drop(self, silent: list[Node]) -> list[Action]:
-        for node in silent:
-            self._commit(Dropped(node.token))
-        return self._welcome_all() if silent else []
 
     def _gathered_too_long(self) -> list[Action]:
         if self._now < self._gather_until:

@@ -9,7 +9,7 @@ from pathlib import Path
 from shoal.errors import ConfigError
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Left, Roster, Welcome
+from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, parse_address
@@ -66,10 +66,9 @@ class ServerRole:
             address=address,
             join_timeout_s=join_timeout_s,
         )
-        self.membership.on_welcome = self._welcomed
         self.membership.on_roster = self._complete
         self.membership.on_left = self._left
-        self.membership.on_stop = lambda: self._leave()
+        self.membership.on_stop = self._leave
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
 
     def run(self, quiet: bool = False) -> int:
@@ -102,11 +101,6 @@ class ServerRole:
 
     def _leave(self, failed: str = "") -> None:
         self.membership.request_goodbye(self.store.report(), failed)
-
-    def _welcomed(self, welcome: Welcome) -> None:
-        if welcome.missing:
-            total = len(welcome.present) + len(welcome.missing)
-            log.info("%d/%d joined, waiting for %s", len(welcome.present), total, ", ".join(welcome.missing))
 
     def _complete(self, roster: Roster) -> None:
         m = self.membership

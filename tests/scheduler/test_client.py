@@ -1,13 +1,10 @@
 """Membership over real sockets: blocking calls, callbacks, and errors that name the culprit."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-import shoal
 from shoal.errors import (
     JoinRefusedError,
     MembershipError,
@@ -17,66 +14,13 @@ from shoal.errors import (
     StaleWorkerError,
     StoreTimeoutError,
 )
-from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import KeySpec, Left
-from shoal.kvstore.wire.transport import Transport
-from shoal.scheduler.client import Membership, error_named
-from shoal.scheduler.core import SchedulerConfig, SchedulerCore
-from shoal.scheduler.shell import SchedulerShell
+from shoal.scheduler.client import error_named
+from tests.scheduler.cluster import WAIT_S, Cluster
 
 pytestmark = pytest.mark.net
 
-WAIT_S = 10.0
 W = (KeySpec(key="w", dtype="<f4", shape=(2, 3)),)
-
-
-class Cluster:
-    """A scheduler and members, each on a thread of its own, in this process."""
-
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(16)
-        self.loops: list[Loop] = []
-        self.threads: list[threading.Thread] = []
-        self.address = ""
-
-    def scheduler(self, workers: int, servers: int = 1, **config: Any) -> None:
-        transport = Transport("scheduler")
-        self.address = f"127.0.0.1:{transport.bind('127.0.0.1')}"
-        core = SchedulerCore(SchedulerConfig(workers, servers, version=shoal.__version__, **config))
-        loop = Loop(transport, {})
-        loop.drivers[""] = SchedulerShell(transport, core, loop.stop)
-        self.drive(loop)
-
-    def member(self, role: str = "worker", **options: Any) -> Membership:
-        transport = Transport(role)
-        transport.connect("scheduler", self.address)
-        member = Membership(transport, role=role, scheduler=self.address, **options)
-        self.drive(Loop(transport, {"scheduler": member}))
-        return member
-
-    def running(self, workers: int = 2, **config: Any) -> list[Membership]:
-        """Workers, then a server, all of which have seen the roster; worker 0 first."""
-        self.scheduler(workers, **config)
-        members = [self.member(rank=r) for r in range(workers)] + [self.member("server")]
-        for member in members:
-            member.wait_roster(WAIT_S)
-        return members
-
-    def drive(self, loop: Loop) -> None:
-        thread = threading.Thread(target=loop.run)
-        thread.start()
-        self.loops.append(loop)
-        self.threads.append(thread)
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        return self.pool.submit(function, *args)
-
-    def close(self) -> None:
-        for loop, thread in zip(self.loops, self.threads, strict=True):
-            loop.stop()
-            thread.join()
-            loop.transport.close(0.0)
-        self.pool.shutdown()
 
 
 @pytest.fixture

@@ -74,12 +74,18 @@ def test_a_repeated_join_changes_nothing() -> None:
     assert len(s.core.log) == 1
 
 
-def test_a_welcome_says_who_is_here_and_who_is_missing_to_everybody() -> None:
+def test_a_welcome_says_who_is_here_and_who_is_missing() -> None:
+    s = Scheduler(workers=2)
+    s.hear("a", join("worker", "a"))
+    welcome = s.answer("s", join("server", "s"), Welcome)
+    assert welcome.present == ("server 0", "worker 0") and welcome.missing == ("worker 1",)
+
+
+def test_those_who_wait_learn_who_has_come_when_they_next_beat() -> None:
     s = Scheduler(workers=2)
     s.hear("a", join("worker", "a"))
     s.hear("s", join("server", "s"))
-    assert s.told("a", Welcome)[-1].present == ("server 0", "worker 0")
-    assert s.told("a", Welcome)[-1].missing == ("worker 1",)
+    assert s.answer("a", BEAT, Welcome).missing == ("worker 1",)
 
 
 def test_when_all_have_joined_everybody_gets_the_same_roster() -> None:
