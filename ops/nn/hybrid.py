@@ -120,6 +120,9 @@ class HybridBlock(Block):
     def _run(self, *args: Any) -> Any:
         if self._options is not None and not self._fallback and trace.graphs_wanted() and not _symbolic(args):
             return self._run_graph(args)
+        if trace.active() is None and _symbolic(args):  # composing by hand: net(sym.var("x", (2, 3)))
+            with trace.Tracer():
+                return self._run_here(*args)
         return self._run_here(*args)
 
     def _run_here(self, *args: Any) -> Any:

@@ -15,6 +15,10 @@ from shoal.ops.tensor import Tensor
 __all__ = ["SymbolBlock"]
 
 
+_INITIAL = {"bias": "zeros", "beta": "zeros", "gamma": "ones", "running_mean": "zeros", "running_var": "ones"}
+"""What parameters of a graph without values start as, by the last part of their name."""
+
+
 class SymbolBlock(HybridBlock):
     """Runs a graph that was saved by `HybridBlock.export` or `Symbol.save`: inputs that are data are its arguments.
 
@@ -92,7 +96,8 @@ class SymbolBlock(HybridBlock):
 
 def _parameter(name: str, spec: Any, role: str) -> Parameter:
     learned = role == "param" and spec.dtype.kind in "fc"
-    return Parameter(name, "write" if learned else "null", spec.shape, spec.dtype, differentiable=learned)
+    init = _INITIAL.get(name.rpartition(".")[2])
+    return Parameter(name, "write" if learned else "null", spec.shape, spec.dtype, init=init, differentiable=learned)
 
 
 def _checked(who: str, name: str, value: Any, spec: Any) -> Any:
