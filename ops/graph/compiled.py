@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.errors import GraphError
 from shoal.ops import random, tape
 from shoal.ops.backend import namespace
 from shoal.ops.graph import trace
@@ -50,18 +51,19 @@ class Trace:
         return flatten([*self.outputs, *(new for _, new in self.updates)], [*self.arguments, *self.captured])[0]
 
 
-def trace_function(fn: Callable[..., Any], args: tuple[Any, ...]) -> Trace:
-    """Call ``fn`` once with symbols in place of the tensors in ``args``.
+def trace_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+    """Call ``fn`` once with symbols in place of the tensors in ``args`` and ``kwargs``.
 
     Raises:
         GraphError: the function needs the values of a tensor; names the line.
     """
-    tensors = [x for x in leaves(args) if isinstance(x, Tensor)]
+    tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
     names = ["data"] if len(tensors) == 1 else [f"data{i}" for i in range(len(tensors))]
     arguments = [variable(n, Spec(x.shape, x.dtype)) for n, x in zip(names, tensors, strict=True)]
     fresh = iter(arguments)
     with trace.Tracer() as tracer, trace.mode(recording=False), random.keys_from(tracer.random_key):
-        result = fn(*mapped(lambda x: next(fresh) if isinstance(x, Tensor) else x, args))
+        args, kwargs = mapped(lambda x: next(fresh) if isinstance(x, Tensor) else x, (args, kwargs))
+        result = fn(*args, **kwargs)
     returned = [x for x in leaves(result) if isinstance(x, (Symbol, Tensor))]
     outputs = [x if isinstance(x, Symbol) else tracer.capture(x) for x in returned]
     updates = list(tracer.updates.values())
@@ -85,10 +87,11 @@ class Compiled:
         self.fn, self.label, self.limit, self.planned = fn, label, limit, planned
         self.traces: OrderedDict[Any, Trace] = OrderedDict()
 
-    def __call__(self, *args: Any) -> Any:
-        """What ``fn(*args)`` returns."""
-        found = self.trace(args)
-        tensors = [x for x in leaves(args) if isinstance(x, Tensor)]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``fn(*args, **kwargs)`` returns; arrays among the arguments become tensors."""
+        args, kwargs = mapped(_tensor, (args, kwargs))
+        found = self.trace(args, kwargs)
+        tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
         tensors += [s.node.source.current() for s in found.captured]
         recording = tape.state.recording
         wants = tuple(recording and getattr(x, "node", None) is not None for x in tensors)
@@ -101,14 +104,18 @@ class Compiled:
             source.current().data[...] = new.data
         return found.rebuild(results[: len(found.outputs)])
 
-    def trace(self, args: tuple[Any, ...]) -> Trace:
-        """The trace for these arguments, made now if there is none that fits."""
-        key = (shape_of(args, _signature), tape.state.training)
+    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+        """The trace for these arguments, made now if there is none that fits.
+
+        Raises:
+            GraphError: an argument that is no tensor cannot be compared with that of the next call.
+        """
+        key = (shape_of((args, kwargs), _signature), tape.state.training)
         found = self.traces.get(key)
         if found is not None and all(_fits(s) for s in found.captured):
             self.traces.move_to_end(key)
             return found
-        found = self.traces[key] = trace_function(self.fn, args)
+        found = self.traces[key] = trace_function(self.fn, args, kwargs)
         while len(self.traces) > self.limit:
             self.traces.popitem(last=False)
         return found
@@ -195,7 +202,19 @@ def _signature(x: Any) -> Any:
     """What a trace depends on in one argument: of a tensor its shape and dtype, of all else its value."""
     if isinstance(x, Tensor):
         return (Tensor, x.data.shape, x.data.dtype)
-    return frozen(x)
+    key = frozen(x)
+    try:
+        hash(key)
+    except TypeError:
+        raise GraphError(
+            f"an argument of type {type(x).__name__} of a hybridized block is neither a tensor nor hashable: {x!r}. "
+            "Pass tensors, numbers, text, or lists, tuples and dictionaries of them."
+        ) from None
+    return key
+
+
+def _tensor(x: Any) -> Any:
+    return Tensor(x) if isinstance(x, namespace(x).ndarray) else x
 
 
 def _fits(captured: Symbol) -> bool:

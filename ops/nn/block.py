@@ -94,21 +94,21 @@ class Block:
         object.__delattr__(self, name)
         self._changed()
 
-    def __call__(self, *args: Any) -> Any:
-        """`forward`, with the hooks before and after it."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, with the hooks before and after it, which see the positional arguments."""
         for pre in tuple(self._forward_pre_hooks.values()):
             pre(self, args)
-        out = self._run(*args)
+        out = self._run(*args, **kwargs)
         for post in tuple(self._forward_hooks.values()):
             post(self, args, out)
         return out
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Map inputs to outputs; every block defines it."""
         raise TypeError(f"{type(self).__name__} does not define forward(self, ...)")
 
-    def _run(self, *args: Any) -> Any:
-        return self.forward(*args)
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
 
     def _changed(self) -> None:
         """An attribute was set: graphs that were traced through this block before are void."""

@@ -79,7 +79,7 @@ class HybridBlock(Block):
 
     def trace(self, *inputs: Any) -> Trace:
         """What `forward` computes for inputs of these shapes, as symbols; in train mode inside `autograd.record`."""
-        return self._compile().trace(inputs)
+        return self._compile().trace(inputs, {})
 
     def symbol(self, *inputs: Any) -> Any:
         """The output of `forward` as a `Symbol` that can be printed; a list if there are several."""
@@ -117,37 +117,37 @@ class HybridBlock(Block):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}  # a copy traces again
 
-    def _run(self, *args: Any) -> Any:
-        if self._options is not None and not self._fallback and trace.graphs_wanted() and not _symbolic(args):
-            return self._run_graph(args)
-        if trace.active() is None and _symbolic(args):  # composing by hand: net(sym.var("x", (2, 3)))
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self._options is not None and not self._fallback and trace.graphs_wanted() and not _symbolic((args, kwargs)):
+            return self._run_graph(args, kwargs)
+        if trace.active() is None and _symbolic((args, kwargs)):  # composing by hand: net(sym.var("x", (2, 3)))
             with trace.Tracer():
-                return self._run_here(*args)
-        return self._run_here(*args)
+                return self._run_here(*args, **kwargs)
+        return self._run_here(*args, **kwargs)
 
-    def _run_here(self, *args: Any) -> Any:
+    def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, on tensors or on symbols."""
         if any(p.is_deferred for p in self._reg_params.values()):
             self.infer_shape(*args)
             for param in self._reg_params.values():
                 param.finish_init()
         try:
-            return self.forward(*args)
+            return self.forward(*args, **kwargs)
         except GraphError as error:
             if self._options is not None and not self._options["strict"]:
                 object.__setattr__(self, "_fallback", str(error))  # no use in tracing this one again
             raise
 
-    def _run_graph(self, args: tuple[Any, ...]) -> Any:
+    def _run_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._options is not None
         try:
-            return self._compile()(*args)
+            return self._compile()(*args, **kwargs)
         except GraphError as error:
             if self._options["strict"]:
                 raise
             object.__setattr__(self, "_fallback", str(error))
             warnings.warn(f"{self._label()} runs imperatively: {error}", RuntimeWarning, stacklevel=4)
-            return self._run_here(*args)
+            return self._run_here(*args, **kwargs)
 
     def _compile(self) -> Compiled:
         """The graphs of this block; new ones if the block or one inside it has changed."""
@@ -161,8 +161,8 @@ class HybridBlock(Block):
         return self._compiled
 
 
-def _symbolic(args: tuple[Any, ...]) -> bool:
-    return any(trace.is_symbol(x) for x in leaves(args))
+def _symbolic(tree: Any) -> bool:
+    return any(trace.is_symbol(x) for x in leaves(tree))
 
 
 def _described(found: Trace, params: dict[str, Parameter]) -> serialize.Saved:

@@ -733,3 +733,37 @@ def test_threads_have_their_own_traces() -> None:
     for t in threads:
         t.join()
     assert len(found) == 80 and all(np.array_equal(f, expected) for f in found)
+
+
+def test_arguments_can_be_given_by_name() -> None:
+    class Masked(nn.HybridBlock):
+        def forward(self, x: Any, mask: Any = None, scale: float = 1.0) -> Any:
+            return (x if mask is None else x * mask) * scale
+
+    net = Masked()
+    net.hybridize()
+    x, mask = array([1.0, 2.0]), array([0.0, 1.0])
+    for _ in range(2):
+        assert net(x).tolist() == [1.0, 2.0]
+        assert net(x, mask=mask).tolist() == [0.0, 2.0]
+        assert net(x, scale=3.0, mask=mask).tolist() == [0.0, 6.0]
+
+
+def test_arrays_as_arguments_become_tensors() -> None:
+    net = nn.HybridSequential(nn.Dense(2, in_units=3))
+    net.initialize()
+    plain = net(np.ones((1, 3), dtype="float32")).tolist()
+    net.hybridize()
+    assert [net(np.ones((1, 3), dtype="float32")).tolist() for _ in range(2)] == [plain] * 2
+    assert net._compiled is not None and len(net._compiled.traces) == 1
+
+
+def test_an_argument_that_cannot_be_compared_is_refused() -> None:
+    class Taking(nn.HybridBlock):
+        def forward(self, x: Any, options: Any) -> Any:
+            return x
+
+    net = Taking()
+    net.hybridize()
+    with pytest.raises(GraphError, match="argument of type set"):
+        net(array([1.0]), {1, 2})

@@ -25,7 +25,6 @@ def test_another_name_or_seed_gives_other_values() -> None:
     assert not np.array_equal(base, init.Uniform()("0.weight", (8, 4), 1))
 
 
-@pytest.mark.slow
 def test_another_process_draws_the_same_bits() -> None:
     code = (
         "import hashlib; from shoal.ops.nn.initializer import Normal;"
