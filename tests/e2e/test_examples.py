@@ -1,0 +1,35 @@
+"""The examples run as their first lines say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command: str) -> str:
+    got = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=110)
+    assert got.returncode == 0, got.stdout + got.stderr
+    return got.stdout
+
+
+def test_the_comparison_trains_both_ways_and_prints_a_table() -> None:
+    out = run(str(EXAMPLES / "async_vs_sync.py"), "--epochs", "3")
+    for part in ("sync", "async", "held-out accuracy", "staleness, mean", "balanced:"):
+        assert part in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-hybridize"]])
+def test_digits_learns_alone(arguments: list[str]) -> None:
+    out = run(str(EXAMPLES / "digits.py"), "--epochs", "6", *arguments)
+    assert float(out.split("accuracy")[1].split()[0]) > 0.9
+
+
+def test_the_explicit_loop_learns_alone_and_in_a_cluster() -> None:
+    alone = run(str(EXAMPLES / "mlp.py"))
+    assert float(alone.split()[-1]) > 0.93
+    together = run("-m", "shoal", "run", "-n", "2", "-s", "1", "--no-progress", str(EXAMPLES / "mlp.py"))
+    assert "held-out accuracy" in together
