@@ -1,5 +1,6 @@
 """MXNet's neural functions (``npx``): its names and arguments, over the operators of this package."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -250,7 +251,7 @@ def batch_dot(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = Fal
 
 def batch_flatten(x: Any) -> Any:
     """All axes but the first as one."""
-    return reshape(x, shape=(x.shape[0], -1)) if x.size else reshape(x, shape=(x.shape[0], 0))
+    return reshape(x, shape=(x.shape[0], math.prod(x.shape[1:])))
 
 
 def arange_like(data: Any, start: float = 0.0, step: float = 1.0, axis: int | None = None) -> Any:

@@ -114,7 +114,8 @@ class Op(Generic[P]):
         self.arrays = tuple(("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in inputs)
         self.attrs = tuple(p.name for p in parameters if p.annotation is not Array)
         self.defaults = {p.name: p.default for p in parameters if p.name in self.attrs and p.default is not p.empty}
-        self._arity = -1 if self.variadic else len(inputs)
+        complete = not self.variadic and len(self.defaults) == len(self.attrs)
+        self._arity = len(inputs) if complete else -1  # that many inputs and no attributes need no sorting
         self._required = sum(p.default is p.empty for p in inputs) - self.variadic
 
     def __repr__(self) -> str:

@@ -63,12 +63,6 @@ class Leaf:
         else:
             self.grad.data[...] = g
 
-    def deliver_recorded(self, g: Any) -> None:
-        """The same for a gradient that is itself on the tape: the buffer's tensor then remembers how it came about."""
-        total = self.grad + g if self.req == "add" else g
-        self.grad.data[...] = total.data
-        self.grad.node, self.grad.index = total.node, total.index
-
 
 def _reachable(roots: Sequence[Any]) -> list[Any]:
     """All nodes and leaves that ``roots`` depend on, themselves included, latest first.
@@ -125,7 +119,7 @@ def backward(
             if targets is not None:
                 _collect(result, targets, node, g)
             elif type(node) is Leaf:
-                (node.deliver_recorded if create else node.deliver)(g)
+                node.deliver(g)
             if type(node) is Node and (path is None or node in path):
                 run(node, g, pending, path, kind, xp)
         elif targets is None and type(node) is Leaf and node.req == "write":
