@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import signal
 import sys
 import threading
 import traceback
@@ -21,6 +22,7 @@ from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.ops import random
 from shoal.scheduler.client import Membership
+from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record
 
 __all__ = ["Session", "run_script"]
@@ -172,8 +174,15 @@ def run_script(
     finally:
         api.attach(None)
         cluster.leave()
-    session.goodbye(report, failed or (f"exit code {code}" if code else ""))
+    session.goodbye(report, failed or _meaning(code))
     return code
+
+
+def _meaning(code: int) -> str:
+    """What a script's exit code says about why it ended; empty for 0."""
+    if code in (128 + signal.SIGHUP, 128 + signal.SIGTERM):
+        return stopped_by(code - 128)
+    return f"the script ended with exit code {code}" if code else ""
 
 
 def _execute(session: Session, script: str, args: Sequence[str]) -> tuple[int, str]:

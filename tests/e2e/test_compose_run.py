@@ -233,3 +233,17 @@ def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: P
         assert up.processes.pop("worker-2").wait(20) == 1
         assert "comes too late: the run has begun, with 2 workers" in up.log("worker-2")
         assert early.wait(60) == 0 and set(up.wait(60).values()) == {0}, up.everything()
+
+
+def test_stopping_one_container_ends_the_run_and_says_why(endless: Up) -> None:
+    culprit = endless.who("worker-1")
+    endless.processes["worker-1"].terminate()
+    codes = endless.wait(SOON_S)
+    assert codes.pop("worker-1") == 143 and set(codes.values()) == {1}, endless.everything()
+    assert all(f"{culprit}: stopped by SIGTERM" in endless.log(name) for name in codes), endless.everything()
+
+
+def test_interrupting_everybody_as_ctrl_c_does_ends_everybody_soon(endless: Up) -> None:
+    for process in endless.processes.values():
+        process.terminate()
+    assert 0 not in endless.wait(10).values(), endless.everything()  # `stop_grace_period` of the file
