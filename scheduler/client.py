@@ -10,8 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import shoal
-import shoal.errors
+from shoal import errors
 from shoal.errors import MembershipError, NodeLostError, ShoalError, StoreTimeoutError
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
@@ -33,6 +32,7 @@ from shoal.kvstore.wire.messages import (
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.member import STATUS_S, Action, Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
+from shoal.version import VERSION
 
 __all__ = ["Membership", "error_named"]
 
@@ -41,7 +41,7 @@ log = logging.getLogger("shoal.scheduler")
 
 def error_named(name: str, text: str) -> ShoalError:
     """An error of the class in `shoal.errors` that a peer has named; unknown names give `MembershipError`."""
-    cls = getattr(shoal.errors, name, None)
+    cls = getattr(errors, name, None)
     known = isinstance(cls, type) and issubclass(cls, ShoalError)
     return cls(text) if known and cls is not None else MembershipError(f"{name}: {text}")
 
@@ -81,7 +81,7 @@ class Membership:
                 address=address,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                version=shoal.__version__,
+                version=VERSION,
                 scheduler=scheduler,
                 join_timeout_s=join_timeout_s,
             )

@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Callable
 
-import shoal
 from shoal.errors import ConfigError
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.loop import Loop
@@ -16,6 +15,7 @@ from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, Sc
 from shoal.scheduler.gather import Count
 from shoal.scheduler.log import Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
 from shoal.scheduler.signals import handling, stopped_by
+from shoal.version import VERSION
 
 __all__ = ["SchedulerShell", "run_scheduler"]
 
@@ -135,7 +135,7 @@ def run_scheduler(
         workers,
         servers,
         cluster=secrets.token_hex(4),
-        version=shoal.__version__,
+        version=VERSION,
         mode=mode,
         seed=seed,
         lease_s=lease_s,

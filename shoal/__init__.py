@@ -10,6 +10,8 @@ Names are loaded when they are first used, so that ``import shoal`` takes millis
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shoal.version import VERSION
+
 if TYPE_CHECKING:
     from shoal import autograd, data, errors, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, sym
     from shoal.ops.tensor import Tensor
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from shoal.worker.record import report
     from shoal.worker.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULES = (
     "autograd",
