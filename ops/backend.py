@@ -132,6 +132,28 @@ def _add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
         xp.module.add.at(target, index, values)
 
 
+def _add_rows(xp: Any, rows: Any, index: Any, count: int) -> Any:
+    """Zeros of (count, ...) with ``rows`` added at ``index``, where an index that occurs twice adds twice.
+
+    Sums by sorted runs: ``np.add.at`` goes row by row and takes ten times as long.
+    """
+    out = xp.zeros((count, *rows.shape[1:]), rows.dtype)
+    if not index.size:
+        return out
+    index = index % count  # a negative index counts from the end
+    if xp.module is not np:
+        xp.module.add.at(out, index, rows)
+        return out
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    first = np.flatnonzero(np.concatenate([np.ones(1, bool), ordered[1:] != ordered[:-1]]))
+    if first.size == index.size:
+        out[index] = rows
+    else:
+        out[ordered[first]] = np.add.reduceat(rows[order], first, axis=0)
+    return out
+
+
 def _erf(xp: Any, x: Any) -> Any:
     if xp.module is np:
         return _erf_numpy(x)
@@ -140,4 +162,4 @@ def _erf(xp: Any, x: Any) -> Any:
     return cupyx.scipy.special.erf(x)
 
 
-Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, gemm=_gemm, raw_erf=_erf)
+Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, add_rows=_add_rows, gemm=_gemm, raw_erf=_erf)

@@ -175,28 +175,11 @@ def take_add(xp: Any, g: Array, indices: Array, shape: Shape, axis: int | None =
     """Zeros of ``shape`` with the slices of g added at ``indices`` along ``axis``: the gradient of `take`."""
     index = xp.asarray(indices)
     if axis is None:
-        return _add_rows(xp, g.reshape(-1, 1), index.reshape(-1), math.prod(shape)).reshape(shape)
+        return xp.add_rows(g.reshape(-1, 1), index.reshape(-1), math.prod(shape)).reshape(shape)
     axis %= len(shape)
     rows = g.reshape(math.prod(shape[:axis]), index.size, math.prod(shape[axis + 1 :])).swapaxes(0, 1)
-    out = _add_rows(xp, rows, index.reshape(-1), shape[axis])
+    out = xp.add_rows(rows, index.reshape(-1), shape[axis])
     return out.reshape(shape) if not axis else xp.ascontiguousarray(out.swapaxes(0, 1)).reshape(shape)
-
-
-def _add_rows(xp: Any, rows: Any, index: Any, count: int) -> Any:
-    """``out[index] += rows``, where an index that occurs twice adds twice. Sums by sorted runs, not row by row."""
-    out = xp.zeros((count, *rows.shape[1:]), rows.dtype)
-    if not index.size:
-        return out
-    if index.min() < 0:
-        index = xp.where(index < 0, index + count, index)
-    order = xp.argsort(index, kind="stable")
-    ordered = index[order]
-    first = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]))
-    if first.size == index.size:
-        out[index] = rows
-    else:
-        out[ordered[first]] = xp.add.reduceat(rows[order], first, axis=0)
-    return out
 
 
 @take_add.vjp

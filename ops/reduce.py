@@ -256,7 +256,9 @@ def all_(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
 @op(specs.reduced)
 def logsumexp(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) over ``axis`` without overflow."""
-    top = xp.max(x, axis=axis, keepdims=True, initial=-math.inf)
+    if not x.size:
+        return xp.full(specs.reduced_shape(logsumexp, x.shape, axis, keepdims), -math.inf, x.dtype)
+    top = x.max(axis=None if axis is None else _tuple(axis), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):  # log(0) is -inf, and right
         out = xp.log(xp.sum(xp.exp(x - top), axis=axis, keepdims=True)) + top

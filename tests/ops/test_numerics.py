@@ -9,6 +9,7 @@ from shoal import autograd, npx
 from shoal.ops import activation, conv, linalg, loss, norm, reduce, shape
 from shoal.ops.backend import CPU
 from shoal.ops.conv import convolution
+from shoal.ops.index import take_add
 from shoal.ops.tensor import Tensor
 
 
@@ -148,6 +149,4 @@ def test_adding_rows_at_repeated_places_adds_each_of_them() -> None:
         g = rng.standard_normal((count, 3))
         expected = np.zeros((10, 3))
         np.add.at(expected, index, g)
-        from shoal.ops.index import take_add
-
         np.testing.assert_allclose(take_add(g, index, shape=(10, 3), axis=0), expected, atol=1e-12)
