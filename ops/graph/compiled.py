@@ -7,7 +7,9 @@ its gradient is the backward part of the same program.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from shoal.errors import GraphError
@@ -26,7 +28,7 @@ from shoal.ops.tensor import Tensor
 __all__ = ["Compiled", "Trace", "trace_function"]
 
 
-@dataclass(slots=True)
+@dataclass
 class Trace:
     """What a function computes, as symbols.
 
@@ -45,6 +47,24 @@ class Trace:
     updates: list[tuple[trace.Source, Symbol]]
     rebuild: Callable[[list[Any]], Any]
     programs: dict[tuple[Any, tuple[bool, ...]], "_Differentiable"] = field(default_factory=dict)
+
+    @cached_property
+    def sources(self) -> list[Any]:
+        """What the captured inputs are read from."""
+        return [s.node.source for s in self.captured]
+
+    @cached_property
+    def _specs(self) -> list[tuple[Any, Any, Any]]:
+        kept = [s for s in self.captured if s.node.role != "key"]
+        return [(s.node.source, s.shape, s.dtype) for s in kept]
+
+    def fits(self) -> bool:
+        """Whether the captured tensors have the shapes and dtypes that they had when they were traced."""
+        for source, shape, dtype in self._specs:
+            now = source.current().data
+            if now.shape != shape or now.dtype != dtype:
+                return False
+        return True
 
     def graph(self) -> Graph:
         """The forward graph: inputs are the arguments and what was captured, outputs the results and the updates."""
@@ -89,13 +109,14 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``fn(*args, **kwargs)`` returns; arrays among the arguments become tensors."""
-        args, kwargs = mapped(_tensor, (args, kwargs))
-        found = self.trace(args, kwargs)
-        tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
-        tensors += [s.node.source.current() for s in found.captured]
+        args, kwargs, tensors, key = _sorted_out(args, kwargs)
+        found = self._find(key)
+        if found is None:
+            found = self.trace(args, kwargs)
+        tensors += [source.current() for source in found.sources]
         recording = tape.state.recording
-        wants = tuple(recording and getattr(x, "node", None) is not None for x in tensors)
-        xp = namespace(*(x.data for x in tensors if isinstance(x, Tensor)))
+        wants = tuple([recording and getattr(x, "node", None) is not None for x in tensors])
+        xp = namespace(*[x.data for x in tensors if type(x) is Tensor])
         program = found.programs.get((xp, wants))
         if program is None:
             program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.planned)
@@ -110,14 +131,21 @@ class Compiled:
         Raises:
             GraphError: an argument that is no tensor cannot be compared with that of the next call.
         """
-        key = (shape_of((args, kwargs), _signature), tape.state.training)
+        args, kwargs, _, key = _sorted_out(args, kwargs)
+        found = self._find(key)
+        if found is None:
+            found = self.traces[key] = trace_function(self.fn, args, kwargs)
+            while len(self.traces) > self.limit:
+                self.traces.popitem(last=False)
+        return found
+
+    def _find(self, key: Any) -> Trace | None:
+        """The trace with this signature, unless a captured tensor has changed its shape or dtype."""
         found = self.traces.get(key)
-        if found is not None and all(_fits(s) for s in found.captured):
+        if found is None or not found.fits():
+            return None
+        with suppress(KeyError):  # another thread may just have dropped it
             self.traces.move_to_end(key)
-            return found
-        found = self.traces[key] = trace_function(self.fn, args, kwargs)
-        while len(self.traces) > self.limit:
-            self.traces.popitem(last=False)
         return found
 
 
@@ -190,6 +218,8 @@ def _numbered(grads: Sequence[Symbol | None]) -> list[int]:
 
 def _rebuilder(result: Any) -> Callable[[list[Any]], Any]:
     """How to make the results again: tensors come from a list, all else stays what it was while tracing."""
+    if isinstance(result, (Symbol, Tensor)):
+        return lambda tensors: tensors[0]
 
     def rebuild(tensors: list[Any]) -> Any:
         fresh = iter(tensors)
@@ -213,13 +243,13 @@ def _signature(x: Any) -> Any:
     return key
 
 
-def _tensor(x: Any) -> Any:
-    return Tensor(x) if isinstance(x, namespace(x).ndarray) else x
-
-
-def _fits(captured: Symbol) -> bool:
-    """Whether a captured input has the shape and dtype that it had when it was traced."""
-    if isinstance(captured.node.source, trace.RandomKey):
-        return True
-    now = captured.node.source.current()
-    return bool(now.data.shape == captured.shape and now.data.dtype == captured.dtype)
+def _sorted_out(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Any], Any]:
+    """The arguments with tensors for arrays, the tensors among them, and the signature."""
+    training = tape.state.training
+    if not kwargs and all(type(x) is Tensor for x in args):
+        return args, kwargs, list(args), (training, *[(x.data.shape, x.data.dtype) for x in args])
+    args, kwargs = mapped(lambda x: Tensor(x) if isinstance(x, namespace(x).ndarray) else x, (args, kwargs))
+    tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
+    return args, kwargs, tensors, (training, shape_of((args, kwargs), _signature))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from shoal.errors import GraphError
 from shoal.ops import random, tape
 from shoal.ops.graph.symbol import Symbol, variable
 from shoal.ops.registry import spec_of
@@ -76,12 +77,23 @@ class Tracer:
         return self._input(source, source, source.name)
 
     def capture(self, tensor: Any) -> Symbol:
-        """The symbol that stands for a tensor which is no parameter: read again at each run."""
+        """The symbol that stands for a tensor which is no parameter: read again at each run.
+
+        Raises:
+            GraphError: it was computed while recording, so that the next call would need another one.
+        """
+        if type(tensor.node) is tape.Node:
+            raise GraphError(
+                f"a hybridized forward uses a tensor of shape {tensor.shape} that was computed outside, while "
+                "recording. Pass it as an argument, or detach() it."
+            )
         return self._input(tensor, Held(tensor, f"tensor{len(self._read)}"), f"tensor{len(self._read)}")
 
     def write(self, source: Source, value: Symbol) -> None:
         """Note that each run gives ``source`` the value ``value``."""
-        self.read(source)
+        known = self.read(source)
+        if value.dtype != known.dtype:
+            value = value.astype(known.dtype)
         self.updates[id(source)] = (source, value)
 
     def random_key(self, purpose: str) -> Symbol:

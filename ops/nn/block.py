@@ -17,6 +17,13 @@ __all__ = ["Block", "HookHandle"]
 
 _stamps = itertools.count(1)
 
+
+class Clock:
+    """When a block was last changed, anywhere in this process."""
+
+    latest = 0
+
+
 ForwardHook = Callable[["Block", tuple[Any, ...], Any], None]
 ForwardPreHook = Callable[["Block", tuple[Any, ...]], None]
 
@@ -112,7 +119,8 @@ class Block:
 
     def _changed(self) -> None:
         """An attribute was set: graphs that were traced through this block before are void."""
-        object.__setattr__(self, "_stamp", next(_stamps))
+        Clock.latest = next(_stamps)
+        object.__setattr__(self, "_stamp", Clock.latest)
 
     def _latest(self) -> int:
         """When this block or one inside it last changed; larger is later."""

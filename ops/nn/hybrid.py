@@ -11,7 +11,7 @@ from shoal.ops.graph.compiled import Compiled, Trace
 from shoal.ops.graph.ir import Call, Graph
 from shoal.ops.graph.tree import leaves
 from shoal.ops.nn import checkpoint
-from shoal.ops.nn.block import Block
+from shoal.ops.nn.block import Block, Clock
 from shoal.ops.nn.parameter import Parameter
 
 __all__ = ["HybridBlock"]
@@ -25,11 +25,18 @@ class HybridBlock(Block):
 
     def __init__(self) -> None:
         super().__init__()
-        for name, value in {"_compiled": None, "_compiled_stamp": 0, "_options": None, "_fallback": ""}.items():
+        for name, value in {
+            "_compiled": None,
+            "_compiled_stamp": 0,
+            "_compiled_clock": 0,
+            "_options": None,
+            "_fallback": "",
+        }.items():
             object.__setattr__(self, name, value)
 
     _compiled: Compiled | None
     _compiled_stamp: int
+    _compiled_clock: int
     _options: dict[str, Any] | None
     _fallback: str
 
@@ -151,6 +158,10 @@ class HybridBlock(Block):
 
     def _compile(self) -> Compiled:
         """The graphs of this block; new ones if the block or one inside it has changed."""
+        clock = Clock.latest
+        if self._compiled is not None and self._compiled_clock == clock:  # nothing has changed anywhere
+            return self._compiled
+        object.__setattr__(self, "_compiled_clock", clock)
         latest = self._latest()
         if self._compiled is None or self._compiled_stamp != latest:
             options = self._options or {"static_alloc": True, "cache_size": 32}

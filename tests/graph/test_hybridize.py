@@ -1,8 +1,10 @@
 """Hybridized blocks: the same numbers as imperative ones, in every situation in which a block can be called."""
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -767,3 +769,56 @@ def test_an_argument_that_cannot_be_compared_is_refused() -> None:
     net.hybridize()
     with pytest.raises(GraphError, match="argument of type set"):
         net(array([1.0]), {1, 2})
+
+
+def test_a_tensor_that_was_computed_outside_while_recording_is_refused() -> None:
+    x = array([1.0])
+    x.attach_grad()
+    outer: list[Tensor] = []
+
+    class Using(nn.HybridBlock):
+        def forward(self, y: Any) -> Any:
+            return y * outer[0]
+
+    net = Using()
+    net.hybridize()
+    with autograd.record():
+        outer.append(x * 2.0)
+        with pytest.raises(
+            GraphError, match=r"a tensor of shape \(1,\) that was computed outside.*Pass it as an argument"
+        ):
+            net(x)
+
+
+def test_a_written_value_takes_the_dtype_of_its_parameter() -> None:
+    class Writing(nn.HybridBlock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.Parameter("mean", "null", shape=(1,), init="zeros")
+
+        def forward(self, x: Any) -> Any:
+            self.mean.set_data(x.mean(axis=0))
+            return self.mean.data() + 0.5
+
+    for hybrid in (False, True):
+        net = Writing()
+        net.initialize()
+        net.hybridize(hybrid)
+        assert net(Tensor(np.array([[0.1], [0.3]]))).dtype == np.float32
+        assert net.mean.data().tolist() == [np.float32(0.2)]
+
+
+@pytest.mark.parametrize("script", ["digits.py", "mlp.py"])
+def test_the_models_of_the_examples_give_the_same_bits(script: str) -> None:
+    def model() -> nn.HybridBlock:
+        if script == "mlp.py":
+            return nn.HybridSequential(nn.Dense(64, activation="relu"), nn.Dense(32, activation="relu"), nn.Dense(10))
+        path = Path(__file__).parents[2] / "examples" / script
+        spec = importlib.util.spec_from_file_location("example", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.network()  # type: ignore[no-any-return]
+
+    eager, hybrid = (train(initialized(model, h), floats(8, 1, 8, 8), 3) for h in (False, True))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(eager, hybrid, strict=True))
