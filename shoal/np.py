@@ -69,19 +69,10 @@ from shoal.ops.elementwise import (
 )
 from shoal.ops.elementwise import (
     add,
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
     cbrt,
     ceil,
     clip,
     copy,
-    cos,
-    cosh,
     divide,
     exp,
     exp2,
@@ -105,12 +96,9 @@ from shoal.ops.elementwise import (
     rint,
     rsqrt,
     sign,
-    sin,
-    sinh,
     sqrt,
     square,
     subtract,
-    tan,
     tanh,
     trunc,
     zeros_like,
@@ -223,6 +211,20 @@ from shoal.ops.shape import (
     triu,
 )
 from shoal.ops.tensor import Tensor as ndarray
+from shoal.ops.trigonometric import (
+    arccos,
+    arccosh,
+    arcsin,
+    arcsinh,
+    arctan,
+    arctan2,
+    arctanh,
+    cos,
+    cosh,
+    sin,
+    sinh,
+    tan,
+)
 
 concat = concatenate
 permute_dims = transpose
