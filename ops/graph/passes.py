@@ -10,9 +10,12 @@ from typing import Any
 
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref, frozen, positions
 
-__all__ = ["eliminate_common", "fold_constants", "optimize", "remove_dead"]
+__all__ = ["eliminate_common", "fold_constants", "optimize", "remove_dead", "remove_identities"]
 
 Evaluate = Callable[[Call, list[Any]], tuple[Any, ...]]
+
+IDENTITIES = frozenset(["astype", "broadcast_to", "reshape", "stop_gradient"])
+"""Operators that give their input if shape and dtype stay the same."""
 
 FOLD_LIMIT_BYTES = 1 << 20
 """A constant larger than this is computed at each run instead of being kept in the graph."""
@@ -64,9 +67,24 @@ def fold_constants(graph: Graph, evaluate: Evaluate) -> Graph:
     return remove_dead(Graph(tuple(calls), inputs, tuple(at[ref] for ref in graph.outputs)))
 
 
+def remove_identities(graph: Graph) -> Graph:
+    """Without conversions to the dtype, and reshapings to the shape, that a value has already.
+
+    Where the result is an output of the graph they stay: the caller must not be handed the memory of an input.
+    """
+    outputs = {position for position, _ in graph.outputs}
+    moved: dict[int, Ref] = {}
+    for position, call in enumerate(graph.calls):
+        if call.op in IDENTITIES and position not in outputs and graph.spec(call.refs[0]) == call.specs[0]:
+            source = call.refs[0]
+            moved[position] = moved.get(source[0], source)
+    calls = tuple(call.moved(lambda ref: moved.get(ref[0], ref)) for call in graph.calls)
+    return remove_dead(Graph(calls, graph.inputs, graph.outputs)) if moved else graph
+
+
 def optimize(graph: Graph, evaluate: Evaluate) -> Graph:
-    """`remove_dead`, `fold_constants` and `eliminate_common`."""
-    return eliminate_common(fold_constants(remove_dead(graph), evaluate))
+    """`remove_dead`, `remove_identities`, `fold_constants` and `eliminate_common`."""
+    return eliminate_common(fold_constants(remove_identities(remove_dead(graph)), evaluate))
 
 
 def _small(call: Call) -> bool:

@@ -64,9 +64,9 @@ class Dense(HybridBlock):
         Raises:
             ShapeError: the input has another length than the weight; has both.
         """
-        bias = None if self.bias is None else self.bias.data()
+        weight, bias = self.weight.data(), None if self.bias is None else self.bias.data()
         try:
-            y = linalg.fully_connected(x, self.weight.data(), bias, flatten=self.flatten)
+            y = linalg.fully_connected(x, weight, bias, flatten=self.flatten)
         except (ShapeError, DTypeError) as error:
             raise type(error)(f"{self._label()} ({self.extra_repr()}): {error}") from None
         return y if self.act is None else self.act(y)

@@ -111,9 +111,9 @@ class _Conv(HybridBlock):
         Raises:
             ShapeError: the input has other channels than the weight, or is smaller than the kernel; has both shapes.
         """
-        bias = None if self.bias is None else self.bias.data()
+        weight, bias = self.weight.data(), None if self.bias is None else self.bias.data()
         try:
-            y = self._apply(x, self.weight.data(), bias)
+            y = self._apply(x, weight, bias)
         except (ShapeError, DTypeError) as error:
             raise type(error)(f"{self._label()}: {error}") from None
         return y if self.act is None else self.act(y)

@@ -70,7 +70,7 @@ class SymbolBlock(HybridBlock):
         """Apply the graph's operators one by one: to tensors at once, to symbols as part of a larger graph.
 
         Raises:
-            ShapeError: the number of arguments, their dtypes or numbers of axes are not those of the graph.
+            ShapeError: the number of arguments, their kinds of dtype or numbers of axes are not those of the graph.
         """
         graph, given = self.saved.graph, dict(zip(self.wanted, args, strict=False))
         if len(args) != len(self.wanted):
@@ -101,7 +101,7 @@ def _parameter(name: str, spec: Any, role: str) -> Parameter:
 
 
 def _checked(who: str, name: str, value: Any, spec: Any) -> Any:
-    if len(value.shape) != len(spec.shape) or value.dtype != spec.dtype:
+    if len(value.shape) != len(spec.shape) or value.dtype.kind != spec.dtype.kind:
         raise ShapeError(
             f"{who}: input {name!r} must be like {spec.shape} {spec.dtype}, got {tuple(value.shape)} {value.dtype}"
         )

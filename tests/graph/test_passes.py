@@ -113,6 +113,19 @@ def test_all_outputs_of_a_folded_call_are_constants() -> None:
     assert [c.is_const for c in made.calls] == [True, True]
 
 
+def test_conversions_that_change_nothing_are_removed() -> None:
+    made = passes.remove_identities(
+        graph(leaf("x"), call("astype", 0), call("reshape", 1), call("neg", 2), call("astype", 3), call("neg", 4))
+    )
+    assert [c.name or c.op for c in made.check().calls] == ["x", "neg", "neg"]
+
+
+def test_conversions_that_change_something_or_are_outputs_stay() -> None:
+    wider = Call("astype", ((0, 0),), {}, (Spec((3,), np.dtype("float32")),))
+    made = graph(leaf("x"), wider, call("astype", 0), outputs=(1, 2))
+    assert passes.remove_identities(made) is made
+
+
 def test_large_results_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "FOLD_LIMIT_BYTES", 8)
     made = passes.fold_constants(graph(const(1, 2, 3), call("neg", 0)), evaluate)
