@@ -22,6 +22,10 @@ __all__ = ["SchedulerShell", "run_scheduler"]
 log = logging.getLogger("shoal.scheduler")
 
 
+PROGRESS_S = 0.5
+"""Shortest time between two looks at the progress."""
+
+
 class SchedulerShell:
     """A `Driver` around `SchedulerCore`: sends what it says, logs what it decides.
 
@@ -29,12 +33,20 @@ class SchedulerShell:
         transport: listening.
         core: the scheduler.
         on_end: called once, when the process may exit.
+        on_progress: given the state of the run, at most once in `PROGRESS_S` while it runs.
     """
 
-    def __init__(self, transport: Transport, core: SchedulerCore, on_end: Callable[[], None]) -> None:
-        self.transport, self.core, self.on_end = transport, core, on_end
+    def __init__(
+        self,
+        transport: Transport,
+        core: SchedulerCore,
+        on_end: Callable[[], None],
+        on_progress: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        self.transport, self.core, self.on_end, self.on_progress = transport, core, on_end, on_progress
         self.ended: Ended | None = None
         self._logged = 0
+        self._next_progress = 0.0
         self._signal = 0
 
     def receive(self, peer: str, message: Message, now: float) -> None:
@@ -51,6 +63,9 @@ class SchedulerShell:
         if self._signal:
             self._carry_out(self.core.handle(Interrupted(stopped_by(self._signal)), now))
         self._carry_out(self.core.handle(Woke(), now))
+        if self.on_progress and self.core.state.phase == "running" and now >= self._next_progress:
+            self._next_progress = now + PROGRESS_S
+            self.on_progress(self.core.snapshot())
         return self.core.wake_at()
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -108,6 +123,7 @@ def run_scheduler(
     lease_s: float = 10.0,
     gather_timeout_s: float = 120.0,
     settle_s: float = 5.0,
+    on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
 ) -> int:
@@ -119,6 +135,7 @@ def run_scheduler(
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise.
         settle_s: where more may come, the run begins when nobody has joined for this long.
+        on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, if the run has not failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
@@ -149,7 +166,7 @@ def run_scheduler(
         log.info("listening on %s:%d for %s workers and %s servers", host, bound, workers, servers)
         if ready_fd >= 0:
             _announce(ready_fd, bound)
-        code = _serve(transport, core)
+        code = _serve(transport, core, on_progress)
     finally:
         transport.close()
     if on_finished and not code:
@@ -162,9 +179,9 @@ def _announce(fd: int, port: int) -> None:
         pipe.write(f"{port}\n")
 
 
-def _serve(transport: Transport, core: SchedulerCore) -> int:
+def _serve(transport: Transport, core: SchedulerCore, on_progress: Callable[[Snapshot], None] | None) -> int:
     loop = Loop(transport, {})
-    shell = SchedulerShell(transport, core, loop.stop)
+    shell = SchedulerShell(transport, core, loop.stop, on_progress)
     loop.drivers[""] = shell
     with handling(shell.interrupt):
         loop.run()

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
@@ -302,10 +303,11 @@ def _run(o: argparse.Namespace) -> int:
 
 
 def _scheduler(o: argparse.Namespace) -> int:
+    from shoal.lab.report import check_place
     from shoal.scheduler.shell import run_scheduler
 
-    on_finished = _reporter(o.report, o.seed) if o.report else None
-    _be_a_role()
+    check_place(o.report)
+    launched = _be_a_role()
     return run_scheduler(
         o.host,
         o.port,
@@ -316,24 +318,35 @@ def _scheduler(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
-        on_finished=on_finished,
+        on_progress=None if launched else _epoch_logger(),
+        on_finished=None if launched else partial(_report, path=o.report, seed=o.seed),
         ready_fd=o.ready_fd,
     )
 
 
-def _reporter(path: str, seed: int) -> "Callable[[Snapshot], None]":
-    """Prints and saves the report of a run that has finished."""
+def _epoch_logger() -> "Callable[[Snapshot], None]":
+    """Logs a line an epoch, for a scheduler that runs by itself."""
+    from shoal.progress import EpochLines
+
+    lines = EpochLines()
+
+    def show(snapshot: "Snapshot") -> None:
+        if line := lines.news(snapshot):
+            logging.getLogger("shoal.scheduler").info("%s", line)
+
+    return show
+
+
+def _report(snapshot: "Snapshot", path: str, seed: int) -> None:
+    """Write the report of a finished run, and show it."""
     from rich.console import Console
 
-    from shoal.lab.report import check_place, final_report, render, save
+    from shoal.lab.report import final_report, render, save
 
-    def report(snapshot: "Snapshot") -> None:
-        final = final_report(snapshot, seed)
-        save(final, path)
-        Console(width=100).print(render(final))
-
-    check_place(path)
-    return report
+    report = final_report(snapshot, seed=seed)
+    if path:
+        save(report, path)
+    Console(width=100).print(render(report))
 
 
 def _server(o: argparse.Namespace) -> int:

@@ -14,12 +14,28 @@ from rich.text import Text
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
-__all__ = ["Display", "epoch_line", "progress_table"]
+__all__ = ["Display", "EpochLines", "epoch_line", "progress_table"]
 
 PATIENCE_S = 3.0
 """Who is missing is said after this time: most clusters are complete before."""
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+
+
+class EpochLines:
+    """The lines of `epoch_line` that are worth printing: each once."""
+
+    def __init__(self) -> None:
+        self._seen = ""
+
+    def news(self, snapshot: Snapshot) -> str:
+        """A line that has not been said yet; empty if there is none."""
+        line = epoch_line(snapshot)
+        head = line.partition(":")[0]
+        if not line or head == self._seen:
+            return ""
+        self._seen = head
+        return line
 
 
 class Display:
@@ -34,7 +50,7 @@ class Display:
         self._lock = threading.Lock()
         self._progress = progress
         self._live = Live(console=self._err, refresh_per_second=4) if progress and self._err.is_terminal else None
-        self._seen = ""
+        self._lines = EpochLines()
         self._began = time.monotonic()
 
     def __enter__(self) -> "Display":
@@ -68,9 +84,8 @@ class Display:
                 return
             if snapshot.phase == "gathering" and time.monotonic() < self._began + PATIENCE_S:
                 return
-            line = epoch_line(snapshot)
-            if line and line.partition(":")[0] != self._seen:
-                self._seen = line.partition(":")[0]
+            line = self._lines.news(snapshot)
+            if line:
                 self._err.file.write(f"[shoal] {line}\n")
                 self._err.file.flush()
 

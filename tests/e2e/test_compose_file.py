@@ -136,3 +136,9 @@ def test_everything_that_is_installed_into_the_image_is_checked_by_its_hash() ->
     installs = re.findall(r"pip install (.*)", DOCKERFILE)
     assert len(installs) == 3
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
+
+
+def test_every_variable_of_the_file_is_in_its_documentation() -> None:
+    used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    documented = set(re.findall(r"`(SHOAL_\w+|PYTHON_IMAGE)`", (ROOT / "docs" / "compose.md").read_text()))
+    assert used == documented

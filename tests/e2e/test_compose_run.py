@@ -171,6 +171,7 @@ def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: P
         assert set(codes.values()) == {0}, up.everything()
         report = up.report()
     assert (report["workers"], report["servers"]) == (scale.get("worker", 2), 2)
+        assert "the run is finished" in up.log("scheduler-1") and "weights" in up.log("scheduler-1")
     assert report["accuracy"] > 0.9 and report["ledger"]["balanced"]
 
 
