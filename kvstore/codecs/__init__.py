@@ -1,0 +1,38 @@
+"""Gradient compression: what a worker sends instead of a gradient. ``docs/codecs.md`` compares them."""
+
+from shoal.kvstore.codecs.base import Address, Codec, CodecState
+from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
+from shoal.kvstore.codecs.levels import QSGD, Int8
+from shoal.kvstore.codecs.lowrank import PowerSGD
+from shoal.kvstore.codecs.plain import BF16, FP16, Uncompressed
+from shoal.kvstore.codecs.registry import Spec, names, parse, register
+from shoal.kvstore.codecs.signs import EFSign, OneBit, OneBitMean, Sign, TwoBit, vote
+from shoal.kvstore.codecs.sparse import DGC, RandomK, TopK
+
+__all__ = [
+    "BF16",
+    "DGC",
+    "FP16",
+    "QSGD",
+    "Address",
+    "Blockwise",
+    "Codec",
+    "CodecState",
+    "EFSign",
+    "Int8",
+    "OneBit",
+    "OneBitMean",
+    "Part",
+    "Place",
+    "PowerSGD",
+    "RandomK",
+    "Sign",
+    "Spec",
+    "TopK",
+    "TwoBit",
+    "Uncompressed",
+    "names",
+    "parse",
+    "register",
+    "vote",
+]

@@ -1,0 +1,143 @@
+"""Stochastic rounding to a few levels of a scale that a block of values shares: int8 and QSGD."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shoal.kvstore.codecs.base import Array
+from shoal.kvstore.codecs.bits import lookup, pack2, pack4
+from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
+from shoal.kvstore.codecs.registry import register
+from shoal.kvstore.codecs.signs import block_size
+from shoal.ops.optim.hyper import flag, whole
+
+__all__ = ["QSGD", "Int8"]
+
+
+@dataclass(kw_only=True)
+class _Levels(Blockwise):
+    """x becomes unit * floor(x / unit + u) with u uniform in (0, 1); the units of the blocks travel.
+
+    The mean over u is x, to within 2**-17 of a unit. Blocks so small that their unit would be subnormal become zeros.
+    """
+
+    random: ClassVar[bool] = True
+
+    def rounded(self, rows: Array, top: int, length: Array, place: Place) -> tuple[Array, Array]:
+        """Codes from -top to top (as floats), and the units: ``length / top`` for each row."""
+        info = np.finfo(rows.dtype)
+        unit = (np.minimum(length, float(info.max)) / top).astype(rows.dtype)
+        unit[unit < info.tiny * 2] = 0
+        with np.errstate(divide="ignore"):
+            inverse = np.where(unit > 0, 1 / unit, 0).astype(rows.dtype)
+        codes = rows * inverse[:, None]
+        codes += place.uniform(rows.size).reshape(rows.shape)
+        np.floor(codes, out=codes)
+        np.clip(codes, -top, top, out=codes)  # rounding can lead just past the last level
+        return codes, unit
+
+
+@register("int8")
+@dataclass(kw_only=True)
+class Int8(_Levels):
+    """127 levels up to the largest magnitude of each block, rounded stochastically.
+
+    Source: the linear code of Dettmers, "8-bit approximations for parallelism in deep learning", arXiv:1511.04561, by
+    blocks as in arXiv:2110.02861; stochastic rounding from Gupta et al., arXiv:1502.02551.
+
+    Args:
+        block: values that share a scale, a power of two.
+        feedback: keep the rounding error and add it to the next gradient; then not unbiased, but it adds up.
+    """
+
+    block: int = block_size(1024)
+    feedback: bool = flag(False)
+
+    @property
+    def has_feedback(self) -> bool:
+        """If asked for."""
+        return self.feedback
+
+    @property
+    def unbiased(self) -> bool:
+        """Without feedback."""
+        return not self.feedback
+
+    def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
+        """A byte for each value, a scale for each block."""
+        return (Part("codes", "|i1"), Part("scales", dtype.str, self.block))
+
+    def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
+        """Scale by the largest magnitude of the block."""
+        rows = values.reshape(-1, self.block)
+        length = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        codes, parts[1][:] = self.rounded(rows, 127, length, place)
+        np.copyto(parts[0], codes.reshape(-1), casting="unsafe")
+
+    def restore(self, parts: list[Array], out: Array) -> None:
+        """Codes times scales."""
+        np.copyto(out, parts[0])
+        rows = out.reshape(-1, self.block)
+        rows *= parts[1][:, None]
+
+
+@register("qsgd")
+@dataclass(kw_only=True)
+class QSGD(_Levels):
+    """Levels 0, 1/s, ... 1 of the norm of each bucket, with sign, rounded stochastically: unbiased.
+
+    The variance is at most min(n / s**2, sqrt(n) / s) times the square of the norm, for buckets of n values. Codes have
+    a fixed width, not the paper's Elias code: 2 bits for s = 1, 4 for s <= 7, 8 for s <= 127, else 16.
+    Source: Alistarh et al., "QSGD", arXiv:1610.02132.
+
+    Args:
+        levels: s, 1 to 255.
+        bucket: values that share a norm, a power of two.
+    """
+
+    levels: int = whole(7, "an integer from 1 to 255", lambda v: 1 <= v <= 255)
+    bucket: int = block_size(512)
+
+    @property
+    def unbiased(self) -> bool:
+        """Always."""
+        return True
+
+    def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
+        """Codes, and the norm of each bucket divided by s."""
+        if self.levels == 1:
+            codes = Part("codes", "<u4", 16)
+        elif self.levels <= 7:
+            codes = Part("codes", "|u1", 2)
+        else:
+            codes = Part("codes", "|i1" if self.levels <= 127 else "<i2")
+        return (codes, Part("units", dtype.str, self.bucket))
+
+    def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
+        """Norms are taken relative to the largest magnitude, so that squares neither overflow nor vanish."""
+        rows = values.reshape(-1, self.bucket)
+        top = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        relative = rows / np.maximum(top, np.finfo(rows.dtype).tiny)[:, None]
+        with np.errstate(over="ignore"):
+            length = top * np.sqrt(np.einsum("ij,ij->i", relative, relative))
+        codes, parts[1][:] = self.rounded(rows, self.levels, length, place)
+        flat = codes.reshape(-1)
+        if self.levels == 1:
+            signed = flat.astype(np.int8)
+            parts[0].view(np.uint8)[:] = pack2(np.array([0, 3, 2], np.uint8)[signed])  # 2bit's codes; -1 is the last
+        elif self.levels <= 7:
+            parts[0][:] = pack4((flat + 8).astype(np.uint8))
+        else:
+            np.copyto(parts[0], flat, casting="unsafe")
+
+    def restore(self, parts: list[Array], out: Array) -> None:
+        """Codes times units."""
+        if self.levels == 1:
+            lookup(parts[0], (0.0, 0.0, -1.0, 1.0), out)
+        elif self.levels <= 7:
+            lookup(parts[0], tuple(float(c - 8) for c in range(16)), out)
+        else:
+            np.copyto(out, parts[0])
+        rows = out.reshape(-1, self.bucket)
+        rows *= parts[1][:, None]
