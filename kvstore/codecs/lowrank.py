@@ -67,8 +67,8 @@ class PowerSGD(Codec):
             q = np.ascontiguousarray(matrix.T @ p)
             if not (np.isfinite(p).all() and is_tame(q)):
                 raise StoreError(
-                    f"codec powersgd: {address.where()}: sums over a matrix with values up to {np.abs(matrix).max():.3g} "
-                    f"overflow {matrix.dtype}. Clip or scale the gradients."
+                    f"codec powersgd: {address.where()}: sums over a matrix with values up to "
+                    f"{np.abs(matrix).max():.3g} overflow {matrix.dtype}. Clip or scale the gradients."
                 )
         return [p, q]
 

@@ -117,12 +117,13 @@ def test_dgc_warms_up_by_the_clock() -> None:
 
 
 def test_dgc_makes_resnet_50_as_small_as_the_paper_says() -> None:
-    assert DGC().encoded_bytes(25_557_032) < 0.35e6 and 97e6 / 0.35e6 > 270
+    parameters = 25_557_032
+    assert DGC().encoded_bytes(parameters) < 0.35e6 < 4 * parameters / 270
 
 
 def test_qsgd_has_the_mean_and_the_variance_of_the_paper() -> None:
     codec, v = QSGD(levels=1), np.array([3, 4], np.float64)
-    draws = np.array([sent(codec, v, at=a) for a in (AT._replace(clock=i) for i in range(4000))])
+    draws = np.array([sent(codec, v, at=a) for a in (AT._replace(clock=i) for i in range(2000))])
     assert draws.mean(axis=0) == pytest.approx(v, abs=0.2)
     assert (draws**2).sum(axis=1).mean() == pytest.approx(35, abs=0.9)
     variance = ((draws - v) ** 2).sum(axis=1).mean()
