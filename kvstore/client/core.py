@@ -120,6 +120,7 @@ class _Lane:
     floor: int = 0
     gate: Gate | None = None
     jobs: deque[Job] = field(default_factory=deque)
+    doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
 
 
 @dataclass(slots=True)
@@ -212,6 +213,8 @@ class ClientCore:
             return self._enter(job, Stage.REQUEST, now)
         lane = self.lanes[job.slice]
         job.clock = lane.clock
+        if lane.doubt:
+            return [*self._over(job), Fail(job, "StoreTimeoutError", lane.doubt)]
         if job.payload is None:
             return self._enter(job, Stage.READ, now)
         if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
@@ -270,19 +273,28 @@ class ClientCore:
         m = job.request
         match m:
             case Init():
-                return Init(seq=job.seq, slice=m.slice, key=m.key, gate=m.gate, reduce=m.reduce, value=m.value)
+                return Init(
+                    seq=job.seq,
+                    store=m.store,
+                    slice=m.slice,
+                    key=m.key,
+                    gate=m.gate,
+                    reduce=m.reduce,
+                    value=m.value,
+                )
             case SetOptimizer():
                 return SetOptimizer(
                     worker=self.rank,
                     incarnation=self.incarnation,
                     seq=job.seq,
+                    store=m.store,
                     name=m.name,
                     params=m.params,
                     lr_mult=m.lr_mult,
                     wd_mult=m.wd_mult,
                 )
             case Retire():
-                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq)
+                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq, store=m.store)
             case Stats():
                 return Stats(seq=job.seq)
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -295,8 +307,8 @@ class ClientCore:
             case HelloOk():
                 self.links[server].greeted = True
                 return self._pump(now)
-            case Refused(seq=seq) if not self.links[server].greeted and seq not in self.flying:
-                return self._refuse_all(server, m, now)
+            case Refused() if not self.links[server].greeted:
+                return self._refuse_all(server, m)
         job = self.flying.get(getattr(m, "seq", -1))
         if job is None or job.server != server:
             return []
@@ -312,8 +324,16 @@ class ClientCore:
                 return self._finish(job, m, now)
             case Refused():
                 self._settle(job)
-                return [*self._over(job), Fail(job, m.error, m.text), *self._pump(now)]
+                return [*self._over(job), Fail(job, m.error, self._refusal(job, m)), *self._pump(now)]
         return []
+
+    def _refusal(self, job: Job, m: Refused) -> str:
+        if m.error != "KeyNotInitializedError":
+            return m.text
+        return (
+            f"worker {self.rank}: nobody has given {job.key!r} a value yet, and worker 0 must. Every worker calls init "
+            f"for the same keys in the same order. ({m.text})"
+        )
 
     def _acknowledged(self, job: Job, version: int, floor: int, now: float) -> list[ClientAction]:
         if job.stage is not Stage.PUSH:
@@ -366,13 +386,13 @@ class ClientCore:
                 self._make_ready(lane.jobs[0])
         return []
 
-    def _refuse_all(self, server: int, m: Refused, now: float) -> list[ClientAction]:
+    def _refuse_all(self, server: int, m: Refused) -> list[ClientAction]:
         """The server does not take this worker: everything that was meant for it fails."""
         link = self.links[server]
-        waiting, link.ready = [job for _, _, job in link.ready], []
         link.hello_since = -1.0
         actions: list[ClientAction] = []
-        for job in waiting:
+        while link.ready:  # the end of one job makes the next of its slice ready
+            job = heapq.heappop(link.ready)[2]
             actions += [*self._over(job), Fail(job, m.error, m.text)]
         return actions
 
@@ -397,13 +417,15 @@ class ClientCore:
         if now - link.hello_since < self.timeout_s:
             return self._greet(server, link, now)
         text = f"server {server} has not answered worker {self.rank}'s greeting for {self.timeout_s:g} s"
-        return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text), now)
+        return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text))
 
     def _look_at(self, job: Job, now: float) -> list[ClientAction]:
         if now < job.due or job.stage is Stage.OVER:
             return []
         if now - job.since >= self.timeout_s:
             text = f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+            if job.stage is Stage.PUSH:
+                self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
             return [*self._over(job), Fail(job, "StoreTimeoutError", text), *self._pump(now)]
         job.pause = min(job.pause * 2, RETRY_MAX_S)
         job.due = now + job.pause

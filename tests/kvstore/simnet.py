@@ -40,7 +40,7 @@ class SimServer:
                     self.table.accumulate(slice_id, rank, as_array(value))
                 case Apply(slice_id, ranks, reduce, _):
                     self.table.apply(slice_id, ranks, reduce)
-                case Create(slice_id, key, value):
+                case Create(slice_id, key, value, _):
                     self.table.create(slice_id, key, as_array(value))
         self.core.check()
         return out
@@ -61,7 +61,7 @@ class SimNet:
 
     def init(self, key: int, value: np.ndarray, reduce: str = "sum") -> None:
         server = self.servers[key % len(self.servers)]
-        first = Init(seq=0, slice=key, key=str(key), gate=self.gate, reduce=reduce, value=as_payload(value))
+        first = Init(seq=0, store=1, slice=key, key=str(key), gate=self.gate, reduce=reduce, value=as_payload(value))
         server.handle("w0", first, 0.0)
         for c in self.clients:
             c.register(key, parse_gate(self.gate))

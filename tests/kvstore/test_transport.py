@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +177,23 @@ def test_the_loop_hands_messages_to_the_driver_of_the_peer() -> None:
             if heard:
                 break
     assert heard == [("named", "server", Waiting(seq=3, missing=(1,)))]
+
+
+def test_waking_a_transport_in_a_forked_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = Transport("a")
+    try:
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(ConfigError, match="forked"):
+                t.wake()
+    finally:
+        t.close()
+
+
+def test_waking_a_closed_transport_writes_into_nobodys_file(tmp_path: Path) -> None:
+    t = Transport("a")
+    t.close()
+    with contextlib.ExitStack() as files:
+        opened = [files.enter_context((tmp_path / str(i)).open("wb")) for i in range(4)]  # take the closed numbers
+        t.wake()
+    assert all((tmp_path / str(i)).stat().st_size == 0 for i in range(len(opened)))
