@@ -63,25 +63,28 @@ def insisting(handler: Callable[[int], None]) -> Iterator[None]:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     thread = threading.Thread(target=_insist, args=(told, seen), name="shoal-signals", daemon=True)
-    thread.start()
-    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    try:
-        with handling(once):
+    with handling(once):  # until the thread has ended: its repetition must meet the handler, not the system's default
+        thread.start()
+        before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        try:
             yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(tell)
-        thread.join()
-        os.close(told)
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(tell)
+            thread.join()
+            os.close(told)
 
 
 def _insist(told: int, seen: dict[int, float]) -> None:
-    """Repeat each signal that the handler has not seen a moment later, until the pipe ends."""
+    """Repeat each signal that the handler has not seen a moment later, until the pipe ends.
+
+    How late this thread is told is unknown, so a handler that was called shortly before has seen it.
+    """
     main = threading.main_thread().ident or 0
     while number := os.read(told, 1):
         came = time.monotonic()
         time.sleep(INSIST_S)
-        if seen.get(number[0], -1.0) < came - INSIST_S:
+        if seen.get(number[0], -REPETITION_S) <= came - REPETITION_S:
             signal.pthread_kill(main, number[0])
 
 
