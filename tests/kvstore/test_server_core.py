@@ -282,3 +282,22 @@ def test_a_retired_worker_is_waited_for_no_more_and_may_still_read() -> None:
     actions = feed(core, Retire(worker=1, incarnation=1, store=1, seq=3))
     assert actions == [Apply(7, (0,), "mean", 1), SendValue("w0", 1, 7, 1, 1, True), Send("w1", Done(seq=3))]
     assert feed(core, pull(1, 5)) == [SendValue("w1", 9, 7, 1, 1, False)]
+
+
+def test_nobody_answers_a_reader_that_has_left() -> None:
+    core = server(3)
+    feed(core, push(0, 0, want=True))
+    feed(core, push(1, 0, want=True, seq=4))
+    assert core.handle(PeerGone(0, 1), 2.0) == []
+    assert [r.worker for r in core.entries[7].parked.values()] == [1]
+    assert SendValue("w1", 4, 7, 1, 1, True) in feed(core, push(2, 0))
+    assert core.entries[7].parked == {}
+
+
+def test_a_reader_that_was_answered_is_not_kept() -> None:
+    core = server(2)
+    for clock in range(3):
+        feed(core, push(0, clock, want=True, seq=2 * clock))
+        feed(core, pull(0, clock + 1, seq=2 * clock))
+        feed(core, push(1, clock, want=True, seq=clock))
+        assert core.entries[7].parked == {}

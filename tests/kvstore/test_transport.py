@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +72,16 @@ def test_an_unstable_array_may_change_at_once() -> None:
         ((_, got),) = receive(listener)
         assert isinstance(got, Value) and got.value is not None
         assert (as_array(got.value) == 0).all()
+
+
+def test_an_unstable_array_may_change_while_it_waits_for_a_slow_reader() -> None:
+    array = np.zeros(4, np.float32)
+    queue: deque[tuple[list[Any], bool]] = deque()
+    Transport._enqueue(queue, [b"header", array.data], stable=False)
+    Transport._enqueue(queue, [b"header", array.data], stable=True)
+    array[:] = 1
+    unstable, stable = (np.frombuffer(frames[1], np.float32) for frames, _ in queue)
+    assert (unstable == 0).all() and (stable == 1).all()
 
 
 def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog: pytest.LogCaptureFixture) -> None:

@@ -154,3 +154,37 @@ else:
     said = got.stdout + got.stderr
     assert got.returncode == 143 and "worker 1" in said and "stopped by SIGTERM" in said, said
     assert "Traceback" not in said, said
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_server_that_fails_ends_the_run_with_its_name_and_its_traceback(tmp_path: Path) -> None:
+    source = """
+kv = shoal.kv.create(reduce="sum")
+kv.set_optimizer(shoal.optim.create("sgd"))
+kv.init("n", np.zeros(2, np.int32))
+"""
+    got = launch(tmp_path, source)
+    said = got.stdout + got.stderr
+    assert got.returncode == 1, said
+    assert said.count("Traceback") == 1 and "table.py" in said, said
+    last = said.strip().splitlines()[-1]
+    assert "the run has failed: server 0" in last and "DTypeError: cannot optimize" in last and "'n'" in last, said
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 1])
+def test_whoever_is_done_first_is_waited_for_no_more(first: int, tmp_path: Path) -> None:
+    source = f"""
+kv = shoal.kv.create()
+kv.init("w", np.zeros(2, np.float32))
+for step in range(2 if shoal.rank() == {first} else 4):
+    value = kv.pushpull("w", np.full(2, 4.0 * shoal.rank() + step, np.float32))
+print("worker", shoal.rank(), "ends with", *value)
+"""
+    got = launch(tmp_path, source)
+    assert got.returncode == 0, got.stderr
+    alone = 4.0 * (1 - first) + 3
+    assert f"worker {first} ends with 3.0 3.0" in got.stdout
+    assert f"worker {1 - first} ends with {alone} {alone}" in got.stdout
