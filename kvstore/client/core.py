@@ -37,6 +37,8 @@ __all__ = ["ClientAction", "ClientCore", "Complete", "Fail", "Job", "Stage", "Tr
 RETRY_S = 1.0
 RETRY_MAX_S = 8.0
 WARN_S = 30.0
+SILENCE_S = 60.0
+"""A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
 CREDIT_BYTES = 8 << 20
 """Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
 
@@ -132,6 +134,7 @@ class _Link:
     hello_due: float = 0.0
     hello_since: float = -1.0
     pause: float = 0.1
+    heard: float = 0.0
     ready: list[tuple[int, int, Job]] = field(default_factory=list)
 
 
@@ -158,6 +161,7 @@ class ClientCore:
 
     def __init__(self, rank: int, incarnation: int, cluster: str, servers: int, timeout_s: float = 600.0) -> None:
         self.rank, self.incarnation, self.cluster, self.timeout_s = rank, incarnation, cluster, timeout_s
+        self.silence_s = min(SILENCE_S, timeout_s)
         self.lanes: dict[int, _Lane] = {}
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
@@ -303,6 +307,7 @@ class ClientCore:
 
     def receive(self, server: int, m: Message, now: float) -> list[ClientAction]:
         """What follows from a server's answer; an answer to nothing is an old one and is ignored."""
+        self.links[server].heard = now
         match m:
             case HelloOk():
                 self.links[server].greeted = True
@@ -414,16 +419,16 @@ class ClientCore:
         return actions, self._look_due
 
     def _greet_again(self, server: int, link: _Link, now: float) -> list[ClientAction]:
-        if now - link.hello_since < self.timeout_s:
+        if now - link.hello_since < self.silence_s:
             return self._greet(server, link, now)
-        text = f"server {server} has not answered worker {self.rank}'s greeting for {self.timeout_s:g} s"
+        text = f"server {server} has not answered worker {self.rank}'s greeting for {self.silence_s:g} s"
         return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text))
 
     def _look_at(self, job: Job, now: float) -> list[ClientAction]:
         if now < job.due or job.stage is Stage.OVER:
             return []
-        if now - job.since >= self.timeout_s:
-            text = f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+        text = self._too_late(job, now)
+        if text:
             if job.stage is Stage.PUSH:
                 self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
             return [*self._over(job), Fail(job, "StoreTimeoutError", text), *self._pump(now)]
@@ -435,6 +440,19 @@ class ClientCore:
             job.warned = now
             actions.append(Warn(f"{self.describe(job)} for {now - job.since:.0f} s so far"))
         return actions
+
+    def _too_late(self, job: Job, now: float) -> str:
+        """Why the job must fail; empty while it may wait."""
+        quiet = now - max(self.links[job.server].heard, job.since)
+        if now - job.since >= self.timeout_s:
+            return f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+        if quiet >= self.silence_s:
+            about = type(job.request).__name__ if job.request is not None else f"{job.key!r} at clock {job.clock}"
+            return (
+                f"server {job.server} has said nothing to worker {self.rank} for {quiet:.0f} s, which waits for the "
+                f"{job.stage.value} of {about}: is it cut off from this worker?"
+            )
+        return ""
 
     def describe(self, job: Job) -> str:
         """Who waits for whom, about which key and clock."""

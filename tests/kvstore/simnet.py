@@ -53,6 +53,8 @@ class SimNet:
         self.rng, self.loss, self.repeat = random.Random(seed), loss, repeat
         self.servers = [SimServer(s, workers) for s in range(servers)]
         self.clients = [ClientCore(r, 1, "run", servers) for r in range(workers)]
+        for client in self.clients:
+            client.silence_s = client.timeout_s  # nearly half of all messages are lost here
         self.gate, self.now, self._order = gate, 0.0, 0
         self._heap: list[tuple[float, int, Any]] = []
         self.done: list[Job] = []

@@ -265,6 +265,27 @@ def test_a_key_without_a_value_is_named_with_what_to_do() -> None:
         assert part in fail.text
 
 
+def test_a_server_that_has_fallen_silent_is_named_long_before_the_deadline() -> None:
+    core = client(timeout_s=600.0)
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 10.0)
+    core.receive(0, Waiting(seq=0, missing=(1,)), 20.0)
+    assert not [a for a in core.wake(79.0)[0] if isinstance(a, Fail)]
+    core.flying[0].due = 80.0
+    (fail,) = [a for a in core.wake(90.0)[0] if isinstance(a, Fail)]
+    assert fail.error == "StoreTimeoutError"
+    assert "server 0 has said nothing to worker 3 for 70 s" in fail.text and "cut off" in fail.text
+
+
+def test_a_server_that_answers_may_let_a_worker_wait() -> None:
+    core = client(timeout_s=600.0)
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    for now in range(1, 300, 5):
+        core.receive(0, Waiting(seq=0, missing=(1,)), float(now))
+        assert not [a for a in core.wake(float(now))[0] if isinstance(a, Fail)]
+
+
 def test_a_long_wait_is_mentioned_before_it_fails() -> None:
     core = client(timeout_s=600.0)
     core.submit([job()], 0.0)
