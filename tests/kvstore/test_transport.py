@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import as_array, as_payload
@@ -30,6 +31,11 @@ def pair() -> Iterator[tuple[Transport, Transport]]:
     finally:
         dialer.close(0.0)
         listener.close(0.0)
+
+
+def port_of(listener: Transport) -> int:
+    assert listener._router is not None
+    return int(bytes(listener._router.getsockopt(zmq.LAST_ENDPOINT)).decode().rsplit(":", 1)[1])
 
 
 def receive(transport: Transport, n: int = 1) -> list[tuple[str, Message]]:
@@ -91,6 +97,30 @@ def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog:
         assert [m for _, m in receive(listener)] == [ack(7)]
         assert listener.malformed == {dialer.identity: 1}
     assert dialer.identity in caplog.text and "dropped malformed message" in caplog.text
+
+
+def test_a_frame_beyond_the_limit_ends_the_connection_that_sent_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.kvstore.wire.transport.MAX_FRAME_BYTES", 1 << 16)
+    huge = Value(seq=0, version=0, floor=0, value=as_payload(np.zeros(1 << 17, np.uint8)))
+    with pair() as (listener, dialer):
+        other = Transport("other")
+        other.connect("server", f"127.0.0.1:{port_of(listener)}")
+        try:
+            dialer.send("server", huge)
+            other.send("server", ack(7))
+            assert receive(listener) == [(other.identity, ack(7))]
+            assert list(listener.poll(0.05)) == []
+        finally:
+            other.close(0.0)
+
+
+def test_one_busy_peer_does_not_hold_up_a_poll() -> None:
+    with pair() as (listener, dialer):
+        for i in range(300):
+            dialer.send("server", ack(i))
+        dialer.poll(0.0)
+        most = max(len(list(listener.poll(0.05))) for _ in range(10))
+        assert 0 < most <= 64
 
 
 def test_a_message_to_a_peer_that_is_gone_is_dropped() -> None:
