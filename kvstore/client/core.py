@@ -418,6 +418,12 @@ class ClientCore:
         self._look_due = min(due, default=now + RETRY_S)
         return actions, self._look_due
 
+    def was_stopped(self, now: float) -> None:
+        """This process has not run for a while: that it has heard nothing is nobody's fault."""
+        for link in self.links.values():
+            link.heard = now
+            link.hello_since = now if link.hello_since >= 0 else link.hello_since
+
     def _greet_again(self, server: int, link: _Link, now: float) -> list[ClientAction]:
         if now - link.hello_since < self.silence_s:
             return self._greet(server, link, now)

@@ -22,6 +22,9 @@ __all__ = ["Call", "ClientShell", "Group", "error_named"]
 
 log = logging.getLogger("shoal.client")
 
+STOPPED_S = 5.0
+"""The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
+
 
 def error_named(name: str, text: str) -> Exception:
     """The exception that a peer has named; an unknown name gives `RemoteError`."""
@@ -100,6 +103,7 @@ class ClientShell:
         self._lock = threading.Lock()
         self._open: set[Group] = set()
         self._stores = itertools.count(1)
+        self._woke = 0.0
 
     def number_store(self) -> int:
         """The number of one more store, from 1; equal on all workers if they begin to use their stores in one order."""
@@ -136,6 +140,9 @@ class ClientShell:
     def wake(self, now: float) -> float:
         if self._broken is not None:
             return now + 1.0
+        if now - self._woke > STOPPED_S:
+            self.core.was_stopped(now)
+        self._woke = now
         self._take_calls(now)
         actions, due = self.core.wake(now)
         self._carry_out(actions)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.errors import ConfigError, MembershipError
+from shoal.errors import ConfigError, MembershipError, StoreTimeoutError
 from shoal.kvstore.client.core import ClientCore, Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.shell import ServerShell
-from shoal.kvstore.wire.messages import Init, Pull, Push, Refused, SetOptimizer
+from shoal.kvstore.wire.messages import HelloOk, Init, Pull, Push, Refused, SetOptimizer
 from shoal.kvstore.wire.schema import Message, Payload
 from tests.kvstore.simnet import roster
 
@@ -145,3 +145,21 @@ def test_a_refused_optimizer_is_refused_again_when_it_is_asked_for_again() -> No
         shell.receive("w0", ask, 0.0)
     first, again = wire.sent
     assert isinstance(first, Refused) and first == again and first.error == "DTypeError"
+
+
+@pytest.mark.parametrize("greeted", [True, False])
+def test_a_worker_that_was_stopped_itself_blames_no_server_for_that_time(greeted: bool) -> None:
+    """The process was suspended for a quarter of an hour; the answers are there, and are read after it has looked."""
+    wire = Wire()
+    shell = client(wire)
+    shell.core.timeout_s = 3600.0
+    call = read(shell)
+    shell.wake(0.0)
+    if greeted:
+        shell.receive("server0", HelloOk(server=0, incarnation=1), 0.1)
+    shell.wake(0.2)
+    shell.wake(900.0)
+    assert not call.done()
+    for second in range(1, 70):
+        shell.wake(900.0 + second)
+    assert isinstance(call.peek(0), StoreTimeoutError)
