@@ -2,8 +2,8 @@
 
 python benchmarks/bench_hybridize.py [--rounds 7] [--steps 20]
 
-The contestants take turns in each round, so that a change of the machine's speed meets all of them. Prints one JSON object per
-model: medians over the rounds in milliseconds, and ratios of hybridized to the others.
+The contestants take turns in each round, so that a change of the machine's speed meets all of them. Prints one JSON
+object per model: medians over the rounds in milliseconds, and ratios of hybridized to the others.
 """
 
 import argparse

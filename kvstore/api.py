@@ -2,7 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "in_place",
     "key_name",
     "merge_devices",
+    "multipliers",
 ]
 
 Key: TypeAlias = str | int
@@ -258,6 +259,11 @@ def _mode_of(name: str) -> str | None:
     near = difflib.get_close_matches(name, _KNOWN, 1, 0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"unknown kvstore {name!r}; known: {', '.join(_KNOWN)}.{hint}")
+
+
+def multipliers(given: Mapping[Any, float] | None) -> dict[str, float]:
+    """Factors by key name, as they travel."""
+    return {key_name(k): float(v) for k, v in (given or {}).items()}
 
 
 def as_lists(key: Key | Sequence[Key], *values: Any) -> tuple[list[str], list[list[Any]]]:

@@ -1,5 +1,6 @@
 """Checks on what users hand to a store, before anything is sent."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
 
-__all__ = ["check_fit", "writable"]
+__all__ = ["check_fit", "check_mean", "check_new", "writable"]
 
 
 def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -21,6 +22,24 @@ def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[i
         raise DTypeError(
             f"{who} {does} {key!r} with dtype {array.dtype}; it was initialised with {dtype}. Cast it first."
         )
+
+
+def check_mean(who: str, key: str, dtype: np.dtype[Any], reduce: str) -> None:
+    """Raise for a push of integers that would be averaged."""
+    if reduce == "mean" and dtype.kind != "f":
+        raise DTypeError(
+            f"{who} pushes {key!r} of dtype {dtype} to a store that averages: the mean of integers is no integer. "
+            "Create the store with reduce='sum', or initialise the key with floats."
+        )
+
+
+def check_new(names: Sequence[str], known: Collection[str]) -> None:
+    """Raise if one of the keys exists, or is given twice."""
+    seen = set(known)
+    for name in names:
+        if name in seen:
+            raise ConfigError(f"key {name!r} is initialised already; push to change it")
+        seen.add(name)
 
 
 def writable(who: str, key: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

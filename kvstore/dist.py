@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices
+from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, as_payload
-from shoal.kvstore.checks import check_fit, writable
+from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.client.core import Job
-from shoal.kvstore.client.shell import ClientShell, Group
+from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
@@ -31,6 +32,11 @@ class _Entry:
 class DistKVStore(KVStore):
     """Keys on the servers of a run.
 
+    A script may use several stores: the keys, the optimizer and the end of one do not touch another's. Stores are told
+    apart by the order in which the script first calls `init` or `set_optimizer` on them, the same on every worker.
+    Several threads may use them, but every worker must make its calls of `init`, `set_optimizer` and `barrier` in one
+    order.
+
     Args:
         mode: canonical gate name, or "" for the run's own (synchronous if it has none).
         reduce: "mean" or "sum".
@@ -47,7 +53,8 @@ class DistKVStore(KVStore):
         self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s = coordinator, shell, timeout_s
         self._entries: dict[str, _Entry] = {}
-        self._under_way: list[Future[Any]] = []
+        self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
+        self._number, self._lock = 0, Lock()
 
     @property
     def rank(self) -> int:
@@ -61,23 +68,34 @@ class DistKVStore(KVStore):
 
     def init(self, key: Key | Sequence[Key], value: Any) -> None:
         names, (values,) = as_lists(key, value)
+        check_new(names, self._entries)
         arrays = [np.ascontiguousarray(host_array(v)).reshape(np.shape(host_array(v))) for v in values]
         specs = [self._spec(n, a) for n, a in zip(names, arrays, strict=True)]
         layouts = self._coordinator.declare(self._gate.name, self.reduce, specs, self._timeout_s)
-        for layout, array in zip(layouts, arrays, strict=True):
-            self._entries[layout.key] = _Entry(layout, array.shape, array.dtype)
+        for name, layout, array in zip(names, layouts, arrays, strict=True):
+            self._entries[name] = _Entry(layout, array.shape, array.dtype)
         self._shell.register([(s.id, self._gate) for layout in layouts for s in layout.slices])
         if self.rank == 0:
             jobs = [j for layout, a in zip(layouts, arrays, strict=True) for j in self._init_jobs(layout, a)]
             self._run(jobs, None).result()
-        self._coordinator.barrier("init", self._timeout_s)
+        self._coordinator.barrier(f"init of store {self.number}", self._timeout_s)
+
+    @property
+    def number(self) -> int:
+        """Which of the script's stores this is, from 1, in the order of first use; asking is using."""
+        with self._lock:
+            if not self._number:
+                self._number = self._shell.number_store()
+            return self._number
+
+    def _global(self, name: str) -> str:
+        """The key's name among those of all stores of the run."""
+        return name if self.number == 1 else f"{name} (store {self.number})"
 
     def _spec(self, name: str, array: Array) -> KeySpec:
-        if name in self._entries:
-            raise ConfigError(f"key {name!r} is initialised already; push to change it")
         if array.dtype.str not in ITEM_BYTES:
             raise ConfigError(f"key {name!r}: dtype {array.dtype} cannot travel; known: {' '.join(ITEM_BYTES)}")
-        return KeySpec(key=name, dtype=array.dtype.str, shape=array.shape)
+        return KeySpec(key=self._global(name), dtype=array.dtype.str, shape=array.shape)
 
     def _init_jobs(self, layout: KeyLayout, array: Array) -> list[Job]:
         flat = array.reshape(-1)
@@ -87,6 +105,7 @@ class DistKVStore(KVStore):
                 key=layout.key,
                 request=Init(
                     seq=0,
+                    store=self.number,
                     slice=s.id,
                     key=layout.key,
                     gate=self._gate.name,
@@ -142,6 +161,7 @@ class DistKVStore(KVStore):
     def _fitting(self, name: str, array: Array) -> Array:
         entry = self._entry(name)
         check_fit(f"worker {self.rank}", "pushes", name, array, entry.shape, entry.dtype)
+        check_mean(f"worker {self.rank}", name, entry.dtype, self.reduce)
         return np.ascontiguousarray(array)
 
     def _target(self, name: str, out: Any) -> tuple[Any, Array]:
@@ -153,9 +173,9 @@ class DistKVStore(KVStore):
     def _jobs(self, name: str, array: Array | None, out: Array | None, priority: int) -> list[Job]:
         """One job a slice: a push if there is an ``array``, a read if there is an ``out``."""
         flat = None if array is None else array.reshape(-1)
-        jobs = []
-        for s in self._entry(name).layout.slices:
-            job = Job(server=s.server, slice=s.id, key=name, priority=priority, want=out is not None)
+        jobs, layout = [], self._entry(name).layout
+        for s in layout.slices:
+            job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=out is not None)
             if flat is not None:
                 part = flat[s.start : s.stop]
                 job.payload, job.payload_bytes = as_payload(part), part.nbytes
@@ -163,10 +183,10 @@ class DistKVStore(KVStore):
             jobs.append(job)
         return jobs
 
-    def _run(self, jobs: list[Job], result: Any) -> Future[Any]:
+    def _run(self, jobs: list[Job], result: Any) -> Call:
         return self._submit(jobs, Group(len(jobs), result))
 
-    def _submit(self, jobs: list[Job], group: Group) -> Future[Any]:
+    def _submit(self, jobs: list[Job], group: Group) -> Call:
         for job in jobs:
             job.token = (group, job.token)
         self._shell.submit(jobs)
@@ -178,45 +198,55 @@ class DistKVStore(KVStore):
         self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
     ) -> None:
         self.flush()
-        self._coordinator.barrier("before set_optimizer", self._timeout_s)
+        self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
         if self.rank == 0:
             spec = optimizer.spec()
             request = SetOptimizer(
                 worker=0,
                 incarnation=0,
                 seq=0,
+                store=self.number,
                 name=spec.name,
                 params=spec.params,
-                lr_mult=lr_mult or {},
-                wd_mult=wd_mult or {},
+                lr_mult={self._global(k): v for k, v in multipliers(lr_mult).items()},
+                wd_mult={self._global(k): v for k, v in multipliers(wd_mult).items()},
             )
             self._ask_all(request)
-        self._coordinator.barrier("set_optimizer", self._timeout_s)
+        self._coordinator.barrier(f"set_optimizer of store {self.number}", self._timeout_s)
 
     def barrier(self) -> None:
         self.flush()
         self._coordinator.barrier("user", self._timeout_s)
 
     def flush(self) -> None:
-        waiting, self._under_way = self._under_way, []
-        for future in waiting:
-            try:
-                future.result(self._timeout_s + 5.0)
-            except TimeoutError as e:
-                if isinstance(e, StoreTimeoutError):
-                    raise
-                raise StoreTimeoutError(f"worker {self.rank}: the I/O thread does not answer") from e
+        errors = [e for call in list(self._under_way) if (e := self._outcome(call)) is not None]
+        if errors:
+            raise errors[0]
 
-    def _remember(self, future: Future[Any]) -> Future[Any]:
-        self._under_way = [f for f in self._under_way if not f.done() or f.exception() is not None]
-        self._under_way.append(future)
-        return future
+    def _outcome(self, call: Call) -> BaseException | None:
+        """Wait for a push; its error, unless somebody has it already."""
+        try:
+            error = call.peek(self._timeout_s + 5.0)
+        except TimeoutError as e:
+            raise StoreTimeoutError(f"worker {self.rank}: the I/O thread does not answer") from e
+        self._under_way.pop(call, None)
+        return None if call.taken else error
+
+    def _remember(self, call: Call) -> Call:
+        self._under_way[call] = None
+        call.add_done_callback(self._forget)
+        return call
+
+    def _forget(self, call: Future[Any]) -> None:
+        """On the I/O thread. A push that failed is kept until somebody hears of it."""
+        if isinstance(call, Call) and call.peek() is None:
+            self._under_way.pop(call, None)
 
     def close(self) -> None:
         """Flush, and tell the servers that nobody need wait for this worker; it may still read."""
         self.flush()
-        request = Retire(worker=0, incarnation=0, seq=0)
-        self._ask_all(request)
+        if self._number:
+            self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self._number))
 
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters

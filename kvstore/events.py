@@ -69,11 +69,12 @@ class SendValue:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Give ``slice`` its first value."""
+    """Give ``slice`` of store ``store`` its first value."""
 
     slice: int
     key: str
     value: Payload
+    store: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,11 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Install an update rule for every slice, then confirm it to ``to``, or refuse it."""
+    """Install an update rule for every slice of store ``store``, then confirm it to ``to``, or refuse it."""
 
     to: str
     seq: int
+    store: int
     name: str
     params: object
     lr_mult: dict[str, float]

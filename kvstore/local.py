@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
+from shoal.errors import KeyNotInitializedError
+from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.checks import check_fit, writable
+from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.server.table import Table
 from shoal.ops.optim import Optimizer
 
@@ -39,21 +39,27 @@ class LocalKVStore(KVStore):
 
     def init(self, key: Key | Sequence[Key], value: Any) -> None:
         names, (values,) = as_lists(key, value)
-        for name, v in zip(names, values, strict=True):
-            if name in self._ids:
-                raise ConfigError(f"key {name!r} is initialised already; push to change it")
-            self._ids[name] = len(self._ids)
-            self._table.create(self._ids[name], name, host_array(v))
+        check_new(names, self._ids)
+        arrays = [host_array(v) for v in values]
+        with self._lock:
+            for name, array in zip(names, arrays, strict=True):
+                self._table.create(len(self._ids), name, array)
+                self._ids[name] = len(self._ids)
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
-        for name, v in zip(names, values, strict=True):
-            self._push(name, merge_devices(v))
+        arrays = [self._fitting(n, merge_devices(v)) for n, v in zip(names, values, strict=True)]
+        for name, array in zip(names, arrays, strict=True):
+            self._push(name, array)
         return _done(None)
 
-    def _push(self, name: str, array: Array) -> None:
+    def _fitting(self, name: str, array: Array) -> Array:
         value = self._value(name)
         check_fit("worker 0", "pushes", name, array, value.shape, value.dtype)
+        check_mean("worker 0", name, value.dtype, self.reduce)
+        return array
+
+    def _push(self, name: str, array: Array) -> None:
         with self._lock:
             self._table.accumulate(self._ids[name], 0, array)
             self._table.apply(self._ids[name], (0,), self.reduce)
@@ -62,32 +68,32 @@ class LocalKVStore(KVStore):
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         names, (outs,) = as_lists(key, out)
-        results = [self._pull(n, o) for n, o in zip(names, outs, strict=True)]
+        targets = [self._target(n, o) for n, o in zip(names, outs, strict=True)]
+        for name, (_, memory) in zip(names, targets, strict=True):
+            with self._lock:
+                np.copyto(memory, self._value(name))
+                self._bytes_out += memory.nbytes
+        results = [t for t, _ in targets]
         return _done(results[0] if isinstance(key, str | int) else results)
 
-    def _pull(self, name: str, out: Any) -> Any:
+    def _target(self, name: str, out: Any) -> tuple[Any, Array]:
+        """Where a value is to go: the caller's object, and its memory."""
         value = self._value(name)
-        self._bytes_out += value.nbytes
-        if out is None:
-            with self._lock:
-                return value.copy()
-        target = writable("worker 0", name, out, value.shape, value.dtype)
-        with self._lock:
-            np.copyto(target, value)
-        return out
+        target = np.empty_like(value) if out is None else out
+        return target, writable("worker 0", name, target, value.shape, value.dtype)
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
+        names, (values, outs) = as_lists(key, value, out)
+        places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
+        targets = [self._target(n, p)[0] for n, p in zip(names, places, strict=True)]
         self.push_async(key, value, priority)
-        if out is None:
-            _, (values,) = as_lists(key, value)
-            found = [in_place(v) for v in values]
-            out = found[0] if isinstance(key, str | int) else found
-        return self.pull_async(key, out, priority)
+        return self.pull_async(key, targets[0] if isinstance(key, str | int) else targets, priority)
 
     def set_optimizer(
         self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
     ) -> None:
-        self._table.configure(optimizer, lr_mult or {}, wd_mult or {})
+        with self._lock:
+            self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult))
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -54,11 +54,7 @@ def _conv_spec(
         raise ShapeError(f"convolution: bias has shape {bias.shape}, expected {weight.shape[:1]}: one per filter")
     geometry = zip(x.shape[2:], weight.shape[2:], lengths(stride, k), lengths(pad, k), lengths(dilate, k), strict=True)
     space = tuple(out_length(*g) for g in geometry)
-    if min(space) < 1:
-        raise ShapeError(
-            f"convolution: a kernel of {weight.shape[2:]} (dilate={dilate}) does not fit into x of shape {x.shape} "
-            f"with pad={pad}"
-        )
+    _require_fit(space, x.shape, weight.shape[2:], pad, dilate)
     given = [s.dtype for s in (x, weight, bias) if s is not None]
     return Spec((x.shape[0], weight.shape[0], *space), np.result_type(*given))
 
@@ -105,6 +101,13 @@ def _channels_last(x: Any) -> Any:
     return x.transpose(0, *range(2, x.ndim), 1)
 
 
+def _require_fit(space: Shape, shape: Shape, kernel: Shape, pad: Lengths, dilate: Lengths) -> None:
+    if min(space) < 1:
+        raise ShapeError(
+            f"convolution: a kernel of {kernel} (dilate={dilate}) does not fit into x of shape {shape} with pad={pad}"
+        )
+
+
 def _windows(
     xp: Any, x: Any, kernel: Shape, stride: Lengths, pad: Lengths, dilate: Lengths, groups: int
 ) -> tuple[Any, Shape]:
@@ -112,6 +115,7 @@ def _windows(
     k = len(kernel)
     stride, pad, dilate = lengths(stride, k), lengths(pad, k), lengths(dilate, k)
     space = tuple(map(out_length, x.shape[2:], kernel, stride, pad, dilate))
+    _require_fit(space, x.shape, kernel, pad, dilate)
     source = _padded(xp, _channels_last(x), pad)
     batch, channels = x.shape[:2]
     s = source.strides

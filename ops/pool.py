@@ -26,8 +26,15 @@ def _geometry(x: Any, kernel: Lengths, stride: Lengths | None, pad: Lengths) -> 
     return kernel, kernel if stride is None else lengths(stride, k), lengths(pad, k)
 
 
-def _space(x: Any, kernel: Shape, stride: Shape, pad: Shape) -> Shape:
+def _window_counts(x: Any, kernel: Shape, stride: Shape, pad: Shape) -> Shape:
     return tuple(out_length(n, m, s, p, 1) for n, m, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True))
+
+
+def _space(x: Any, kernel: Shape, stride: Shape, pad: Shape) -> Shape:
+    space = _window_counts(x, kernel, stride, pad)
+    if min(space) < 1:
+        raise ShapeError(f"pooling: a window of {kernel} with pad={pad} does not fit into x of shape {x.shape}")
+    return space
 
 
 def _pooled(
@@ -35,7 +42,7 @@ def _pooled(
 ) -> Spec:
     specs.require_ndim(op, "x", x, 3, 4, 5)
     given = _geometry(x, kernel, stride, pad)
-    space = _space(x, *given)
+    space = _window_counts(x, *given)
     if len(given[0]) != x.ndim - 2 or min(space) < 1 or any(p >= m for m, p in zip(given[0], given[2], strict=True)):
         raise ShapeError(
             f"{op.name}: a window of {given[0]} with pad={given[2]} does not fit x of shape {x.shape} (batch, "

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from shoal.errors import AutogradError, ShapeError
+from shoal.errors import AutogradError, DTypeError, ShapeError
 from shoal.ops import elementwise, index, random, tape
 from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
 from shoal.ops.methods import ArrayMethods
@@ -269,6 +269,7 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
         device: "cpu" or "gpu:0"; by default where the values are.
     Raises:
         ShapeError: the sequences are ragged.
+        DTypeError: the values are not numbers.
     """
     values = raw(values)
     if isinstance(values, (list, tuple)):
@@ -278,7 +279,9 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     try:
         made = np.array(values, dtype) if namespace(values).module is np else values.astype(dtype or values.dtype)
     except ValueError as error:
-        raise ShapeError(f"array: {error}") from error
+        if "inhomogeneous" in str(error):
+            raise ShapeError(f"array: {error}") from error
+        raise DTypeError(f"array: {error}; a tensor holds numbers") from error
     return Tensor(made if device is None else on_device(made, device))
 
 

@@ -104,14 +104,22 @@ class Gathering:
             return (
                 f"{who} comes too late: the run has begun, with {here} {m.role}s. Start all of them within "
                 f"{self.settle_s:g} s of each other, give the scheduler a longer --settle-s, or tell it how many will "
-                f"come: --{m.role}s {here + 1}."
+                f"come: {_option(m.role, here + 1)}."
             )
         if here >= limit:
             return (
                 f"all {limit} {m.role}s are here; {who} is one too many. "
-                f"Start the scheduler with --{m.role}s {limit + 1}, or one {m.role} fewer."
+                f"Start the scheduler with {_option(m.role, limit + 1)}, or one {m.role} fewer."
             )
         return ""
+
+
+def _option(role: str, number: int) -> str:
+    """
+    >>> _option("worker", 3)
+    '--workers 3 (SHOAL_WORKERS=3)'
+    """
+    return f"--{role}s {number} (SHOAL_{role.upper()}S={number})"
 
 
 def _only_here(address: str) -> bool:

@@ -1,12 +1,20 @@
 """Signals that end a program, handed to somebody who ends it properly."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["handling", "stopped_by"]
+__all__ = ["handling", "insisting", "stopped_by"]
+
+INSIST_S = 0.2
+"""A signal is repeated after this time, in case that it was not looked at."""
+
+REPETITION_S = 1.0
+"""The same signal within this time is the repetition."""
 
 
 @contextmanager
@@ -14,7 +22,7 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
     """Call ``handler`` with the number of each SIGINT, SIGTERM or SIGHUP that arrives inside the block.
 
     Also for a container's first process, for which the system has no default. Python delivers signals to its main
-    thread only; in any other, nothing is changed.
+    thread only; in any other, nothing is changed. A SIGHUP that is ignored (``nohup``) stays ignored.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -32,6 +40,52 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def insisting(handler: Callable[[int], None]) -> Iterator[None]:
+    """As `handling`, for code that may sleep long: a signal that comes just before a sleep does not wait for its end.
+
+    Python only notes a signal, and calls the handler between two instructions. One that comes after the last look and
+    before ``time.sleep`` has begun would be looked at when the sleep is over. A thread therefore sends each signal to
+    the main thread once more, which ends the system call; ``handler`` is not called for the repetition.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: dict[int, float] = {}
+
+    def once(number: int) -> None:
+        last, seen[number] = seen.get(number, -REPETITION_S), time.monotonic()
+        if seen[number] - last >= REPETITION_S:
+            handler(number)
+
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    thread = threading.Thread(target=_insist, args=(told, seen), name="shoal-signals", daemon=True)
+    with handling(once):  # until the thread has ended: its repetition must meet the handler, not the system's default
+        thread.start()
+        before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(tell)
+            thread.join()
+            os.close(told)
+
+
+def _insist(told: int, seen: dict[int, float]) -> None:
+    """Repeat each signal that the handler has not seen a moment later, until the pipe ends.
+
+    How late this thread is told is unknown, so a handler that was called shortly before has seen it.
+    """
+    main = threading.main_thread().ident or 0
+    while number := os.read(told, 1):
+        came = time.monotonic()
+        time.sleep(INSIST_S)
+        if seen.get(number[0], -REPETITION_S) <= came - REPETITION_S:
+            signal.pthread_kill(main, number[0])
 
 
 def stopped_by(number: int) -> str:

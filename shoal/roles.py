@@ -14,7 +14,7 @@ from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, parse_address
 from shoal.scheduler.client import Membership
-from shoal.scheduler.signals import handling, stopped_by
+from shoal.scheduler.signals import handling, insisting, stopped_by
 
 __all__ = ["run_scheduler", "run_server", "run_worker"]
 
@@ -144,7 +144,7 @@ def run_worker(
 
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
-    with handling(_exit):
+    with insisting(_exit):
         address_towards(scheduler, join_timeout_s)  # says it if the name is unknown; the transport would just wait
         return run_script(
             scheduler, script, args, rank=rank, join_timeout_s=join_timeout_s, timeout_s=timeout_s, target=target

@@ -53,12 +53,27 @@ def why_not() -> str:
         return "there is no /dev/net/tun"
     if shutil.which("ip") is None:
         return "there is no `ip` command (Debian package iproute2)"
+    try:
+        os.close(_open_tun(f"slp{os.getpid()}"))
+    except OSError as e:
+        return f"no TUN device can be made here: {e}"
     probe = f"shoal-probe-{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
     if made.returncode:
         return f"`ip netns add` fails here: {made.stderr.strip()}"
     subprocess.run(["ip", "netns", "del", probe], check=True)
     return ""
+
+
+def _open_tun(device: str) -> int:
+    """A file descriptor that is the other end of a new network device, which goes when it is closed."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH", device.encode(), IFF_TUN | IFF_NO_PI))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +126,7 @@ class Lab:
         self.close()
 
     def _plug(self, host: str, device: str) -> None:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        self._tuns[host] = fd
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH", device.encode(), IFF_TUN | IFF_NO_PI))
+        self._tuns[host] = _open_tun(device)
         ns = self.namespace(host)
         for command in (
             f"ip netns add {ns}",

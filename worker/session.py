@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -70,8 +70,9 @@ class Session:
             self.loop.run()
         except BaseException as e:  # a caller must learn that nobody will answer it
             log.error("the I/O thread failed\n%s", traceback.format_exc())
-            if self.shell is not None:
-                self.shell.fail_all(MembershipError(f"worker's I/O thread failed: {type(e).__name__}: {e}"))
+            error = MembershipError(f"this worker's I/O thread failed: {type(e).__name__}: {e}")
+            self.membership.failure = error
+            self._give_up(error)
 
     def _on_roster(self, roster: Roster) -> None:
         servers = [m for m in roster.members if m.role == "server"]
@@ -88,10 +89,14 @@ class Session:
         log.debug("%s %d has left", left.role, left.rank)
 
     def _on_abort(self, culprit: str, reason: str) -> None:
+        self._give_up(NodeLostError(f"the run has failed: {culprit}: {reason}"))
+
+    def _give_up(self, error: MembershipError) -> None:
+        """Every call, now and later, raises ``error``; a script that does not end by it is ended."""
         self.aborted.set()
         if self.shell is not None:
-            self.shell.fail_all(NodeLostError(f"the run has failed: {culprit}: {reason}"))
-        killer = threading.Timer(ABORT_GRACE_S, _exit_now, [f"the run has failed: {culprit}: {reason}"])
+            self.shell.fail_all(error)
+        killer = threading.Timer(ABORT_GRACE_S, _exit_now, [str(error)])
         killer.daemon = True
         killer.start()
 
@@ -138,8 +143,10 @@ class Session:
 
 
 def _weights(store: DistKVStore) -> dict[str, Any]:
+    """By the names that tell the stores of a run apart."""
     keys = store.keys()
-    return dict(zip(keys, store.pull(keys), strict=True)) if keys else {}
+    names = [store.layout(k).key for k in keys]
+    return dict(zip(names, store.pull(keys), strict=True)) if keys else {}
 
 
 def run_script(
@@ -166,11 +173,12 @@ def run_script(
     m = session.membership
     cluster.join(m.rank, m.num_workers, m.seed)
     random.set_address(seed=m.seed, worker=m.rank, step=0)
+    report: dict[str, Any] = {}
     try:
-        code, failed = _execute(session, script, args)
-        report = session.finish() if code == 0 else {}
-    except ShoalError as e:
-        code, failed, report = _shoal_error(session, e), str(e), {}
+        code, failed, _ = _attempt(session, script, lambda: _execute(script, args))
+        if code == 0:
+            code, failed, done = _attempt(session, script, session.finish)
+            report = done or {}
     finally:
         api.attach(None)
         cluster.leave()
@@ -185,43 +193,39 @@ def _meaning(code: int) -> str:
     return f"the script ended with exit code {code}" if code else ""
 
 
-def _execute(session: Session, script: str, args: Sequence[str]) -> tuple[int, str]:
-    """Exit code, and what went wrong."""
+def _execute(script: str, args: Sequence[str]) -> None:
     sys.argv = [script, *args]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    runpy.run_path(script, run_name="__main__")
+
+
+def _attempt(session: Session, script: str, work: Callable[[], Any]) -> tuple[int, str, Any]:
+    """Exit code of ``work``, what went wrong, and what it returned; a signal may end it, too."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        return 0, "", work()
     except SystemExit as e:
-        code = e.code if isinstance(e.code, int) else int(e.code is not None)
         if isinstance(e.code, str):
             print(e.code, file=sys.stderr)
-        return code, ""
+        return e.code if isinstance(e.code, int) else int(e.code is not None), "", None
     except KeyboardInterrupt:
-        return 130, "interrupted"
-    except NodeLostError as e:
-        if session.aborted.is_set():
-            return _shoal_error(session, e), str(e)
-        _print_traceback(e, script)
-        return 1, f"{type(e).__name__}: {e}"
+        return 130, "interrupted", None
     except BaseException as e:
-        _print_traceback(e, script)
-        return 1, f"{type(e).__name__}: {e}"
-    return 0, ""
+        return 1, _explain(session, e, script), None
 
 
-def _shoal_error(session: Session, error: ShoalError) -> int:
-    print(f"shoal: worker {session.membership.rank} stops: {error}", file=sys.stderr, flush=True)
-    return 1
-
-
-def _print_traceback(error: BaseException, script: str) -> None:
-    """The traceback as the script's own: without the frames that started it."""
+def _explain(session: Session, error: BaseException, script: str) -> str:
+    """Print what the user needs: the script's part of the traceback, or one line if the script is not to blame."""
     tb: TracebackType | None = error.__traceback__
     path = os.path.abspath(script)
     while tb is not None and os.path.abspath(tb.tb_frame.f_code.co_filename) != path:
         tb = tb.tb_next
+    elsewhere = isinstance(error, NodeLostError) and session.aborted.is_set()
+    if elsewhere or (tb is None and isinstance(error, ShoalError)):
+        print(f"shoal: worker {session.membership.rank} stops: {error}", file=sys.stderr, flush=True)
+        return str(error)
     traceback.print_exception(type(error), error, tb or error.__traceback__)
     sys.stderr.flush()
+    return f"{type(error).__name__}: {error}"
 
 
 def _exit_now(reason: str) -> None:

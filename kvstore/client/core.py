@@ -37,6 +37,8 @@ __all__ = ["ClientAction", "ClientCore", "Complete", "Fail", "Job", "Stage", "Tr
 RETRY_S = 1.0
 RETRY_MAX_S = 8.0
 WARN_S = 30.0
+SILENCE_S = 60.0
+"""A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
 CREDIT_BYTES = 8 << 20
 """Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
 
@@ -120,6 +122,7 @@ class _Lane:
     floor: int = 0
     gate: Gate | None = None
     jobs: deque[Job] = field(default_factory=deque)
+    doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
 
 
 @dataclass(slots=True)
@@ -131,6 +134,7 @@ class _Link:
     hello_due: float = 0.0
     hello_since: float = -1.0
     pause: float = 0.1
+    heard: float = 0.0
     ready: list[tuple[int, int, Job]] = field(default_factory=list)
 
 
@@ -157,6 +161,7 @@ class ClientCore:
 
     def __init__(self, rank: int, incarnation: int, cluster: str, servers: int, timeout_s: float = 600.0) -> None:
         self.rank, self.incarnation, self.cluster, self.timeout_s = rank, incarnation, cluster, timeout_s
+        self.silence_s = min(SILENCE_S, timeout_s)
         self.lanes: dict[int, _Lane] = {}
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
@@ -212,6 +217,8 @@ class ClientCore:
             return self._enter(job, Stage.REQUEST, now)
         lane = self.lanes[job.slice]
         job.clock = lane.clock
+        if lane.doubt:
+            return [*self._over(job), Fail(job, "StoreTimeoutError", lane.doubt)]
         if job.payload is None:
             return self._enter(job, Stage.READ, now)
         if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
@@ -270,19 +277,28 @@ class ClientCore:
         m = job.request
         match m:
             case Init():
-                return Init(seq=job.seq, slice=m.slice, key=m.key, gate=m.gate, reduce=m.reduce, value=m.value)
+                return Init(
+                    seq=job.seq,
+                    store=m.store,
+                    slice=m.slice,
+                    key=m.key,
+                    gate=m.gate,
+                    reduce=m.reduce,
+                    value=m.value,
+                )
             case SetOptimizer():
                 return SetOptimizer(
                     worker=self.rank,
                     incarnation=self.incarnation,
                     seq=job.seq,
+                    store=m.store,
                     name=m.name,
                     params=m.params,
                     lr_mult=m.lr_mult,
                     wd_mult=m.wd_mult,
                 )
             case Retire():
-                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq)
+                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq, store=m.store)
             case Stats():
                 return Stats(seq=job.seq)
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -291,12 +307,13 @@ class ClientCore:
 
     def receive(self, server: int, m: Message, now: float) -> list[ClientAction]:
         """What follows from a server's answer; an answer to nothing is an old one and is ignored."""
+        self.links[server].heard = now
         match m:
             case HelloOk():
                 self.links[server].greeted = True
                 return self._pump(now)
-            case Refused(seq=seq) if not self.links[server].greeted and seq not in self.flying:
-                return self._refuse_all(server, m, now)
+            case Refused() if not self.links[server].greeted:
+                return self._refuse_all(server, m)
         job = self.flying.get(getattr(m, "seq", -1))
         if job is None or job.server != server:
             return []
@@ -312,8 +329,16 @@ class ClientCore:
                 return self._finish(job, m, now)
             case Refused():
                 self._settle(job)
-                return [*self._over(job), Fail(job, m.error, m.text), *self._pump(now)]
+                return [*self._over(job), Fail(job, m.error, self._refusal(job, m)), *self._pump(now)]
         return []
+
+    def _refusal(self, job: Job, m: Refused) -> str:
+        if m.error != "KeyNotInitializedError":
+            return m.text
+        return (
+            f"worker {self.rank}: nobody has given {job.key!r} a value yet, and worker 0 must. Every worker calls init "
+            f"for the same keys in the same order. ({m.text})"
+        )
 
     def _acknowledged(self, job: Job, version: int, floor: int, now: float) -> list[ClientAction]:
         if job.stage is not Stage.PUSH:
@@ -366,13 +391,13 @@ class ClientCore:
                 self._make_ready(lane.jobs[0])
         return []
 
-    def _refuse_all(self, server: int, m: Refused, now: float) -> list[ClientAction]:
+    def _refuse_all(self, server: int, m: Refused) -> list[ClientAction]:
         """The server does not take this worker: everything that was meant for it fails."""
         link = self.links[server]
-        waiting, link.ready = [job for _, _, job in link.ready], []
         link.hello_since = -1.0
         actions: list[ClientAction] = []
-        for job in waiting:
+        while link.ready:  # the end of one job makes the next of its slice ready
+            job = heapq.heappop(link.ready)[2]
             actions += [*self._over(job), Fail(job, m.error, m.text)]
         return actions
 
@@ -393,17 +418,25 @@ class ClientCore:
         self._look_due = min(due, default=now + RETRY_S)
         return actions, self._look_due
 
+    def was_stopped(self, now: float) -> None:
+        """This process has not run for a while: that it has heard nothing is nobody's fault."""
+        for link in self.links.values():
+            link.heard = now
+            link.hello_since = now if link.hello_since >= 0 else link.hello_since
+
     def _greet_again(self, server: int, link: _Link, now: float) -> list[ClientAction]:
-        if now - link.hello_since < self.timeout_s:
+        if now - link.hello_since < self.silence_s:
             return self._greet(server, link, now)
-        text = f"server {server} has not answered worker {self.rank}'s greeting for {self.timeout_s:g} s"
-        return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text), now)
+        text = f"server {server} has not answered worker {self.rank}'s greeting for {self.silence_s:g} s"
+        return self._refuse_all(server, Refused(seq=0, error="StoreTimeoutError", text=text))
 
     def _look_at(self, job: Job, now: float) -> list[ClientAction]:
         if now < job.due or job.stage is Stage.OVER:
             return []
-        if now - job.since >= self.timeout_s:
-            text = f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+        text = self._too_late(job, now)
+        if text:
+            if job.stage is Stage.PUSH:
+                self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
             return [*self._over(job), Fail(job, "StoreTimeoutError", text), *self._pump(now)]
         job.pause = min(job.pause * 2, RETRY_MAX_S)
         job.due = now + job.pause
@@ -413,6 +446,19 @@ class ClientCore:
             job.warned = now
             actions.append(Warn(f"{self.describe(job)} for {now - job.since:.0f} s so far"))
         return actions
+
+    def _too_late(self, job: Job, now: float) -> str:
+        """Why the job must fail; empty while it may wait."""
+        quiet = now - max(self.links[job.server].heard, job.since)
+        if now - job.since >= self.timeout_s:
+            return f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+        if quiet >= self.silence_s:
+            about = type(job.request).__name__ if job.request is not None else f"{job.key!r} at clock {job.clock}"
+            return (
+                f"server {job.server} has said nothing to worker {self.rank} for {quiet:.0f} s, which waits for the "
+                f"{job.stage.value} of {about}: is it cut off from this worker?"
+            )
+        return ""
 
     def describe(self, job: Job) -> str:
         """Who waits for whom, about which key and clock."""

@@ -1,5 +1,6 @@
 """The client's shell: callers' threads hand jobs over, the I/O thread carries them out."""
 
+import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -17,15 +18,39 @@ from shoal.kvstore.wire.messages import StatsReply, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 
-__all__ = ["ClientShell", "Group", "error_named"]
+__all__ = ["Call", "ClientShell", "Group", "error_named"]
 
 log = logging.getLogger("shoal.client")
+
+STOPPED_S = 5.0
+"""The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
 
 
 def error_named(name: str, text: str) -> Exception:
     """The exception that a peer has named; an unknown name gives `RemoteError`."""
     cls = getattr(errors, name, None) if name in errors.__all__ else None
     return cls(text) if cls is not None else errors.RemoteError(f"{name}: {text}")
+
+
+class Call(Future[Any]):
+    """A future that knows whether somebody has taken its error."""
+
+    taken = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return super().result(timeout)
+        finally:
+            self.taken = self.taken or self.done()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        error = super().exception(timeout)
+        self.taken = True
+        return error
+
+    def peek(self, timeout: float | None = None) -> BaseException | None:
+        """The error, without taking it."""
+        return super().exception(timeout)
 
 
 class Group:
@@ -43,7 +68,7 @@ class Group:
     def __init__(self, jobs: int, result: Any = None) -> None:
         self._left, self.result = jobs, result
         self.replies: list[Message] = []
-        self.future: Future[Any] = Future()
+        self.future = Call()
         self.future.set_running_or_notify_cancel()
         if jobs == 0:
             self.future.set_result(result)
@@ -76,6 +101,13 @@ class ClientShell:
         self._servers = {f"server{i}": i for i in core.links}
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
+        self._open: set[Group] = set()
+        self._stores = itertools.count(1)
+        self._woke = 0.0
+
+    def number_store(self) -> int:
+        """The number of one more store, from 1; equal on all workers if they begin to use their stores in one order."""
+        return next(self._stores)
 
     def register(self, slices: Sequence[tuple[int, Gate]]) -> None:
         """Slices that later jobs will name."""
@@ -84,9 +116,11 @@ class ClientShell:
 
     def submit(self, jobs: list[Job]) -> None:
         """Hand jobs over; their groups' futures tell what became of them."""
+        self.transport.check_process()
         with self._lock:
             if self._broken is not None:
                 raise self._broken
+            self._open.update(map(self._group, jobs))
             self._calls.put((jobs, []))
         self.transport.wake()
 
@@ -94,12 +128,9 @@ class ClientShell:
         """The cluster is gone: every call, now and later, raises ``error``. On the I/O thread."""
         with self._lock:
             self._broken = self._broken or error
-        self._take_calls(0.0)
-        for lane in self.core.lanes.values():
-            for job in lane.jobs:
-                self._group(job).fail(error)
-        for job in [*self.core.flying.values(), *(j for x in self.core.links.values() for _, _, j in x.ready)]:
-            self._group(job).fail(error)
+            groups, self._open = self._open, set()
+        for group in groups:
+            group.fail(error)
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         server = self._servers.get(peer)
@@ -107,9 +138,12 @@ class ClientShell:
             self._carry_out(self.core.receive(server, message, now))
 
     def wake(self, now: float) -> float:
-        self._take_calls(now)
         if self._broken is not None:
             return now + 1.0
+        if now - self._woke > STOPPED_S:
+            self.core.was_stopped(now)
+        self._woke = now
+        self._take_calls(now)
         actions, due = self.core.wake(now)
         self._carry_out(actions)
         return due
@@ -129,6 +163,11 @@ class ClientShell:
         group: Group = job.token[0]
         return group
 
+    def _settled(self, group: Group) -> None:
+        if group.future.done():
+            with self._lock:
+                self._open.discard(group)
+
     def _carry_out(self, actions: list[ClientAction]) -> None:
         for action in actions:
             match action:
@@ -136,7 +175,9 @@ class ClientShell:
                     self.transport.send(f"server{server}", message)
                 case Complete(job, result):
                     self._group(job).complete(job.token[1], result)
+                    self._settled(self._group(job))
                 case Fail(job, error, text):
                     self._group(job).fail(error_named(error, text))
+                    self._settled(self._group(job))
                 case Warn(text):
                     log.warning("%s", text)

@@ -67,6 +67,7 @@ class Parked:
 class Entry:
     """One slice: what it is, how far each worker is, whose contributions wait, who waits to read."""
 
+    store: int
     key: str
     dtype: str
     shape: tuple[int, ...]
@@ -107,6 +108,7 @@ class ServerCore:
         self.updates = 0
         self.strangers = 0
         self._configured: dict[tuple[int, int], int] = {}
+        self._retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
         self._handlers: dict[type[Any], Any] = {
             Hello: self._hello,
             Init: self._init,
@@ -161,18 +163,18 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", str(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
-        progress = Progress(tuple(self.members))
-        self.entries[m.slice] = Entry(m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress)
-        return [Create(m.slice, m.key, m.value), done]
+        progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
+        self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress)
+        return [Create(m.slice, m.key, m.value, m.store), done]
 
     def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
         if stranger:
             return stranger
-        if self._configured.get((m.worker, m.incarnation), -1) >= m.seq:
-            return [Send(sender, Done(seq=m.seq))]
+        if self._configured.get((m.worker, m.incarnation), -1) > m.seq:
+            return [Send(sender, Done(seq=m.seq))]  # a later one is installed: this is an old repetition
         self._configured[m.worker, m.incarnation] = m.seq
-        return [Configure(sender, m.seq, m.name, m.params, m.lr_mult, m.wd_mult)]
+        return [Configure(sender, m.seq, m.store, m.name, m.params, m.lr_mult, m.wd_mult)]
 
     # --- pushing ------------------------------------------------------------------------------------------------------
 
@@ -298,16 +300,24 @@ class ServerCore:
 
     def _retire(self, sender: str, m: Retire) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
-        return stranger or [*self._gone(PeerGone(m.worker, m.incarnation)), Send(sender, Done(seq=m.seq))]
+        if stranger:
+            return stranger
+        self._retired.add((m.store, m.worker))
+        mine = {i: e for i, e in self.entries.items() if e.store == m.store}
+        return [*self._drop(m.worker, mine), Send(sender, Done(seq=m.seq))]
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:
             return []
         del self.members[event.rank]
+        return self._drop(event.rank, self.entries)
+
+    def _drop(self, rank: int, entries: dict[int, Entry]) -> list[Action]:
+        """Wait for worker ``rank`` no more in these slices; what it waits for itself it must ask again."""
         actions: list[Action] = []
-        for slice_id, entry in self.entries.items():
-            entry.progress.drop(event.rank)
-            entry.parked = {k: r for k, r in entry.parked.items() if r.worker != event.rank}
+        for slice_id, entry in entries.items():
+            entry.progress.drop(rank)
+            entry.parked = {k: r for k, r in entry.parked.items() if r.worker != rank}
             actions += self._close(slice_id, entry) + self._release(slice_id, entry)
         return actions
 

@@ -47,11 +47,16 @@ class ServerShell:
             self._carry_out(self.core.handle(PeerGone(rank, incarnation), 0.0))
 
     def receive(self, peer: str, message: Message, now: float) -> None:
-        if self.core is None or not self.core.known:
+        if self.core is None or not self.core.known or self._failure:
             return
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes
-        self._carry_out(self.core.handle(Received(peer, message), now))
+        try:
+            actions = self.core.handle(Received(peer, message), now)
+        except Exception:
+            self._fail(f"{message!r:.200} of {peer}")
+        else:
+            self._carry_out(actions)
 
     def wake(self, now: float) -> float:
         return now + IDLE_S
@@ -71,9 +76,12 @@ class ServerShell:
             try:
                 self._do(action)
             except Exception:  # state is no longer what the core believes: stop, with the reason
-                self._failure = f"server failed on {action!r:.200}\n{traceback.format_exc()}"
-                log.error("%s", self._failure)
+                self._fail(f"{action!r:.200}")
                 return
+
+    def _fail(self, what: str) -> None:
+        self._failure = f"server failed on {what}\n{traceback.format_exc()}"
+        log.error("%s", self._failure)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -85,8 +93,8 @@ class ServerShell:
                 self.table.accumulate(slice_id, rank, as_array(value))
             case Apply(slice_id, ranks, reduce, _):
                 self.table.apply(slice_id, ranks, reduce)
-            case Create(slice_id, key, value):
-                self.table.create(slice_id, key, as_array(value))
+            case Create(slice_id, key, value, store):
+                self.table.create(slice_id, key, as_array(value), store)
             case Configure():
                 self._configure(action)
 
@@ -102,7 +110,7 @@ class ServerShell:
             if not isinstance(params, dict):
                 raise RemoteProtocolError(f"optimizer {a.name!r}: parameters must be a mapping, got {params!r:.60}")
             rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
-            self.table.configure(rule, a.lr_mult, a.wd_mult)
+            self.table.configure(rule, a.lr_mult, a.wd_mult, a.store)
         except ShoalError as e:
             self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:

@@ -14,7 +14,7 @@ from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.wire.schema import Payload
 from shoal.ops.optim import Optimizer
 
-__all__ = ["Cell", "Table", "reduce_in_order"]
+__all__ = ["Cell", "Rule", "Table", "reduce_in_order"]
 
 
 def reduce_in_order(parts: list[Array], reduce: str, out: Array) -> Array:
@@ -29,46 +29,63 @@ def reduce_in_order(parts: list[Array], reduce: str, out: Array) -> Array:
 
 @dataclass(slots=True)
 class Cell:
-    """One slice: its key, its value, the state of its update rule, and how many updates it has had."""
+    """One slice: its key, its store, its value, the state of its update rule, and how many updates it has had."""
 
     key: str
+    store: int
     value: Array
     state: Any = None
     updates: int = 0
     parts: dict[int, Array] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the values of one store are updated; the multipliers are by key, where they are not 1."""
+
+    optimizer: Optimizer
+    lr_mult: dict[str, float]
+    wd_mult: dict[str, float]
+
+    def step(self, cell: Cell, gradient: Array) -> None:
+        """Update ``cell`` in place."""
+        lr, wd = self.lr_mult.get(cell.key, 1.0), self.wd_mult.get(cell.key, 1.0)
+        self.optimizer.step(cell.value, gradient, cell.state, cell.updates, lr_mult=lr, wd_mult=wd)
+
+
 class Table:
-    """Values by slice id. Without an update rule a round's reduction replaces the value, as in MXNet."""
+    """Values by slice id, update rules by store. Without a rule a round's reduction replaces the value, as in MXNet."""
 
     def __init__(self) -> None:
         self.cells: dict[int, Cell] = {}
-        self.optimizer: Optimizer | None = None
-        self._rule = ""
-        self.lr_mult: dict[str, float] = {}
-        self.wd_mult: dict[str, float] = {}
+        self.rules: dict[int, Rule] = {}
         self._scratch: dict[tuple[str, int], Array] = {}
 
-    def create(self, slice_id: int, key: str, value: Array) -> None:
+    def create(self, slice_id: int, key: str, value: Array, store: int = 1) -> None:
         """Give a slice its first value; it is copied."""
-        cell = Cell(key, np.array(value, order="C"))
-        if self.optimizer is not None:
-            cell.state = self.optimizer.init(cell.value)
+        cell = Cell(key, store, np.array(value, order="C"))
+        if store in self.rules:
+            cell.state = self.rules[store].optimizer.init(cell.value)
         self.cells[slice_id] = cell
 
-    def configure(self, optimizer: Optimizer, lr_mult: dict[str, float], wd_mult: dict[str, float]) -> None:
-        """Install the update rule.
+    def configure(
+        self, optimizer: Optimizer, lr_mult: dict[str, float], wd_mult: dict[str, float], store: int = 1
+    ) -> None:
+        """Install the update rule of a store.
 
         Values stay. A rule of the same name and with the same kinds of state keeps the states and update counts, so
         that a new learning rate does not wipe the momentum; any other rule starts anew.
+
+        Raises:
+            DTypeError: a value is not a float; nothing is changed.
         """
-        self.optimizer, self.lr_mult, self.wd_mult = optimizer, lr_mult, wd_mult
-        name = optimizer.spec().name
-        for cell in self.cells.values():
-            fresh = optimizer.init(cell.value)
-            if name != self._rule or cell.state is None or cell.state.keys() != fresh.keys():
-                cell.state, cell.updates = fresh, 0
-        self._rule = name
+        fresh = [(c, optimizer.init(c.value)) for c in self.cells.values() if c.store == store]
+        before = self.rules.get(store)
+        same = before is not None and before.optimizer.spec().name == optimizer.spec().name
+        for cell, state in fresh:
+            if not same or cell.state is None or cell.state.keys() != state.keys():
+                cell.state, cell.updates = state, 0
+        self.rules[store] = Rule(optimizer, lr_mult, wd_mult)
 
     def accumulate(self, slice_id: int, rank: int, value: Array) -> None:
         """Keep a contribution until `apply`."""
@@ -80,11 +97,11 @@ class Table:
         parts = [cell.parts.pop(r) for r in ranks]
         total = reduce_in_order(parts, reduce, self._buffer(cell.value))
         cell.updates += 1
-        if self.optimizer is None:
+        rule = self.rules.get(cell.store)
+        if rule is None:
             np.copyto(cell.value, total, casting="same_kind")
-            return
-        lr, wd = self.lr_mult.get(cell.key, 1.0), self.wd_mult.get(cell.key, 1.0)
-        self.optimizer.step(cell.value, total, cell.state, cell.updates, lr_mult=lr, wd_mult=wd)
+        else:
+            rule.step(cell, total)
 
     def payload(self, slice_id: int) -> Payload:
         """The slice's value, uncopied."""

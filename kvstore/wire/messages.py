@@ -283,6 +283,7 @@ class Init(Message):
     """Set the first value of a slice. A slice that has a value keeps it."""
 
     seq: int
+    store: int  # stores of a run are numbered from 1, in the order in which the script uses them
     slice: int
     key: str
     gate: str
@@ -348,11 +349,12 @@ class Waiting(Message):
 
 @message(40, "worker -> server")
 class SetOptimizer(Message):
-    """Install the update rule: a name and numbers, never code. A repetition does not install it again."""
+    """Install a store's update rule: a name and numbers, never code. A repetition changes nothing."""
 
     worker: int
     incarnation: int
     seq: int
+    store: int
     name: str
     params: Plain
     lr_mult: dict[str, float]  # by key, where it is not 1
@@ -377,11 +379,12 @@ class Refused(Message):
 
 @message(45, "worker -> server")
 class Retire(Message):
-    """The worker pushes no more: nobody waits for it from now on. It may still read, and reads what is there."""
+    """The worker pushes no more to this store: nobody waits for it from now on. It may still read what is there."""
 
     worker: int
     incarnation: int
     seq: int
+    store: int
 
 
 @message(43, "worker -> server")

@@ -22,6 +22,9 @@ Plain: TypeAlias = Any
 MAX_DEPTH = 8
 """Deepest nesting of `Plain` data that is accepted."""
 
+MAX_DIMENSIONS = 64
+"""Most dimensions of a payload: NumPy's own limit."""
+
 Buffer: TypeAlias = Any
 Frames: TypeAlias = list[Buffer]
 Writer: TypeAlias = Callable[[Any, Frames], Any]
@@ -182,6 +185,8 @@ def _payload(where: str) -> tuple[Writer, Reader]:
         dtype, shape = value
         if dtype not in ITEM_BYTES:
             raise _bad(where, f"one of the dtypes {' '.join(ITEM_BYTES)}", dtype)
+        if len(shape) > MAX_DIMENSIONS:
+            raise _bad(where, f"at most {MAX_DIMENSIONS} dimensions", shape)
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
             raise _bad(where, "a shape of non-negative integers", shape)
         data = frames.take()

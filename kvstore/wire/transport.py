@@ -120,7 +120,7 @@ class Transport:
         Args:
             stable: the payload is not written until the peer has answered; otherwise it is copied now.
         """
-        self._check_process()
+        self.check_process()
         frames = encode(message)
         queue = self._pending.get(peer)
         if queue:
@@ -158,7 +158,7 @@ class Transport:
 
     def poll(self, timeout_s: float) -> Iterator[tuple[str, Message]]:
         """Messages that are there, after waiting at most ``timeout_s`` for the first; malformed ones are counted."""
-        self._check_process()
+        self.check_process()
         self._flush()
         if self._pending:
             timeout_s = min(timeout_s, 0.005)  # a full queue is looked at again soon
@@ -197,7 +197,8 @@ class Transport:
                 del self._pending[peer]
 
     def wake(self) -> None:
-        """End a `poll` that is waiting in another thread. The only method that other threads may call."""
+        """End a `poll` that is waiting in another thread. Other threads may call this and `check_process` only."""
+        self.check_process()
         try:
             os.write(self._wake_out, b"w")
         except (BlockingIOError, OSError):  # full: it will wake anyway; closed: nobody waits
@@ -217,8 +218,9 @@ class Transport:
         for socket in [*self._dealers.values(), *([self._router] if self._router else [])]:
             socket.close(linger=int(linger_s * 1000))
         self._context.term()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        ends, self._wake_in, self._wake_out = (self._wake_in, self._wake_out), -1, -1  # the numbers are soon others'
+        for end in ends:
+            os.close(end)
 
     def _socket(self, kind: int) -> Any:
         socket = self._context.socket(kind)
@@ -228,7 +230,8 @@ class Transport:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         return socket
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Raise ConfigError in a process forked from the one that opened this: nobody would drive it there."""
         if os.getpid() != self._pid:
             raise ConfigError(
                 "this process was forked from one that already uses shoal's network; sockets do not survive a fork. "

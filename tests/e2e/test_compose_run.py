@@ -170,8 +170,8 @@ def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: P
         codes = up.wait(100)
         assert set(codes.values()) == {0}, up.everything()
         report = up.report()
-    assert (report["workers"], report["servers"]) == (scale.get("worker", 2), 2)
         assert "the run is finished" in up.log("scheduler-1") and "weights" in up.log("scheduler-1")
+    assert (report["workers"], report["servers"]) == (scale.get("worker", 2), 2)
     assert report["accuracy"] > 0.9 and report["ledger"]["balanced"]
 
 

@@ -40,7 +40,7 @@ class SimServer:
                     self.table.accumulate(slice_id, rank, as_array(value))
                 case Apply(slice_id, ranks, reduce, _):
                     self.table.apply(slice_id, ranks, reduce)
-                case Create(slice_id, key, value):
+                case Create(slice_id, key, value, _):
                     self.table.create(slice_id, key, as_array(value))
         self.core.check()
         return out
@@ -53,6 +53,8 @@ class SimNet:
         self.rng, self.loss, self.repeat = random.Random(seed), loss, repeat
         self.servers = [SimServer(s, workers) for s in range(servers)]
         self.clients = [ClientCore(r, 1, "run", servers) for r in range(workers)]
+        for client in self.clients:
+            client.silence_s = client.timeout_s  # nearly half of all messages are lost here
         self.gate, self.now, self._order = gate, 0.0, 0
         self._heap: list[tuple[float, int, Any]] = []
         self.done: list[Job] = []
@@ -61,7 +63,7 @@ class SimNet:
 
     def init(self, key: int, value: np.ndarray, reduce: str = "sum") -> None:
         server = self.servers[key % len(self.servers)]
-        first = Init(seq=0, slice=key, key=str(key), gate=self.gate, reduce=reduce, value=as_payload(value))
+        first = Init(seq=0, store=1, slice=key, key=str(key), gate=self.gate, reduce=reduce, value=as_payload(value))
         server.handle("w0", first, 0.0)
         for c in self.clients:
             c.register(key, parse_gate(self.gate))

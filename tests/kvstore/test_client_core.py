@@ -83,6 +83,25 @@ def test_a_refused_greeting_fails_the_jobs_of_that_server() -> None:
     assert isinstance(fail, Fail) and fail.error == "JoinRefusedError"
 
 
+def test_a_refused_greeting_fails_the_jobs_that_wait_behind_others_too() -> None:
+    core = ClientCore(3, 1, "run", 1)
+    core.register(0, parse_gate("bsp"))
+    jobs = [job(), job(), job(push=False)]
+    core.submit(jobs, 0.0)
+    failed = core.receive(0, Refused(seq=0, error="JoinRefusedError", text="no"), 0.1)
+    assert [f.job for f in failed if isinstance(f, Fail)] == jobs
+
+
+def test_a_refused_greeting_is_understood_while_another_server_answers_the_same_number() -> None:
+    core = client(servers=2)
+    core.links[1].greeted = False
+    core.submit([job(0)], 0.0)
+    waiting = Job(server=1, slice=1, key="k1", want=True)
+    core.submit([waiting], 0.0)
+    (fail,) = core.receive(1, Refused(seq=0, error="JoinRefusedError", text="no"), 0.1)
+    assert isinstance(fail, Fail) and fail.job is waiting
+
+
 def test_a_push_carries_who_when_and_what_it_was_computed_from() -> None:
     core = client()
     (m,) = sent(core.submit([job()], 0.0))
@@ -218,6 +237,55 @@ def test_a_deadline_names_a_silent_server() -> None:
     assert "server 0" in fail.text and "acknowledgement" in fail.text
 
 
+def test_after_a_push_of_unknown_fate_the_slice_is_used_no_more() -> None:
+    """The server may have counted it: the next push would pass for its repetition, and be lost."""
+    core = client(timeout_s=5.0)
+    core.submit([job()], 0.0)
+    core.wake(9.0)
+    core.receive(0, value(0), 9.1)
+    (fail,) = core.submit([later := job()], 9.2)
+    assert isinstance(fail, Fail) and fail.job is later and fail.error == "StoreTimeoutError"
+    assert "may or may not be counted" in fail.text
+    core.check()
+
+
+def test_after_a_read_that_took_too_long_the_slice_may_be_used() -> None:
+    core = client("asp", timeout_s=5.0)
+    core.submit([job(push=False)], 0.0)
+    core.wake(9.0)
+    assert isinstance(sent(core.submit([job()], 9.2))[0], Push)
+
+
+def test_a_key_without_a_value_is_named_with_what_to_do() -> None:
+    core = client()
+    core.submit([job()], 0.0)
+    (fail,) = core.receive(0, Refused(seq=0, error="KeyNotInitializedError", text="slice 0 of server 0"), 0.1)
+    assert isinstance(fail, Fail)
+    for part in ("worker 3", "'k0'", "worker 0 must", "same order", "slice 0 of server 0"):
+        assert part in fail.text
+
+
+def test_a_server_that_has_fallen_silent_is_named_long_before_the_deadline() -> None:
+    core = client(timeout_s=600.0)
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 10.0)
+    core.receive(0, Waiting(seq=0, missing=(1,)), 20.0)
+    assert not [a for a in core.wake(79.0)[0] if isinstance(a, Fail)]
+    core.flying[0].due = 80.0
+    (fail,) = [a for a in core.wake(90.0)[0] if isinstance(a, Fail)]
+    assert fail.error == "StoreTimeoutError"
+    assert "server 0 has said nothing to worker 3 for 70 s" in fail.text and "cut off" in fail.text
+
+
+def test_a_server_that_answers_may_let_a_worker_wait() -> None:
+    core = client(timeout_s=600.0)
+    core.submit([job()], 0.0)
+    core.receive(0, Ack(seq=0, version=0, floor=0), 0.1)
+    for now in range(1, 300, 5):
+        core.receive(0, Waiting(seq=0, missing=(1,)), float(now))
+        assert not [a for a in core.wake(float(now))[0] if isinstance(a, Fail)]
+
+
 def test_a_long_wait_is_mentioned_before_it_fails() -> None:
     core = client(timeout_s=600.0)
     core.submit([job()], 0.0)
@@ -241,7 +309,8 @@ def test_a_refusal_fails_the_job_and_balances_the_ledger() -> None:
 
 def test_requests_get_their_own_numbers_and_answers() -> None:
     core = client()
-    first = Job(server=0, key="k", request=Init(seq=0, slice=0, key="k", gate="bsp", reduce="mean", value=DATA))
+    init = Init(seq=0, store=1, slice=0, key="k", gate="bsp", reduce="mean", value=DATA)
+    first = Job(server=0, key="k", request=init)
     second = Job(server=0, request=Stats(seq=0))
     assert [m.seq for m in sent(core.submit([first, second], 0.0))] == [0, 1]
     assert core.receive(0, Done(seq=0), 0.1) == [Complete(first, Done(seq=0))]

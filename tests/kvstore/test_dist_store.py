@@ -1,13 +1,18 @@
 """The distributed store over real sockets: closed forms, bit-identity, errors."""
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
 import numpy as np
 import pytest
 
-from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, RemoteError, ShapeError
+import shoal
+from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, RemoteError, ShapeError, StaleWorkerError
+from shoal.kvstore.api import host_array
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
 from shoal.ops import optim
-from tests.kvstore.threads import thread_cluster
+from tests.kvstore.threads import ThreadCluster, thread_cluster
 
 pytestmark = pytest.mark.net
 
@@ -208,3 +213,121 @@ def test_futures_carry_errors_of_the_server() -> None:
         with pytest.raises(Exception, match="incarnation 2") as e:
             kv.push("w", np.zeros(1, np.float32)).result()
         assert not isinstance(e.value, RemoteError)
+
+
+def test_multipliers_may_be_any_numbers_by_any_key() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        kv.init(3, np.ones(2, np.float32))
+        kv.set_optimizer(optim.create("sgd", learning_rate=np.float32(0.5)), lr_mult={3: np.float32(0.5)})
+        assert (kv.pushpull(3, np.ones(2, np.float32)) == 0.75).all()
+
+
+def test_integers_are_summed_and_not_averaged() -> None:
+    def work(kv: DistKVStore) -> int:
+        kv.init("n", np.zeros(1, np.int64))
+        if kv.reduce == "sum":
+            return int(kv.pushpull("n", np.ones(1, np.int64))[0])
+        with pytest.raises(DTypeError, match="mean of integers"):
+            kv.push("n", np.ones(1, np.int64))
+        return 0
+
+    with thread_cluster(2, 1) as cluster:
+        assert cluster.each(work) == [0, 0]
+    with thread_cluster(2, 1) as cluster:
+        assert cluster.each(work, reduce="sum") == [2, 2]
+
+
+def test_a_key_given_twice_is_an_error() -> None:
+    with thread_cluster(1, 1) as cluster, pytest.raises(ConfigError, match="already"):
+        cluster.store(0).init(["a", "a"], [np.zeros(1, np.float32)] * 2)
+
+
+def refused_push(kv: DistKVStore, cluster: ThreadCluster) -> Future[None]:
+    """A push that the server has refused."""
+    kv.init("w", np.zeros(1, np.float32))
+    cluster.shells[0].core.known[0] = 2
+    future = kv.push("w", np.zeros(1, np.float32))
+    wait([future])
+    return future
+
+
+def test_an_error_that_nobody_has_taken_is_raised_by_the_next_flush_and_once() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        refused_push(kv, cluster)
+        with pytest.raises(StaleWorkerError):
+            kv.flush()
+        kv.flush()
+
+
+def test_an_error_that_somebody_has_taken_is_not_raised_again() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        future = refused_push(kv, cluster)
+        with pytest.raises(StaleWorkerError):
+            future.result()
+        kv.flush()
+
+
+def test_pushes_that_are_done_are_forgotten() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        kv.init("w", np.zeros(1, np.float32))
+        for _ in range(20):
+            kv.push("w", np.ones(1, np.float32))
+        kv.pull("w")
+        kv.flush()
+        assert not kv._under_way
+
+
+def test_several_threads_may_use_one_store() -> None:
+    def work(kv: DistKVStore) -> None:
+        kv.init(list("abcd"), [np.zeros(64, np.float32)] * 4)
+        kv.set_optimizer(optim.create("test", rescale_grad=1.0))
+
+        def pusher(key: str) -> None:
+            for _ in range(25):
+                kv.push(key, np.ones(64, np.float32))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(pusher, "abcd"))
+        kv.barrier()
+        assert all((v == 50).all() for v in kv.pull(list("abcd")))
+
+    with thread_cluster(2, 2, "asp", slice_bytes=64) as cluster:
+        cluster.each(work)
+
+
+def test_a_key_that_worker_0_has_not_initialised_is_named() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        kv.init("w", np.zeros(1, np.float32))
+        del cluster.shells[0].core.entries[0]
+        with pytest.raises(KeyNotInitializedError, match=r"'w'.*worker 0 must.*same order"):
+            kv.pull("w")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.arange(6.0).reshape(2, 3).T, np.broadcast_to(np.float64(7), (3, 2)), shoal.np.ones((3, 2), dtype="float64")],
+    ids=["transposed", "read-only", "tensor"],
+)
+def test_any_array_or_tensor_of_the_shape_may_be_pushed(value: Any) -> None:
+    with thread_cluster(1, 2, slice_bytes=16) as cluster:
+        kv = cluster.store(0)
+        kv.init("w", value)
+        out = shoal.np.zeros((3, 2), dtype="float64")
+        assert kv.pushpull("w", value, out) is out
+        np.testing.assert_array_equal(out.asnumpy(), host_array(value))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "int64", "float16", "float64"])
+def test_every_dtype_travels(dtype: str) -> None:
+    with thread_cluster(1, 2, slice_bytes=8) as cluster:
+        kv = cluster.store(0, reduce="sum")
+        value = (np.arange(21) % 2).astype(dtype).reshape(3, 7)
+        kv.init("w", np.zeros_like(value))
+        got = kv.pushpull("w", value, np.empty_like(value))
+        np.testing.assert_array_equal(got, value)
+        assert got.dtype == value.dtype

@@ -1,10 +1,12 @@
 """The store of one process, the table under it, and `create`."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, ShapeError
-from shoal.kvstore.api import attach, create
+from shoal.kvstore.api import KVStore, attach, create
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.local import LocalKVStore
 from shoal.kvstore.server.table import Table, reduce_in_order
@@ -152,3 +154,58 @@ def test_equal_weights_have_equal_hashes_whatever_their_memory_layout() -> None:
     assert weights_sha256({"b": w, "a": w[0]}) == weights_sha256({"a": w[0].copy(), "b": np.asfortranarray(w)})
     assert weights_sha256({"w": w}) == weights_sha256({"w": w.astype(">f4")})
     assert weights_sha256({"w": w}) != weights_sha256({"w": w.reshape(3, 2)})
+
+
+def test_multipliers_of_integer_keys_reach_the_update() -> None:
+    kv = create("local")
+    kv.init([3, 4], [ones(), ones()])
+    kv.set_optimizer(optim.create("sgd", learning_rate=0.5), lr_mult={3: np.float32(0.0)})
+    a, b = kv.pushpull([3, 4], [ones(), ones()])
+    assert (a == 1).all() and (b == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [lambda kv: kv.push(["a", "nope"], [9 * ones(), ones()]), lambda kv: kv.pushpull("a", ones(4)[::2])],
+)
+def test_a_call_that_is_refused_changes_nothing(bad: Callable[[KVStore], object]) -> None:
+    kv = create("local")
+    kv.init(["a", "b"], [ones(), ones()])
+    with pytest.raises((KeyNotInitializedError, ConfigError)):
+        bad(kv)
+    assert (kv.pull("a") == 1).all() and kv.ledger()["sent"] == 0
+
+
+def test_a_key_given_twice_is_an_error() -> None:
+    kv = create("local")
+    with pytest.raises(ConfigError, match="'3' is initialised already"):
+        kv.init([3, "3"], [ones(), ones()])
+    assert kv.keys() == []
+
+
+def test_integers_are_summed_and_not_averaged() -> None:
+    kv = create("local", reduce="sum")
+    kv.init("n", np.zeros(1, np.int64))
+    assert kv.pushpull("n", np.ones(1, np.int64)) == 1
+    kv = create("local")
+    kv.init("n", np.zeros(1, np.int64))
+    assert kv.pull("n") == 0
+    with pytest.raises(DTypeError, match=r"'n' of dtype int64.*mean of integers.*reduce='sum'"):
+        kv.push("n", np.ones(1, np.int64))
+
+
+def test_a_rule_that_does_not_fit_every_value_changes_nothing() -> None:
+    table = Table()
+    table.create(0, "w", np.zeros(1, np.float32))
+    table.create(1, "n", np.zeros(1, np.int64))
+    with pytest.raises(DTypeError, match="int64"):
+        table.configure(optim.create("adam"), {}, {})
+    table.accumulate(0, 0, ones(1))
+    table.apply(0, (0,), "sum")
+    assert table.cells[0].value == 1
+
+
+def test_one_contribution_is_its_own_mean_and_three_are_divided_by_three() -> None:
+    out = np.empty(1, np.float32)
+    assert reduce_in_order([np.float32([7])], "mean", out)[0] == 7
+    assert reduce_in_order([np.float32([1]), np.float32([2]), np.float32([9])], "mean", out)[0] == 4

@@ -75,3 +75,11 @@ def test_a_large_key_is_spread_over_all_servers() -> None:
 def test_a_store_needs_a_server() -> None:
     with pytest.raises(ConfigError, match="at least 1 server"):
         Placement(0)
+
+
+def test_the_largest_slices_are_placed_first() -> None:
+    """In the order given, the large one would come on top of small ones: 30 against 10."""
+    placement = Placement(2)
+    sizes = {"a": 5, "b": 5, "c": 20, "d": 10}
+    placement.add([KeySpec(key=k, dtype="|u1", shape=(n,)) for k, n in sizes.items()])
+    assert placement.load_bytes == [20, 20]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.kvstore.events import Accumulate, Action, Apply, Create, PeerGone, Received, Send, SendValue
+from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -32,7 +32,7 @@ def server(workers: int, gate: str = "bsp") -> ServerCore:
     core = ServerCore(0, 1, "run")
     members = tuple(Member(role="worker", rank=r, incarnation=1, address="", host="h", pid=1) for r in range(workers))
     core.roster(Roster(generation=1, epoch=0, members=members))
-    core.handle(Received("w0", Init(seq=0, slice=7, key="a", gate=gate, reduce="mean", value=payload())), 0.0)
+    core.handle(Received("w0", Init(seq=0, store=1, slice=7, key="a", gate=gate, reduce="mean", value=payload())), 0.0)
     return core
 
 
@@ -85,20 +85,21 @@ def test_an_older_incarnation_is_refused_and_changes_nothing() -> None:
 
 def test_init_creates_once_and_a_repetition_is_only_confirmed() -> None:
     core = server(1)
-    again = Init(seq=3, slice=7, key="a", gate="bsp", reduce="mean", value=payload())
+    again = Init(seq=3, store=1, slice=7, key="a", gate="bsp", reduce="mean", value=payload())
     assert feed(core, again, "w0") == [Send("w0", Done(seq=3))]
-    fresh = Init(seq=4, slice=8, key="b", gate="bsp", reduce="mean", value=payload())
-    assert feed(core, fresh, "w0") == [Create(8, "b", payload()), Send("w0", Done(seq=4))]
+    fresh = Init(seq=4, store=1, slice=8, key="b", gate="bsp", reduce="mean", value=payload())
+    assert feed(core, fresh, "w0") == [Create(8, "b", payload(), 1), Send("w0", Done(seq=4))]
 
 
 def test_init_with_another_shape_names_both() -> None:
-    answer = refused(feed(server(1), Init(seq=3, slice=7, key="a", gate="bsp", reduce="mean", value=payload(5)), "w0"))
+    other = Init(seq=3, store=1, slice=7, key="a", gate="bsp", reduce="mean", value=payload(5))
+    answer = refused(feed(server(1), other, "w0"))
     assert answer.error == "ShapeError" and "(5,)" in answer.text and "(2,)" in answer.text
 
 
 @pytest.mark.parametrize(("gate", "reduce"), [("nonsense", "mean"), ("bsp", "median")])
 def test_init_under_an_unknown_gate_or_reduction_is_refused(gate: str, reduce: str) -> None:
-    unknown = Init(seq=3, slice=9, key="z", gate=gate, reduce=reduce, value=payload())
+    unknown = Init(seq=3, store=1, slice=9, key="z", gate=gate, reduce=reduce, value=payload())
     assert refused(feed(server(1), unknown, "w0")).error == "ConfigError"
 
 
@@ -245,11 +246,22 @@ def test_the_departure_of_another_incarnation_changes_nothing() -> None:
     assert core.members == {0: 1, 1: 1}
 
 
-def test_an_optimizer_is_installed_once_however_often_it_is_asked_for() -> None:
+def set_optimizer(seq: int, name: str = "sgd") -> SetOptimizer:
+    return SetOptimizer(worker=0, incarnation=1, seq=seq, store=1, name=name, params={}, lr_mult={}, wd_mult={})
+
+
+def test_a_repeated_optimizer_is_installed_again_so_that_a_refusal_stays_a_refusal() -> None:
     core = server(1)
-    ask = SetOptimizer(worker=0, incarnation=1, seq=5, name="sgd", params={}, lr_mult={}, wd_mult={})
-    assert len(feed(core, ask)) == 1
-    assert feed(core, ask) == [Send("w0", Done(seq=5))]
+    want = [Configure("w0", 5, 1, "nonsense", {}, {}, {})]
+    assert feed(core, set_optimizer(5, "nonsense")) == want
+    assert feed(core, set_optimizer(5, "nonsense")) == want
+
+
+def test_an_old_repetition_does_not_bring_an_older_optimizer_back() -> None:
+    core = server(1)
+    feed(core, set_optimizer(5))
+    feed(core, set_optimizer(6, "adam"))
+    assert feed(core, set_optimizer(5)) == [Send("w0", Done(seq=5))]
 
 
 def test_stats_answer_with_the_ledger() -> None:
@@ -267,6 +279,25 @@ def test_a_message_that_is_not_for_servers_is_refused() -> None:
 def test_a_retired_worker_is_waited_for_no_more_and_may_still_read() -> None:
     core = server(2)
     feed(core, push(0, 0, want=True))
-    actions = feed(core, Retire(worker=1, incarnation=1, seq=3))
+    actions = feed(core, Retire(worker=1, incarnation=1, store=1, seq=3))
     assert actions == [Apply(7, (0,), "mean", 1), SendValue("w0", 1, 7, 1, 1, True), Send("w1", Done(seq=3))]
     assert feed(core, pull(1, 5)) == [SendValue("w1", 9, 7, 1, 1, False)]
+
+
+def test_nobody_answers_a_reader_that_has_left() -> None:
+    core = server(3)
+    feed(core, push(0, 0, want=True))
+    feed(core, push(1, 0, want=True, seq=4))
+    assert core.handle(PeerGone(0, 1), 2.0) == []
+    assert [r.worker for r in core.entries[7].parked.values()] == [1]
+    assert SendValue("w1", 4, 7, 1, 1, True) in feed(core, push(2, 0))
+    assert core.entries[7].parked == {}
+
+
+def test_a_reader_that_was_answered_is_not_kept() -> None:
+    core = server(2)
+    for clock in range(3):
+        feed(core, push(0, clock, want=True, seq=2 * clock))
+        feed(core, pull(0, clock + 1, seq=2 * clock))
+        feed(core, push(1, clock, want=True, seq=clock))
+        assert core.entries[7].parked == {}

@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import as_array, as_payload
@@ -27,6 +31,11 @@ def pair() -> Iterator[tuple[Transport, Transport]]:
     finally:
         dialer.close(0.0)
         listener.close(0.0)
+
+
+def port_of(listener: Transport) -> int:
+    assert listener._router is not None
+    return int(bytes(listener._router.getsockopt(zmq.LAST_ENDPOINT)).decode().rsplit(":", 1)[1])
 
 
 def receive(transport: Transport, n: int = 1) -> list[tuple[str, Message]]:
@@ -71,6 +80,16 @@ def test_an_unstable_array_may_change_at_once() -> None:
         assert (as_array(got.value) == 0).all()
 
 
+def test_an_unstable_array_may_change_while_it_waits_for_a_slow_reader() -> None:
+    array = np.zeros(4, np.float32)
+    queue: deque[tuple[list[Any], bool]] = deque()
+    Transport._enqueue(queue, [b"header", array.data], stable=False)
+    Transport._enqueue(queue, [b"header", array.data], stable=True)
+    array[:] = 1
+    unstable, stable = (np.frombuffer(frames[1], np.float32) for frames, _ in queue)
+    assert (unstable == 0).all() and (stable == 1).all()
+
+
 def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
     with pair() as (listener, dialer):
         dialer._dealers["server"].send_multipart([b"nonsense"])
@@ -78,6 +97,30 @@ def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog:
         assert [m for _, m in receive(listener)] == [ack(7)]
         assert listener.malformed == {dialer.identity: 1}
     assert dialer.identity in caplog.text and "dropped malformed message" in caplog.text
+
+
+def test_a_frame_beyond_the_limit_ends_the_connection_that_sent_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.kvstore.wire.transport.MAX_FRAME_BYTES", 1 << 16)
+    huge = Value(seq=0, version=0, floor=0, value=as_payload(np.zeros(1 << 17, np.uint8)))
+    with pair() as (listener, dialer):
+        other = Transport("other")
+        other.connect("server", f"127.0.0.1:{port_of(listener)}")
+        try:
+            dialer.send("server", huge)
+            other.send("server", ack(7))
+            assert receive(listener) == [(other.identity, ack(7))]
+            assert list(listener.poll(0.05)) == []
+        finally:
+            other.close(0.0)
+
+
+def test_one_busy_peer_does_not_hold_up_a_poll() -> None:
+    with pair() as (listener, dialer):
+        for i in range(300):
+            dialer.send("server", ack(i))
+        dialer.poll(0.0)
+        most = max(len(list(listener.poll(0.05))) for _ in range(10))
+        assert 0 < most <= 64
 
 
 def test_a_message_to_a_peer_that_is_gone_is_dropped() -> None:
@@ -176,3 +219,23 @@ def test_the_loop_hands_messages_to_the_driver_of_the_peer() -> None:
             if heard:
                 break
     assert heard == [("named", "server", Waiting(seq=3, missing=(1,)))]
+
+
+def test_waking_a_transport_in_a_forked_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = Transport("a")
+    try:
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(ConfigError, match="forked"):
+                t.wake()
+    finally:
+        t.close()
+
+
+def test_waking_a_closed_transport_writes_into_nobodys_file(tmp_path: Path) -> None:
+    t = Transport("a")
+    t.close()
+    with contextlib.ExitStack() as files:
+        opened = [files.enter_context((tmp_path / str(i)).open("wb")) for i in range(4)]  # take the closed numbers
+        t.wake()
+    assert all((tmp_path / str(i)).stat().st_size == 0 for i in range(len(opened)))

@@ -184,3 +184,9 @@ def test_a_number_that_does_not_fit_is_a_local_error() -> None:
 @pytest.mark.parametrize("cls", KINDS.values(), ids=lambda c: c.__name__)
 def test_every_message_says_who_sends_it_and_what_it_means(cls: type[Message]) -> None:
     assert " -> " in cls.flow and cls.__doc__
+
+
+def test_a_payload_has_at_most_numpys_number_of_dimensions() -> None:
+    frames = [msgpack.packb([PROTOCOL, Push.kind, 0, 1, 2, 3, 4, 5, True, ["<f4", [1] * 65]]), b"1234"]
+    with pytest.raises(RemoteProtocolError, match="at most 64 dimensions"):
+        decode(frames)

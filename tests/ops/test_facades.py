@@ -6,7 +6,7 @@ import numpy as onp
 import pytest
 
 from shoal import autograd, linalg, np, npx, random
-from shoal.errors import ConfigError, ShapeError
+from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops.tensor import Tensor
 
 A = onp.array([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]])
@@ -180,3 +180,18 @@ def test_batch_norm_with_fixed_gamma_global_statistics_and_all_outputs() -> None
 def test_flattening_and_dense_layers_take_empty_batches() -> None:
     assert npx.batch_flatten(np.zeros((0, 3, 2))).shape == (0, 6)
     assert npx.fully_connected(np.zeros((0, 3, 2)), np.zeros((4, 6))).shape == (0, 4)
+
+
+def test_a_window_larger_than_the_input_is_an_error_that_names_both() -> None:
+    small, kernel = np.ones((1, 1, 2, 2)), np.ones((1, 1, 3, 3))
+    with pytest.raises(ShapeError, match=r"\(3, 3\).*\(1, 1, 2, 2\)"):
+        npx.convolution(small, kernel, kernel=(3, 3), num_filter=1, no_bias=True)
+    with pytest.raises(ShapeError, match=r"\(3, 3\).*\(1, 1, 2, 2\)"):
+        npx.pooling(small, kernel=(3, 3), pool_type="max")
+
+
+def test_what_is_not_numbers_or_ragged_is_an_error() -> None:
+    with pytest.raises(DTypeError, match="numbers"):
+        np.array(["a"])
+    with pytest.raises(ShapeError, match="inhomogeneous"):
+        np.array([[1.0], [1.0, 2.0]])

@@ -20,7 +20,7 @@ from shoal.scheduler.child import Child, describe_exit, follow_parent, thread_li
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
 from shoal.scheduler.relay import MAX_LINE_BYTES, Relay
 from shoal.scheduler.shell import SchedulerShell, run_scheduler
-from shoal.scheduler.signals import handling
+from shoal.scheduler.signals import handling, insisting
 from shoal.scheduler.watch import Watcher, snapshot_of
 from tests.scheduler.helpers import join
 
@@ -128,6 +128,25 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert seen == []
+
+
+def test_a_signal_that_was_seen_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 0.01)
+    called: list[int] = []
+    with insisting(called.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert called == [signal.SIGTERM]
+
+
+def test_a_signal_that_was_noted_before_a_long_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 0.01)
+    with insisting(sys.exit):
+        noted = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(noted)
+        os.write(noted, bytes([signal.SIGTERM]))  # all that the interpreter does when it cannot call the handler yet
+        with pytest.raises(SystemExit) as e:
+            threading.Event().wait(20.0)
+    assert e.value.code == signal.SIGTERM
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

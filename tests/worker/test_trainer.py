@@ -172,3 +172,31 @@ def test_states_of_another_model_or_optimizer_are_refused(tmp_path: Path) -> Non
         shoal.Trainer([parameter("w", [1.0])], "sgd").load_states(tmp_path / "s")
     with pytest.raises(CheckpointError, match="'v'"):
         shoal.Trainer([parameter("v", [1.0])], "adam").load_states(tmp_path / "s")
+
+
+class Listening(LocalKVStore):
+    """A local store that notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+
+    def pushpull_async(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> Any:
+        self.asked.append((key, priority))
+        return super().pushpull_async(key, value, out, priority)
+
+
+def test_the_first_layers_which_are_needed_first_are_the_most_urgent() -> None:
+    store = Listening()
+    names = ["first", "second", "third"]
+    shoal.Trainer([parameter(n, [1.0]) for n in names], "sgd", kvstore=store).step(1)
+    assert sorted(store.asked, key=lambda a: -a[1]) == [(n, -i) for i, n in enumerate(names)]
+
+
+@pytest.mark.parametrize("store", ["local", None])
+def test_a_step_leaves_the_gradient_as_it_was(store: str | None) -> None:
+    p = parameter("w", [1.0], grad_req="add")
+    trainer = shoal.Trainer([p], "sgd", kvstore=store)
+    give(p, [8.0])
+    trainer.step(4)
+    assert p.grad().asnumpy().tolist() == [8.0]
