@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--global-batch", type=int, default=32, help="samples of one round, over all workers")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--compression", help="of gradients, such as fp16, 2bit:threshold=0.01 or topk:ratio=0.05")
     parser.add_argument("--no-hybridize", action="store_true", help="run the model imperatively")
     args = parser.parse_args()
 
@@ -46,7 +47,12 @@ def main() -> None:
     net.initialize(shoal.init.Xavier())
     if not args.no_hybridize:
         net.hybridize()
-    trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": args.lr, "momentum": args.momentum})
+    trainer = shoal.Trainer(
+        net.collect_params(),
+        "sgd",
+        {"learning_rate": args.lr, "momentum": args.momentum},
+        compression_params=args.compression,
+    )
     history = shoal.fit(
         net,
         train_data,

@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.codecs import Spec
 from shoal.kvstore.gates import canonical_mode
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
@@ -124,6 +125,18 @@ class KVStore(ABC):
         """
 
     @abstractmethod
+    def set_gradient_compression(self, compression_params: Spec | None) -> None:
+        """Compress what this worker pushes from now on; every worker calls it. Pulls are not compressed.
+
+        Args:
+            compression_params: ``"2bit:threshold=0.5"``, MXNet's ``{"type": "2bit", "threshold": 0.5}``, or None for no
+                compression. ``docs/codecs.md`` lists the codecs. Integers are pushed as they are. What a codec holds
+                back (its residual) is kept until the next push; changing the codec drops it.
+        Raises:
+            ConfigError: the codec or a parameter is unknown (the known ones are listed), or out of its range.
+        """
+
+    @abstractmethod
     def barrier(self) -> None:
         """Wait until every worker has come here, and every push before it is counted."""
 
@@ -141,7 +154,10 @@ class KVStore(ABC):
 
     @abstractmethod
     def ledger(self) -> dict[str, int]:
-        """This worker's counts: sent, acknowledged, retries, bytes_pushed, bytes_pulled. Slices count singly."""
+        """This worker's counts; slices count singly.
+
+        sent, acknowledged, retries, bytes_pushed, bytes_dense (bytes_pushed without compression), bytes_pulled.
+        """
 
     @abstractmethod
     def server_stats(self) -> list[dict[str, Any]]:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
+from shoal.kvstore import codecs
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
+from shoal.kvstore.codecs import Compressor, whole_rows
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
@@ -55,6 +57,7 @@ class DistKVStore(KVStore):
         self._entries: dict[str, _Entry] = {}
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._number, self._lock = 0, Lock()
+        self._compressor: Compressor | None = None
 
     @property
     def rank(self) -> int:
@@ -177,11 +180,27 @@ class DistKVStore(KVStore):
         for s in layout.slices:
             job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=out is not None)
             if flat is not None:
-                part = flat[s.start : s.stop]
-                job.payload, job.payload_bytes = as_payload(part), part.nbytes
+                self._load(job, flat[s.start : s.stop], whole_rows(layout.shape, s.start, s.stop))
             job.token = None if out is None else out[s.start : s.stop]
             jobs.append(job)
         return jobs
+
+    def _load(self, job: Job, part: Array, columns: int) -> None:
+        """Make the job a push of ``part``, compressed if the store compresses."""
+        compressor = self._compressor
+        if compressor is None or not compressor.fits(part.dtype):
+            job.payload, job.payload_bytes = as_payload(part), part.nbytes
+            return
+        parts = compressor.encode(job.slice, part, columns)
+        job.payload, *more = [as_payload(p) for p in parts]
+        job.codec, job.more = compressor.spec, tuple(more)
+        job.payload_bytes, job.dense_bytes = sum(p.nbytes for p in parts), part.nbytes
+        job.undo = lambda: compressor.give_back(job.slice, parts)
+
+    def set_gradient_compression(self, compression_params: codecs.Spec | None) -> None:
+        self.flush()
+        codec = codecs.parse(compression_params) if compression_params is not None else None
+        self._compressor = Compressor(codec, self.rank) if codec is not None and codec.name != "none" else None
 
     def _run(self, jobs: list[Job], result: Any) -> Call:
         return self._submit(jobs, Group(len(jobs), result))
@@ -251,7 +270,7 @@ class DistKVStore(KVStore):
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
         counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
-        return {**counts, "bytes_pushed": c.bytes_pushed, "bytes_pulled": c.bytes_pulled}
+        return {**counts, "bytes_pushed": c.bytes_pushed, "bytes_dense": c.bytes_dense, "bytes_pulled": c.bytes_pulled}
 
     def server_stats(self) -> list[dict[str, Any]]:
         replies = self._ask_all(Stats(seq=0)).replies

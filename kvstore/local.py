@@ -11,6 +11,8 @@ from shoal.errors import KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
+from shoal.kvstore.codecs import Compressor, Spec, parse, whole_rows
+from shoal.kvstore.placement import cut
 from shoal.kvstore.server.table import Table
 from shoal.ops.optim import Optimizer
 
@@ -27,6 +29,9 @@ class LocalKVStore(KVStore):
         self._table = Table()
         self._ids: dict[str, int] = {}
         self._pushes = self._bytes_in = self._bytes_out = 0
+        self._slices: dict[str, int] = {}  # number of the first slice, as a cluster would number them
+        self._next_slice = 0
+        self._compressor: Compressor | None = None
         self._lock = Lock()
 
     @property
@@ -44,13 +49,15 @@ class LocalKVStore(KVStore):
         with self._lock:
             for name, array in zip(names, arrays, strict=True):
                 self._table.create(len(self._ids), name, array)
+                self._slices[name] = self._next_slice
+                self._next_slice += len(cut(array.size, array.itemsize))
                 self._ids[name] = len(self._ids)
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
         arrays = [self._fitting(n, merge_devices(v)) for n, v in zip(names, values, strict=True)]
         for name, array in zip(names, arrays, strict=True):
-            self._push(name, array)
+            self._push(name, self._received(name, array))
         return _done(None)
 
     def _fitting(self, name: str, array: Array) -> Array:
@@ -58,6 +65,22 @@ class LocalKVStore(KVStore):
         check_fit("worker 0", "pushes", name, array, value.shape, value.dtype)
         check_mean("worker 0", name, value.dtype, self.reduce)
         return array
+
+    def _received(self, name: str, array: Array) -> Array:
+        """What a server would receive: compression changes the numbers here as it does in a cluster."""
+        compressor = self._compressor
+        if compressor is None or not compressor.fits(array.dtype):
+            return array
+        flat, first = np.ascontiguousarray(array).reshape(-1), self._slices[name]
+        parts = [
+            compressor.round_trip(first + i, flat[a:b], whole_rows(array.shape, a, b))
+            for i, (a, b) in enumerate(cut(array.size, array.itemsize))
+        ]
+        return np.concatenate(parts).reshape(array.shape)
+
+    def set_gradient_compression(self, compression_params: Spec | None) -> None:
+        codec = parse(compression_params) if compression_params is not None else None
+        self._compressor = Compressor(codec, 0) if codec is not None and codec.name != "none" else None
 
     def _push(self, name: str, array: Array) -> None:
         with self._lock:
@@ -109,7 +132,7 @@ class LocalKVStore(KVStore):
 
     def ledger(self) -> dict[str, int]:
         n = self._pushes
-        counts = {"sent": n, "acknowledged": n, "retries": 0}
+        counts = {"sent": n, "acknowledged": n, "retries": 0, "bytes_dense": self._bytes_in}
         return {**counts, "bytes_pushed": self._bytes_in, "bytes_pulled": self._bytes_out}
 
     def server_stats(self) -> list[dict[str, Any]]:

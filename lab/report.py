@@ -16,6 +16,7 @@ staleness_mean      mean, over all applied contributions, of how many versions o
                     that the contribution was computed from and the one that it was applied to; null if none was applied
 staleness_p95       the same, 95th percentile (the smallest value that at least 95 % do not exceed)
 bytes_pushed        payload that the workers sent in pushes
+bytes_saved         what compression made it smaller by
 bytes_pulled        payload that they received
 ledger              sent, acknowledged (counted by the workers), applied, rejected, duplicate (counted by the servers)
                     and balanced: for every worker, sent = acknowledged = applied + rejected. One push of one slice
@@ -81,6 +82,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "staleness_mean": _mean(everyone),
         "staleness_p95": _percentile(everyone, 0.95),
         "bytes_pushed": sum(_number(_report(n), "bytes_pushed") for n in workers),
+        "bytes_saved": sum(_saved(_report(n)) for n in workers),
         "bytes_pulled": sum(_number(_report(n), "bytes_pulled") for n in workers),
         "ledger": _ledger(rows),
         "weights_sha256": first.get("weights_sha256"),
@@ -249,3 +251,8 @@ def save(report: Report, path: str | Path) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise ConfigError(f"the report cannot be written to {str(path)!r}: {e.strerror}") from e
+
+
+def _saved(report: Mapping[str, Any]) -> int:
+    pushed = _number(report, "bytes_pushed")
+    return int((_number(report, "bytes_dense") or pushed) - pushed)

@@ -130,7 +130,8 @@ class Session:
             return {"ledger": {"sent": 0, "acknowledged": 0, "retries": 0}, "bytes_pushed": 0, "bytes_pulled": 0}
         c = self.shell.core.counters
         ledger = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
-        return {"ledger": ledger, "bytes_pushed": c.bytes_pushed, "bytes_pulled": c.bytes_pulled}
+        pushed = {"bytes_pushed": c.bytes_pushed, "bytes_dense": c.bytes_dense}
+        return {"ledger": ledger, **pushed, "bytes_pulled": c.bytes_pulled}
 
     def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""

@@ -10,6 +10,7 @@ import numpy as np
 from shoal.errors import CheckpointError, ConfigError, DeferredInitializationError
 from shoal.kvstore.api import KVStore, create
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.codecs import Spec, parse
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim, random
 from shoal.ops.nn.parameter import Parameter
@@ -32,6 +33,8 @@ class Trainer:
         update_on_kvstore: let the store apply the optimizer (the default), or only reduce the gradients and apply it on
             every worker.
         reduce: "mean" of the workers' gradients (the learning rate keeps its meaning when workers are added) or "sum".
+        compression_params: compress gradients on their way to the store, such as ``{"type": "2bit", "threshold": 0.5}``
+            or ``"topk:ratio=0.01"``; ``docs/codecs.md`` lists the codecs.
     Raises:
         ConfigError: options contradict each other; for instance an asynchronous store that shall not update.
     """
@@ -44,6 +47,7 @@ class Trainer:
         kvstore: str | KVStore | None = "auto",
         update_on_kvstore: bool | None = None,
         reduce: str = "mean",
+        compression_params: Spec | None = None,
     ) -> None:
         named = params if isinstance(params, Mapping) else {p.name: p for p in params}
         if not named:
@@ -55,6 +59,8 @@ class Trainer:
         self._kvstore = create(kvstore, reduce=reduce) if isinstance(kvstore, str) else kvstore
         self._on_store = self._kvstore is not None if update_on_kvstore is None else update_on_kvstore
         self._check_store()
+        if compression_params is not None:
+            self._compress(compression_params)
         self._states: dict[str, tuple[int, Any]] = {}
         self._buffers: dict[str, Array] = {}
         self._ready = False
@@ -68,6 +74,17 @@ class Trainer:
                 f"update_on_kvstore=False needs a synchronous store: under {self._kvstore.type!r} there is no moment "
                 "at which all gradients of a step are reduced. Leave update_on_kvstore out."
             )
+
+    def _compress(self, params: Spec) -> None:
+        if self._kvstore is None:
+            raise ConfigError("compression_params needs a kvstore, got None: nothing is sent anywhere")
+        momentum = self.optimizer.spec().params.get("momentum")
+        if parse(params).name == "dgc" and momentum:
+            raise ConfigError(
+                f"dgc has a momentum of its own; with the optimizer's {momentum:g} it would be applied twice. "
+                "Give the momentum to dgc and none to the optimizer."
+            )
+        self._kvstore.set_gradient_compression(params)
 
     @property
     def kvstore(self) -> KVStore | None:

@@ -8,6 +8,7 @@ one that waits for other workers is asked about again without its payload.
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -64,6 +65,10 @@ class Job:
     priority: int = 0
     payload: Payload | None = None
     payload_bytes: int = 0
+    codec: str = ""  # how the payload is compressed
+    more: tuple[Payload, ...] = ()  # further parts of a compressed payload
+    undo: Callable[[], None] | None = None  # a refused push returns what it held
+    dense_bytes: int = 0  # what it would be without compression
     want: bool = False
     request: Message | None = None
     token: Any = None  # the caller's; the core never looks at it
@@ -146,6 +151,7 @@ class Counters:
     acknowledged: int = 0
     retries: int = 0
     bytes_pushed: int = 0
+    bytes_dense: int = 0  # what bytes_pushed would be without compression
     bytes_pulled: int = 0
 
 
@@ -236,6 +242,7 @@ class ClientCore:
         self.links[job.server].credit -= job.credit
         self.counters.sent += 1
         self.counters.bytes_pushed += job.payload_bytes
+        self.counters.bytes_dense += job.dense_bytes or job.payload_bytes
         return self._enter(job, Stage.PUSH, now)
 
     def _enter(self, job: Job, stage: Stage, now: float) -> list[ClientAction]:
@@ -260,7 +267,9 @@ class ClientCore:
                 clock=job.clock,
                 pulled=lane.pulled,
                 want=job.want,
+                codec=job.codec,
                 value=job.payload,
+                more=job.more,
             )
         clock = job.clock + (job.payload is not None and job.stage is Stage.READ)
         return Pull(

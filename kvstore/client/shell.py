@@ -177,6 +177,8 @@ class ClientShell:
                     self._group(job).complete(job.token[1], result)
                     self._settled(self._group(job))
                 case Fail(job, error, text):
+                    if job.undo is not None and error != "StoreTimeoutError":  # after that it may have been counted
+                        job.undo()
                     self._group(job).fail(error_named(error, text))
                     self._settled(self._group(job))
                 case Warn(text):

@@ -2,6 +2,7 @@
 
 from shoal.kvstore.codecs.base import Address, Codec, CodecState
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
+from shoal.kvstore.codecs.compressor import Compressor, whole_rows
 from shoal.kvstore.codecs.levels import QSGD, Int8
 from shoal.kvstore.codecs.lowrank import PowerSGD
 from shoal.kvstore.codecs.plain import BF16, FP16, Uncompressed
@@ -18,6 +19,7 @@ __all__ = [
     "Blockwise",
     "Codec",
     "CodecState",
+    "Compressor",
     "EFSign",
     "Int8",
     "OneBit",
@@ -35,4 +37,5 @@ __all__ = [
     "parse",
     "register",
     "vote",
+    "whole_rows",
 ]

@@ -203,6 +203,17 @@ class ServerCore:
             *self._release(m.slice, entry),
         ]
 
+    def reject(self, sender: str, m: Push, error: str, text: str) -> list[Action]:
+        """Refuse a push that the shell could not decode."""
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        book = self.ledgers.get(m.worker)
+        if stranger or book is None:
+            return stranger
+        if m.seq in book.refusals:
+            book.duplicate += 1
+            return [book.refusals[m.seq]]
+        return self._reject(book, m.seq, _refuse(sender, m.seq, error, text))
+
     @staticmethod
     def _reject(book: Ledger, seq: int, refusal: Send | None) -> list[Action]:
         if refusal is None:

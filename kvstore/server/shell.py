@@ -1,11 +1,15 @@
 """The server's shell: a `Driver` that feeds the core, carries out its actions and counts the traffic."""
 
+import dataclasses
 import logging
 import traceback
 from typing import Any
 
+import numpy as np
+
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.kvstore.arrays import as_array
+from shoal.kvstore import codecs
+from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.table import Table
@@ -19,6 +23,9 @@ __all__ = ["ServerShell"]
 
 log = logging.getLogger("shoal.server")
 
+MAX_CODECS = 64
+"""Different codecs, or parameters of one, that one run may use."""
+
 
 class ServerShell:
     """One shard of the store behind a `Transport` that listens.
@@ -31,6 +38,7 @@ class ServerShell:
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
+        self._codecs: dict[str, codecs.Codec] = {}
 
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
@@ -49,14 +57,33 @@ class ServerShell:
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self.core is None or not self.core.known or self._failure:
             return
-        if isinstance(message, Push):
-            self.bytes_in += message.value.data.nbytes
         try:
-            actions = self.core.handle(Received(peer, message), now)
+            actions = self._handle(self.core, peer, message, now)
         except Exception:
             self._fail(f"{message!r:.200} of {peer}")
         else:
             self._carry_out(actions)
+
+    def _handle(self, core: ServerCore, peer: str, message: Message, now: float) -> list[Action]:
+        if isinstance(message, Push):
+            self.bytes_in += sum(p.data.nbytes for p in (message.value, *message.more))
+            if message.codec and message.slice in core.entries:
+                try:
+                    message = self._decoded(core, message)
+                except ShoalError as e:
+                    return core.reject(peer, message, type(e).__name__, f"push of worker {message.worker}: {e}")
+        return core.handle(Received(peer, message), now)
+
+    def _decoded(self, core: ServerCore, m: Push) -> Push:
+        """The plain push that a compressed one stands for."""
+        entry = core.entries[m.slice]
+        if m.codec not in self._codecs:
+            if len(self._codecs) >= MAX_CODECS:
+                raise RemoteProtocolError(f"more than {MAX_CODECS} codecs in one run; the newest is {m.codec[:60]!r}")
+            self._codecs[m.codec] = codecs.parse(m.codec)
+        dense = np.empty(entry.shape, entry.dtype)
+        self._codecs[m.codec].decode([as_array(p) for p in (m.value, *m.more)], dense.reshape(-1))
+        return dataclasses.replace(m, codec="", value=as_payload(dense), more=())
 
     def wake(self, now: float) -> float:
         return now + IDLE_S

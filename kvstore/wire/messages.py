@@ -302,7 +302,9 @@ class Push(Message):
     clock: int  # how many contributions to this slice this worker has made before
     pulled: int  # version of the slice that the contribution was computed from
     want: bool  # also answer with the value that the next clock may read
-    value: Payload
+    codec: str = ""  # "" for a plain contribution, else what decodes it, such as "2bit:threshold=0.5"
+    value: Payload  # the contribution, or the first part of a compressed one
+    more: tuple[Payload, ...] = ()  # its further parts
 
 
 @message(36, "worker -> server")
