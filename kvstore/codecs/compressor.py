@@ -25,6 +25,7 @@ class Compressor:
 
     def __init__(self, codec: Codec, worker: int) -> None:
         self.codec, self.spec = codec, codec.spec()
+        self._seed = random.address().seed  # now: other threads have addresses of their own
         self._worker, self._lock = worker, Lock()
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
@@ -43,8 +44,7 @@ class Compressor:
             state = self._states.setdefault(slice_id, CodecState())
             clock = self._clocks.get(slice_id, 0)
             grad = part.reshape(-1, columns) if columns and self.codec.name == "powersgd" else part
-            seed = random.address().seed
-            parts = self.codec.encode(grad, state, Address(seed, self._worker, slice_id, clock))
+            parts = self.codec.encode(grad, state, Address(self._seed, self._worker, slice_id, clock))
             self._clocks[slice_id] = clock + 1
             return parts
 
