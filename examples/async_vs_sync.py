@@ -20,9 +20,10 @@ def run(mode: str, args: argparse.Namespace, folder: Path) -> dict[str, object]:
     """One run through the `shoal run` command; its report."""
     report = folder / f"{mode.replace(':', '-')}.json"
     command = [sys.executable, "-m", "shoal", "run", "-n", str(args.workers), "-s", str(args.servers), "--mode", mode]
-    command += ["--target", f"accuracy={args.target}", "--seed", str(args.seed), "--report", str(report), str(DIGITS)]
+    command += ["--target", f"accuracy={args.target}", "--seed", str(args.seed), "--report", str(report)]
+    command += [str(DIGITS), "--epochs", str(args.epochs)]
     print(f"\n$ shoal {' '.join(command[3:])}", flush=True)
-    code = subprocess.run([*command, "--epochs", str(args.epochs)]).returncode
+    code = subprocess.run(command).returncode
     if code != 0:
         sys.exit(code)
     loaded: dict[str, object] = json.loads(report.read_text())

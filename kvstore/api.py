@@ -81,6 +81,9 @@ class KVStore(ABC):
     type: str
     reduce: str
 
+    def __repr__(self) -> str:
+        return f"<kvstore {self.type!r}, worker {self.rank} of {self.num_workers}, reduce {self.reduce!r}>"
+
     @property
     @abstractmethod
     def rank(self) -> int:
@@ -122,6 +125,8 @@ class KVStore(ABC):
 
         Args:
             lr_mult, wd_mult: factors by key name, for keys where they are not 1.
+        Raises:
+            ConfigError: it is no optimizer, but its name, say.
         """
 
     @abstractmethod
@@ -274,6 +279,8 @@ def _mode_of(name: str) -> str | None:
             pass
     near = difflib.get_close_matches(name, _KNOWN, 1, 0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if name in ("device", "nccl"):
+        hint = " For the devices of one process use 'local'."
     raise ConfigError(f"unknown kvstore {name!r}; known: {', '.join(_KNOWN)}.{hint}")
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.ops.optim import Optimizer
 
-__all__ = ["check_fit", "check_mean", "check_new", "writable"]
+__all__ = ["check_fit", "check_mean", "check_new", "check_rule", "writable"]
 
 
 def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -30,6 +31,14 @@ def check_mean(who: str, key: str, dtype: np.dtype[Any], reduce: str) -> None:
         raise DTypeError(
             f"{who} pushes {key!r} of dtype {dtype} to a store that averages: the mean of integers is no integer. "
             "Create the store with reduce='sum', or initialise the key with floats."
+        )
+
+
+def check_rule(optimizer: Any) -> None:
+    """Raise unless it is an optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"set_optimizer({optimizer!r}): expected an optimizer, such as shoal.optim.create('sgd', learning_rate=0.1)"
         )
 
 

@@ -12,7 +12,7 @@ from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
 from shoal.kvstore import codecs
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, as_payload
-from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
+from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, whole_rows
@@ -216,6 +216,7 @@ class DistKVStore(KVStore):
     def set_optimizer(
         self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
     ) -> None:
+        check_rule(optimizer)
         self.flush()
         self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
         if self.rank == 0:

@@ -10,7 +10,7 @@ import numpy as np
 from shoal.errors import KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
+from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
 from shoal.kvstore.codecs import Compressor, Spec, parse, whole_rows
 from shoal.kvstore.placement import cut
 from shoal.kvstore.server.table import Table
@@ -115,6 +115,7 @@ class LocalKVStore(KVStore):
     def set_optimizer(
         self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
     ) -> None:
+        check_rule(optimizer)
         with self._lock:
             self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult))
 

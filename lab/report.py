@@ -180,7 +180,8 @@ def _summary(report: Report) -> Table:
 def _lines(r: Report) -> list[tuple[str, str]]:
     book = r["ledger"]
     verdict = "balanced" if book["balanced"] else "DOES NOT BALANCE"
-    lines = [("run", f"{r['mode'] or 'no store'}, {r['workers']} workers, {r['servers']} servers, seed {r['seed']}")]
+    nodes = f"{_some(r['workers'], 'worker')}, {_some(r['servers'], 'server')}"
+    lines = [("run", f"{r['mode'] or 'no store'}, {nodes}, seed {r['seed']}")]
     lines += [(name, f"{value:.4g}") for name, value in r["metrics"].items()]
     if r["target"]:
         reached = r["seconds_to_target"]
@@ -194,6 +195,10 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     if r["weights_sha256"]:
         lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}"))
     return lines
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _workers(report: Report) -> Table:

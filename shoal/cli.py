@@ -8,7 +8,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"shoal: {_unknown(args[0], commands)}", file=sys.stderr)
         return USAGE_ERROR
     try:
-        options = parser.parse_args(args)
+        options, unknown = parser.parse_known_args(args)
+        if unknown:
+            commands[options.command].error(_unrecognized(unknown[0], commands[options.command]))
     except SystemExit as e:  # argparse has printed why
         return int(e.code or 0)
     try:
@@ -60,12 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _unknown(name: str, commands: Sequence[str]) -> str:
+def _unknown(name: str, commands: Iterable[str]) -> str:
     if name.endswith(".py"):
         return f"to train with {name}: shoal run {name}"
-    near = difflib.get_close_matches(name, commands, n=1)
+    near = difflib.get_close_matches(name, list(commands), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(commands)}"
     return f"unknown command {name!r}{hint}"
+
+
+def _unrecognized(text: str, parser: argparse.ArgumentParser) -> str:
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(text.partition("=")[0], known, n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if not hint and any(action.dest == "script" for action in parser._actions):
+        hint = "; options of the script come after its name"
+    return f"unknown {'option' if text.startswith('-') else 'argument'} {text!r}{hint}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,18 +89,18 @@ class _Parser(argparse.ArgumentParser):
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     parser = _Parser(
         prog="shoal",
         description="Train one model on many machines, synchronously, asynchronously, or anything between.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_add_run, _add_scheduler, _add_server, _add_worker, _add_doctor):
         add(commands)
-    return parser, list(commands.choices)
+    return parser, commands.choices
 
 
 def _command(commands: Any, name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -203,7 +214,8 @@ def _script_options(p: argparse.ArgumentParser) -> None:
     target = "metric whose time to a value is measured: METRIC=VALUE, such as accuracy=0.97"
     _option(p, "--target", env="SHOAL_TARGET", default="", type=_target, help=target)
     p.add_argument("script", help="training script, run by every worker")
-    p.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
+    rest = p.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
+    rest.required = False  # older Pythons name it among what is missing
 
 
 def _node_options(p: argparse.ArgumentParser) -> None:

@@ -6,8 +6,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from shoal.errors import ConfigError
 from shoal.ops import autograd
 from shoal.worker import cluster, record
+from shoal.worker.data.dataset import Dataset
 from shoal.worker.metrics import EvalMetric
 from shoal.worker.metrics import create as create_metric
 from shoal.worker.trainer import Trainer
@@ -74,7 +76,11 @@ def fit(
         val_data: as ``train_data``; every worker should pass all of it, unsharded.
     Returns:
         Losses and metrics of each epoch.
+    Raises:
+        ConfigError: ``train_data`` gives single samples, not batches.
     """
+    _check_batches(train_data, "train_data")
+    _check_batches(val_data, "val_data")
     history = History()
     for c in callbacks:
         c.on_train_begin()
@@ -93,6 +99,14 @@ def fit(
     for c in callbacks:
         c.on_train_end()
     return history
+
+
+def _check_batches(data: Any, name: str) -> None:
+    if isinstance(data, Dataset):
+        raise ConfigError(
+            f"{name} is a {type(data).__name__}, which gives single samples; expected batches: pass "
+            "shoal.data.DataLoader(dataset, batch_size)"
+        )
 
 
 def _epoch(

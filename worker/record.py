@@ -85,9 +85,10 @@ class RunRecord:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Results, such as ``accuracy``; the last value of each goes into the final report."""
+        values = {k: _value(k, v) for k, v in metrics.items()}
         self.start()
         self._last = self._clock()
-        self.metrics.update({k: float(v) for k, v in metrics.items()})
+        self.metrics.update(values)
         if self.target and self.seconds_to_target is None and self.target[0] in metrics:
             name, bound = self.target
             value = self.metrics[name]
@@ -109,6 +110,13 @@ class RunRecord:
             "seconds_to_target": self.seconds_to_target,
             "metrics": dict(self.metrics),
         }
+
+
+def _value(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"report: {name} is {value!r}, expected a number") from None
 
 
 def _plain(value: Any) -> Any:
@@ -133,5 +141,8 @@ def report(**values: float) -> None:
     """Report results of this process, such as ``shoal.report(accuracy=0.98)``.
 
     They are shown while the run goes on; the last value of each that worker 0 reports stands in ``--report``.
+
+    Raises:
+        ConfigError: a value is no number.
     """
     _current.report(values)

@@ -224,7 +224,8 @@ def _explain(session: Session, error: BaseException, script: str) -> str:
     if elsewhere or (tb is None and isinstance(error, ShoalError)):
         print(f"shoal: worker {session.membership.rank} stops: {error}", file=sys.stderr, flush=True)
         return str(error)
-    traceback.print_exception(type(error), error, tb or error.__traceback__)
+    unread = isinstance(error, SyntaxError) and tb is None  # the script could not even begin: no frame is the user's
+    traceback.print_exception(type(error), error, None if unread else tb or error.__traceback__)
     sys.stderr.flush()
     return f"{type(error).__name__}: {error}"
 

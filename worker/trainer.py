@@ -13,6 +13,7 @@ from shoal.kvstore.arrays import Array
 from shoal.kvstore.codecs import Spec, parse
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim, random
+from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
 from shoal.worker import record
@@ -36,7 +37,8 @@ class Trainer:
         compression_params: compress gradients on their way to the store, such as ``{"type": "2bit", "threshold": 0.5}``
             or ``"topk:ratio=0.01"``; ``docs/codecs.md`` lists the codecs.
     Raises:
-        ConfigError: options contradict each other; for instance an asynchronous store that shall not update.
+        ConfigError: an option is not what it should be, or options contradict each other; for instance an asynchronous
+            store that shall not update.
     """
 
     def __init__(
@@ -49,6 +51,11 @@ class Trainer:
         reduce: str = "mean",
         compression_params: Spec | None = None,
     ) -> None:
+        if isinstance(params, Block):
+            raise ConfigError(f"a Trainer needs parameters, got a {type(params).__name__}: pass net.collect_params()")
+        if not isinstance(optimizer_params, Mapping | None):
+            given = f"optimizer_params is {optimizer_params!r}"
+            raise ConfigError(f"{given}, expected a mapping such as {{'learning_rate': 0.1}}")
         named = params if isinstance(params, Mapping) else {p.name: p for p in params}
         if not named:
             raise ConfigError("a Trainer needs parameters, got none: pass net.collect_params()")
@@ -209,7 +216,10 @@ class Trainer:
             try:
                 p.data()
             except DeferredInitializationError as e:
-                raise DeferredInitializationError(f"parameter {name!r}: run one batch through the model first") from e
+                todo = "run one batch through the model first"
+                if not p.is_deferred:
+                    todo = "it has no value: call initialize() on the model, and run one batch through it first"
+                raise DeferredInitializationError(f"parameter {name!r}: {todo}") from e
         record.current().start()
         if self._kvstore is not None:
             names = list(self._params)

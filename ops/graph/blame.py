@@ -39,7 +39,8 @@ def user_line() -> str:
         return "this code"
     code = frame.f_code
     text = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
-    return f"{code.co_filename}:{frame.f_lineno}, in {code.co_name}: `{text}`"
+    place = f"{code.co_filename}:{frame.f_lineno}, in {code.co_name}"
+    return f"{place}: `{text}`" if text else f"{place}: this line"  # typed in, or from a string: no text
 
 
 def _is_ours(frame: FrameType) -> bool:

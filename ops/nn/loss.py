@@ -7,9 +7,12 @@ but the batch axis are averaged, so that a sample's loss does not depend on its 
 
 from typing import Any
 
+import numpy as np
+
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops import activation, compare, elementwise, index, loss, reduce
 from shoal.ops.nn.hybrid import HybridBlock
+from shoal.ops.tensor import Tensor
 
 __all__ = [
     "HuberLoss",
@@ -192,7 +195,19 @@ class SoftmaxCrossEntropyLoss(Loss):
             label = label.reshape(rest)
         if label.dtype.kind == "b":
             raise DTypeError(f"{type(self).__name__}: labels must be class numbers, got bool")
-        return label if label.dtype.kind in "iu" else label.astype("int64")
+        if label.dtype.kind in "iu":
+            return label
+        _check_whole(type(self).__name__, label)
+        return label.astype("int64")
+
+
+def _check_whole(who: str, label: Any) -> None:
+    """Raise if labels that came as floats are no class numbers; symbols have no values to look at."""
+    values = label.data if isinstance(label, Tensor) else label
+    if isinstance(values, np.ndarray) and (wrong := values[values != np.floor(values)]).size:
+        raise IndexError(
+            f"{who}: a label is {wrong[0]}, expected whole class numbers; of probabilities, sparse_label=False"
+        )
 
 
 SoftmaxCELoss = SoftmaxCrossEntropyLoss

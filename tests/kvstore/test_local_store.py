@@ -97,6 +97,23 @@ def test_a_misspelt_store_gets_a_hint() -> None:
         create("dist-async")
 
 
+@pytest.mark.parametrize("name", ["device", "nccl"])
+def test_mxnets_stores_of_one_process_are_called_local_here(name: str) -> None:
+    with pytest.raises(ConfigError, match="For the devices of one process use 'local'"):
+        create(name)
+
+
+def test_an_optimizer_by_its_name_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"set_optimizer\('sgd'\): expected an optimizer, such as shoal\.optim\.create"
+    ):
+        create("local").set_optimizer("sgd")  # type: ignore[arg-type]
+
+
+def test_a_store_says_what_it_is() -> None:
+    assert repr(create("local")) == "<kvstore 'local', worker 0 of 1, reduce 'mean'>"
+
+
 def test_a_distributed_store_outside_a_cluster_says_how_to_get_one() -> None:
     with pytest.raises(ConfigError, match="shoal run"):
         create("dist_sync")

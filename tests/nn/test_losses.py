@@ -202,6 +202,11 @@ def test_a_label_that_is_no_class_is_refused() -> None:
         nn.SoftmaxCELoss()(Tensor(PRED), Tensor(CLASSES + 4))
 
 
+def test_a_label_between_two_classes_is_refused() -> None:
+    with pytest.raises(IndexError, match=r"a label is \d\.5, expected whole class numbers"):
+        nn.SoftmaxCELoss()(Tensor(PRED), Tensor(CLASSES + 0.5))
+
+
 def test_huber_needs_a_positive_knee() -> None:
     with pytest.raises(ConfigError, match="rho > 0"):
         nn.HuberLoss(0.0)

@@ -127,14 +127,18 @@ def test_padding_a_tiny_data_set_goes_around_more_than_once() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number, at least 1"),
+        ({"batch_size": 16.0}, "batch_size is 16.0, expected a whole number"),
         ({"rank": 2, "num_workers": 2}, "worker 2 of 2: expected 0 <= rank < num_workers"),
         ({"rank": -1}, "worker -1 of 1"),
         ({"num_workers": 0}, "worker 0 of 0"),
         ({"last_batch": "rollover"}, "last_batch is 'rollover', expected one of discard, keep, pad"),
-        ({"num_samples": 3}, "3 samples make no batch for 1 workers with batch_size=4 each and last_batch='discard'"),
+        ({"num_samples": 3}, "3 samples make no batch with batch_size=4, num_workers=1 and last_batch='discard'"),
         ({"num_samples": 0, "last_batch": "pad"}, "0 samples make no batch"),
-        ({"num_samples": 2, "num_workers": 3, "last_batch": "keep"}, "2 samples make no batch for 3 workers"),
+        (
+            {"num_samples": 2, "num_workers": 3, "last_batch": "keep"},
+            "2 samples make no batch with batch_size=4, num_workers=3",
+        ),
     ],
 )
 def test_what_cannot_be_divided_is_refused(params: dict[str, Any], message: str) -> None:

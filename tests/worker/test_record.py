@@ -69,6 +69,13 @@ def test_a_target_that_is_none_says_so(text: str) -> None:
         parse_target(text)
 
 
+def test_a_result_that_is_no_number_is_named_and_changes_nothing() -> None:
+    r = RunRecord()
+    with pytest.raises(ConfigError, match="report: accuracy is 'high', expected a number"):
+        r.report({"loss": 1.0, "accuracy": "high"})  # type: ignore[dict-item]
+    assert r.metrics == {}
+
+
 def test_notes_are_shown_as_plain_data() -> None:
     import numpy as np
 

@@ -76,6 +76,21 @@ def test_a_traceback_begins_in_the_script(tmp_path: Path, capsys: pytest.Capture
     assert said.count("Traceback") == 1 and "session.py" not in said and 'train.py", line 3' in said
 
 
+def test_a_script_that_cannot_be_read_shows_its_own_line_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("x = = 3\n")
+    before = sys.argv, list(sys.path)
+    try:
+        code, failed, _ = _attempt(session(), str(script), lambda: _execute(str(script), []))
+    finally:
+        sys.argv, sys.path[:] = before
+    said = capsys.readouterr().err
+    assert code == 1 and failed.startswith("SyntaxError: invalid syntax (train.py, line 1)")
+    assert "x = = 3" in said and "session.py" not in said and "runpy" not in said
+
+
 def test_an_io_thread_that_fails_fails_every_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[str] = []
     monkeypatch.setattr("shoal.worker.session.ABORT_GRACE_S", 0.0)

@@ -102,6 +102,8 @@ def test_steps_and_samples_are_counted() -> None:
         ({"kvstore": "dist_sync"}, "shoal run"),
         ({"optimizer": "sdg"}, "no optimizer is called .sdg"),
         ({"params": []}, "needs parameters"),
+        ({"params": shoal.nn.Dense(2)}, r"got a Dense: pass net\.collect_params\(\)"),
+        ({"optimizer_params": 0.1}, "optimizer_params is 0.1, expected a mapping such as {'learning_rate': 0.1}"),
         ({"reduce": "median"}, "mean, sum"),
     ],
 )
@@ -129,6 +131,18 @@ def test_a_parameter_without_a_shape_is_named() -> None:
     p.initialize(shoal.init.Zero())
     with pytest.raises(DeferredInitializationError, match="'w'"):
         shoal.Trainer([p], "sgd").step(1)
+
+
+def test_a_parameter_that_was_never_initialized_says_so() -> None:
+    with pytest.raises(DeferredInitializationError, match=r"'w': it has no value: call initialize\(\) on the model"):
+        shoal.Trainer([Parameter("w", shape=(1,))], "sgd").step(1)
+
+
+def test_single_samples_are_no_batches() -> None:
+    with pytest.raises(ConfigError, match=r"train_data is a .*, which gives single samples.*DataLoader"):
+        shoal.fit(
+            None, shoal.data.digits("test"), loss=abs, trainer=shoal.Trainer([parameter("w", [1.0])], "sgd"), epochs=1
+        )
 
 
 def test_a_batch_of_none_is_refused() -> None:

@@ -66,16 +66,16 @@ class Sharding:
     last_batch: str = "discard"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}, expected at least 1")
+        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size!r}, expected a whole number, at least 1")
         if not 0 <= self.rank < self.num_workers:
             raise ConfigError(f"worker {self.rank} of {self.num_workers}: expected 0 <= rank < num_workers")
         if self.last_batch not in LAST_BATCH:
             raise ConfigError(f"last_batch is {self.last_batch!r}, expected one of {', '.join(LAST_BATCH)}")
         if self.steps == 0:
             raise ConfigError(
-                f"{self.num_samples} samples make no batch for {self.num_workers} workers with "
-                f"batch_size={self.batch_size} each and last_batch={self.last_batch!r}: use smaller batches or fewer "
+                f"{self.num_samples} samples make no batch with batch_size={self.batch_size}, "
+                f"num_workers={self.num_workers} and last_batch={self.last_batch!r}: use smaller batches or fewer "
                 "workers, or last_batch='pad'"
             )
 
