@@ -14,8 +14,8 @@ from shoal.lab.report import final_report, render, save
 
 KEYS = {
     "mode", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
-    "staleness_mean", "staleness_p95", "bytes_pushed", "bytes_saved", "bytes_pulled", "ledger", "weights_sha256", "metrics",
-    "per_worker", "seed", "malformed", "shoal",
+    "staleness_mean", "staleness_p95", "bytes_pushed", "bytes_saved", "bytes_pulled", "ledger", "weights_sha256",
+    "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
 
 
