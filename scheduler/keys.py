@@ -47,7 +47,7 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
     if state.gate and (gate, m.reduce) != (state.gate, state.reduce):
         return "ConfigError", (
             f"{by} creates a store of mode {theirs} that reduces by {m.reduce}; {state.settled_by} created one of mode "
-            f"{mode_label(state.gate)} that reduces by {state.reduce}. All workers must create the same kind of store."
+            f"{mode_label(state.gate)} that reduces by {state.reduce}. All stores of a run must be of one kind."
         )
     if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
         return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"
