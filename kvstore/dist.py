@@ -16,7 +16,7 @@ from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, w
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, whole_rows
-from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.gates import mode_label, parse_gate
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
 from shoal.ops.optim import Optimizer
@@ -52,6 +52,11 @@ class DistKVStore(KVStore):
     ) -> None:
         self._gate = parse_gate(mode or coordinator.mode or "bsp")
         self.type = {"bsp": "dist_sync", "asp": "dist_async"}.get(self._gate.name, f"dist_{self._gate.name}")
+        if coordinator.mode and self._gate.name != coordinator.mode:
+            raise ConfigError(
+                f"the script asks for kvstore {self.type!r}, but the run was started with --mode "
+                f"{mode_label(coordinator.mode)}. Drop --mode, or ask for 'dist', which is whatever the run is."
+            )
         self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s = coordinator, shell, timeout_s
         self._entries: dict[str, _Entry] = {}

@@ -34,16 +34,9 @@ from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.member import STATUS_S, Action, Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
 from shoal.version import VERSION
 
-__all__ = ["Membership", "error_named"]
+__all__ = ["Membership"]
 
 log = logging.getLogger("shoal.scheduler")
-
-
-def error_named(name: str, text: str) -> ShoalError:
-    """An error of the class in `shoal.errors` that a peer has named; unknown names give `MembershipError`."""
-    cls = getattr(errors, name, None)
-    known = isinstance(cls, type) and issubclass(cls, ShoalError)
-    return cls(text) if known and cls is not None else MembershipError(f"{name}: {text}")
 
 
 class Membership:
@@ -129,7 +122,7 @@ class Membership:
                     self._news(message)
                 case Fail(error, culprit, reason):
                     text = f"{culprit}: {reason}" if error == "NodeLostError" else reason
-                    self._fail(error_named(error, text), culprit, reason)
+                    self._fail(errors.named(error, text, MembershipError), culprit, reason)
 
     def _news(self, m: Message) -> None:
         match m:
@@ -278,7 +271,7 @@ class Membership:
         message = Declare(request=request, gate=gate, reduce=reduce, keys=tuple(specs))
         answer = self._ask(declare_key(request), message, timeout_s, lambda: "the scheduler to place the declared keys")
         if isinstance(answer, Refused):
-            raise error_named(answer.error, answer.text)
+            raise errors.named(answer.error, answer.text, MembershipError)
         if not isinstance(answer, Placed):
             raise MembershipError(f"the scheduler answered a declaration with {type(answer).__name__}")
         return answer.layouts
@@ -321,7 +314,7 @@ class Membership:
         with self._changed:
             while not ready():
                 if self.failure is not None:
-                    raise error_named(type(self.failure).__name__, str(self.failure))
+                    raise errors.named(type(self.failure).__name__, str(self.failure), MembershipError)
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     who = f"{self.core.config.role} {self._welcome.rank if self._welcome else '(not joined)'}"

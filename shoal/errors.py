@@ -129,3 +129,9 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """A peer sent something that is not the protocol."""
+
+
+def named(name: str, text: str, otherwise: type[ShoalError]) -> ShoalError:
+    """The error that a peer has named by its class; a name that is not in `__all__` gives ``otherwise``."""
+    cls = globals()[name] if name in __all__ else None
+    return cls(text) if cls is not None else otherwise(f"{name}: {text}")

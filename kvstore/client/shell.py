@@ -18,18 +18,12 @@ from shoal.kvstore.wire.messages import StatsReply, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 
-__all__ = ["Call", "ClientShell", "Group", "error_named"]
+__all__ = ["Call", "ClientShell", "Group"]
 
 log = logging.getLogger("shoal.client")
 
 STOPPED_S = 5.0
 """The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
-
-
-def error_named(name: str, text: str) -> Exception:
-    """The exception that a peer has named; an unknown name gives `RemoteError`."""
-    cls = getattr(errors, name, None) if name in errors.__all__ else None
-    return cls(text) if cls is not None else errors.RemoteError(f"{name}: {text}")
 
 
 class Call(Future[Any]):
@@ -179,7 +173,7 @@ class ClientShell:
                 case Fail(job, error, text):
                     if job.undo is not None and error != "StoreTimeoutError":  # after that it may have been counted
                         job.undo()
-                    self._group(job).fail(error_named(error, text))
+                    self._group(job).fail(errors.named(error, text, errors.RemoteError))
                     self._settled(self._group(job))
                 case Warn(text):
                     log.warning("%s", text)

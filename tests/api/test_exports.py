@@ -47,3 +47,17 @@ def test_every_error_can_be_pickled_and_stands_in_the_tree(name: str) -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301  # bytes of our own, made on this line
     assert type(again) is type(error) and str(again) == "who, what"
     assert isinstance(error, errors.ShoalError) and name in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ShapeError", errors.ShapeError),
+        ("StaleWorkerError", errors.StaleWorkerError),
+        ("named", errors.MembershipError),
+        ("type", errors.MembershipError),
+    ],
+)
+def test_errors_travel_by_name_and_no_other_name_is_looked_up(name: str, kind: type[errors.ShoalError]) -> None:
+    error = errors.named(name, "text", errors.MembershipError)
+    assert type(error) is kind and "text" in str(error)

@@ -331,3 +331,8 @@ def test_every_dtype_travels(dtype: str) -> None:
         got = kv.pushpull("w", value, np.empty_like(value))
         np.testing.assert_array_equal(got, value)
         assert got.dtype == value.dtype
+
+
+def test_a_store_that_contradicts_the_runs_mode_is_refused_at_once() -> None:
+    with thread_cluster(1, 1, "bsp") as cluster, pytest.raises(ConfigError, match=r"dist_async.*--mode sync"):
+        cluster.store(0, mode="asp")

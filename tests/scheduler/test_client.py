@@ -10,12 +10,9 @@ from shoal.errors import (
     MembershipError,
     NodeLostError,
     ShapeError,
-    ShoalError,
-    StaleWorkerError,
     StoreTimeoutError,
 )
 from shoal.kvstore.wire.messages import KeySpec, Left
-from shoal.scheduler.client import error_named
 from tests.scheduler.cluster import WAIT_S, Cluster
 
 pytestmark = pytest.mark.net
@@ -148,17 +145,3 @@ def test_a_goodbye_to_nobody_gives_up(cluster: Cluster) -> None:
     cluster.address = "127.0.0.1:9"
     member = cluster.member()
     assert not member.goodbye(None, timeout_s=0.0) or member.gone
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("ShapeError", ShapeError),
-        ("StaleWorkerError", StaleWorkerError),
-        ("os", MembershipError),
-        ("No", MembershipError),
-    ],
-)
-def test_errors_travel_by_name(name: str, kind: type[ShoalError]) -> None:
-    error = error_named(name, "text")
-    assert type(error) is kind and "text" in str(error)
