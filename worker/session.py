@@ -110,6 +110,8 @@ class Session:
 
     def publish(self, status: dict[str, Any]) -> None:
         """Show ``status`` to whoever watches the run."""
+        if self.shell is not None and self.stores:
+            status = {**status, "staleness": self.shell.core.counters.staleness}
         self.membership.set_status(status)
 
     def finish(self) -> dict[str, Any]:

@@ -153,6 +153,7 @@ class Counters:
     bytes_pushed: int = 0
     bytes_dense: int = 0  # what bytes_pushed would be without compression
     bytes_pulled: int = 0
+    staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
 
 
 class ClientCore:
@@ -355,6 +356,8 @@ class ClientCore:
         lane = self.lanes[job.slice]
         lane.floor = max(lane.floor, floor)
         lane.clock += 1
+        staleness = max(0, version - lane.pulled - 1)  # the updates in between, without the push's own
+        self.counters.staleness += (staleness - self.counters.staleness) / 32
         self._settle(job)
         self._give_back(job)
         if not job.want:

@@ -322,3 +322,22 @@ def test_an_answer_from_another_server_is_ignored() -> None:
     core = client(servers=2)
     core.submit([job()], 0.0)
     assert core.receive(1, value(0), 0.1) == []
+
+
+def test_recent_staleness_is_the_updates_between_a_read_and_the_push_from_it() -> None:
+    core = client("asp")
+    core.submit([job(push=False)], 0.0)
+    core.receive(0, value(0, version=5), 0.1)
+    for seq in range(1, 200):
+        core.submit([job()], 0.2)
+        core.receive(0, value(seq, version=5 + 3 * seq), 0.3)
+    assert abs(core.counters.staleness - 2.0) < 0.05
+
+
+def test_a_synchronous_worker_is_never_stale() -> None:
+    core = client()
+    for seq in range(5):
+        core.submit([job()], 0.0)
+        core.receive(0, Ack(seq=seq, version=seq, floor=seq), 0.1)
+        core.receive(0, value(seq, version=seq + 1, floor=seq + 1), 0.2)
+    assert core.counters.staleness == 0.0
