@@ -21,7 +21,7 @@ from shoal.ops.tensor import Tensor
 try:
     import torch
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None  # type: ignore[assignment]  # an optional peer
 
 BATCH = 128
 RATE = 0.01

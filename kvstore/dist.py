@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore import codecs
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
-from shoal.kvstore.codecs import Compressor, whole_rows
+from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
@@ -202,10 +201,9 @@ class DistKVStore(KVStore):
         job.payload_bytes, job.dense_bytes = sum(p.nbytes for p in parts), part.nbytes
         job.undo = lambda: compressor.give_back(job.slice, parts)
 
-    def set_gradient_compression(self, compression_params: codecs.Spec | None) -> None:
+    def set_gradient_compression(self, compression_params: Spec | None) -> None:
         self.flush()
-        codec = codecs.parse(compression_params) if compression_params is not None else None
-        self._compressor = Compressor(codec, self.rank) if codec is not None and codec.name != "none" else None
+        self._compressor = Compressor.of(compression_params, self.rank)
 
     def _run(self, jobs: list[Job], result: Any) -> Call:
         return self._submit(jobs, Group(len(jobs), result))

@@ -11,7 +11,7 @@ from shoal.errors import KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
-from shoal.kvstore.codecs import Compressor, Spec, parse, whole_rows
+from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.placement import cut
 from shoal.kvstore.server.table import Table
 from shoal.ops.optim import Optimizer
@@ -79,8 +79,7 @@ class LocalKVStore(KVStore):
         return np.concatenate(parts).reshape(array.shape)
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
-        codec = parse(compression_params) if compression_params is not None else None
-        self._compressor = Compressor(codec, 0) if codec is not None and codec.name != "none" else None
+        self._compressor = Compressor.of(compression_params, 0)
 
     def _push(self, name: str, array: Array) -> None:
         with self._lock:

@@ -176,6 +176,12 @@ def _convolution_vjp(xp: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any =
     )
 
 
+def _require_cotangent(op: Op[Any], g: Spec, x: Spec, back: Spec) -> None:
+    """g has the shape that the convolution of x gives."""
+    if back.shape != g.shape:
+        raise ShapeError(f"{op.name}: g has shape {g.shape}, but a convolution of shape {x.shape} gives {back.shape}")
+
+
 def _data_spec(
     op: Op[Any],
     g: Spec,
@@ -188,9 +194,7 @@ def _data_spec(
     num_group: int = 1,
 ) -> Spec:
     x = Spec((g.shape[0], weight.shape[1] * num_group, *space), g.dtype)
-    back = _conv_spec(op, x, weight, None, stride, pad, dilate, num_group)
-    if back.shape != g.shape:
-        raise ShapeError(f"{op.name}: g has shape {g.shape}, but a convolution of shape {x.shape} gives {back.shape}")
+    _require_cotangent(op, g, x, _conv_spec(op, x, weight, None, stride, pad, dilate, num_group))
     return Spec(x.shape, np.result_type(g.dtype, weight.dtype))
 
 
@@ -253,9 +257,7 @@ def _weight_spec(
     num_group: int = 1,
 ) -> Spec:
     weight = Spec((g.shape[1], x.shape[1] // num_group, *kernel), x.dtype)
-    back = _conv_spec(op, x, weight, None, stride, pad, dilate, num_group)
-    if back.shape != g.shape:
-        raise ShapeError(f"{op.name}: g has shape {g.shape}, but a convolution of shape {x.shape} gives {back.shape}")
+    _require_cotangent(op, g, x, _conv_spec(op, x, weight, None, stride, pad, dilate, num_group))
     return Spec(weight.shape, np.result_type(g.dtype, x.dtype))
 
 

@@ -39,7 +39,7 @@ def _made(values: Any, device: str | None) -> Tensor:
 
 def asarray(values: Any, dtype: Any = None, device: str | None = None) -> Any:
     """``values`` if it is a tensor (of that dtype) already, else a new tensor as `array` makes it."""
-    if isinstance(values, Traced) and device is None and dtype in (None, values.dtype):  # type: ignore[attr-defined]
+    if isinstance(values, Traced) and device is None and dtype in (None, values.dtype):  # type: ignore[attr-defined]  # Traced has it on instances
         return values
     return array(values, dtype, device)
 
@@ -124,7 +124,7 @@ def tri(n: int, m: int | None = None, k: int = 0, dtype: Any = np.float32, devic
 
 def meshgrid(*vectors: Any, indexing: str = "xy") -> list[Tensor]:
     """The coordinates of a grid, one tensor per vector; see NumPy."""
-    return [Tensor(m) for m in np.meshgrid(*(raw(v) for v in vectors), indexing=indexing)]  # type: ignore[call-overload]
+    return [Tensor(m) for m in np.meshgrid(*(raw(v) for v in vectors), indexing=indexing)]  # type: ignore[call-overload]  # numpy types indexing as a Literal
 
 
 def _shape(shape: Size) -> Shape:

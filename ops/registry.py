@@ -129,7 +129,7 @@ class Op(Generic[P]):
     def __call__(self, *inputs: P.args, **attrs: P.kwargs) -> Any:
         """Apply the operator: Tensors give Tensors, Symbols give Symbols, plain arrays give plain arrays."""
         if attrs or len(inputs) != self._arity:
-            inputs, attrs = self.bind(inputs, attrs)  # type: ignore[assignment]
+            inputs, attrs = self.bind(inputs, attrs)  # type: ignore[assignment]  # P.args is no tuple type
         kind: type[Traced] | None = None
         for x in inputs:
             if isinstance(x, Traced) and (kind is None or x._rank > kind._rank):

@@ -9,7 +9,7 @@ one that waits for other workers is asked about again without its payload.
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -225,7 +225,8 @@ class ClientCore:
         lane = self.lanes[job.slice]
         job.clock = lane.clock
         if lane.doubt:
-            return [*self._over(job), Fail(job, "StoreTimeoutError", lane.doubt)]
+            self._over(job)
+            return [Fail(job, "StoreTimeoutError", lane.doubt)]
         if job.payload is None:
             return self._enter(job, Stage.READ, now)
         if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
@@ -285,32 +286,9 @@ class ClientCore:
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
         m = job.request
-        match m:
-            case Init():
-                return Init(
-                    seq=job.seq,
-                    store=m.store,
-                    slice=m.slice,
-                    key=m.key,
-                    gate=m.gate,
-                    reduce=m.reduce,
-                    value=m.value,
-                )
-            case SetOptimizer():
-                return SetOptimizer(
-                    worker=self.rank,
-                    incarnation=self.incarnation,
-                    seq=job.seq,
-                    store=m.store,
-                    name=m.name,
-                    params=m.params,
-                    lr_mult=m.lr_mult,
-                    wd_mult=m.wd_mult,
-                )
-            case Retire():
-                return Retire(worker=self.rank, incarnation=self.incarnation, seq=job.seq, store=m.store)
-            case Stats():
-                return Stats(seq=job.seq)
+        if isinstance(m, Init | SetOptimizer | Retire | Stats):
+            stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
+            return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
 
     # --- what servers answer ------------------------------------------------------------------------------------------
@@ -339,7 +317,9 @@ class ClientCore:
                 return self._finish(job, m, now)
             case Refused():
                 self._settle(job)
-                return [*self._over(job), Fail(job, m.error, self._refusal(job, m)), *self._pump(now)]
+                refusal = Fail(job, m.error, self._refusal(job, m))
+                self._over(job)
+                return [refusal, *self._pump(now)]
         return []
 
     def _refusal(self, job: Job, m: Refused) -> str:
@@ -389,9 +369,10 @@ class ClientCore:
         return [*actions, *self._finish(job, m, now)]
 
     def _finish(self, job: Job, result: Message | None, now: float) -> list[ClientAction]:
-        return [*self._over(job), Complete(job, result), *self._pump(now)]
+        self._over(job)
+        return [Complete(job, result), *self._pump(now)]
 
-    def _over(self, job: Job) -> list[ClientAction]:
+    def _over(self, job: Job) -> None:
         """Forget a job; the next one of its slice may start."""
         self._give_back(job)
         job.stage = Stage.OVER
@@ -401,7 +382,6 @@ class ClientCore:
             lane.jobs.popleft()
             if lane.jobs:
                 self._make_ready(lane.jobs[0])
-        return []
 
     def _refuse_all(self, server: int, m: Refused) -> list[ClientAction]:
         """The server does not take this worker: everything that was meant for it fails."""
@@ -410,7 +390,8 @@ class ClientCore:
         actions: list[ClientAction] = []
         while link.ready:  # the end of one job makes the next of its slice ready
             job = heapq.heappop(link.ready)[2]
-            actions += [*self._over(job), Fail(job, m.error, m.text)]
+            self._over(job)
+            actions.append(Fail(job, m.error, m.text))
         return actions
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -449,7 +430,8 @@ class ClientCore:
         if text:
             if job.stage is Stage.PUSH:
                 self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
-            return [*self._over(job), Fail(job, "StoreTimeoutError", text), *self._pump(now)]
+            self._over(job)
+            return [Fail(job, "StoreTimeoutError", text), *self._pump(now)]
         job.pause = min(job.pause * 2, RETRY_MAX_S)
         job.due = now + job.pause
         self.counters.retries += 1

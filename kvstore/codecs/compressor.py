@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.kvstore.codecs.base import Address, Codec, CodecState
+from shoal.kvstore.codecs.registry import Spec, parse
 from shoal.ops import random
 
 __all__ = ["Compressor", "whole_rows"]
@@ -29,6 +30,12 @@ class Compressor:
         self._worker, self._lock = worker, Lock()
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, params: Spec | None, worker: int) -> "Compressor | None":
+        """What `KVStore.set_gradient_compression` was asked for; None for no compression."""
+        codec = parse("none" if params is None else params)
+        return None if codec.name == "none" else cls(codec, worker)
 
     def fits(self, dtype: "np.dtype[Any]") -> bool:
         """Whether gradients of this dtype are compressed; integers are pushed as they are."""

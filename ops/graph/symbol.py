@@ -98,7 +98,7 @@ class Symbol(ArrayMethods):
 
     def detach(self) -> "Symbol":
         """The same value as a constant of the gradient."""
-        return Symbol._invoke(OPS["stop_gradient"], (self,), {})  # type: ignore[no-any-return]
+        return Symbol._invoke(OPS["stop_gradient"], (self,), {})  # type: ignore[no-any-return]  # operators return Any
 
     def _random_key(self, purpose: str) -> "Symbol":
         from shoal.ops.graph import trace
