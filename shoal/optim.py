@@ -1,11 +1,22 @@
-"""Update rules: ``shoal.optim.SGD``, ``Adam``, ...; see `shoal.ops.optim`."""
+"""Update rules: ``shoal.optim.SGD``, ``Adam``, ``LAMB``, ...; see `shoal.ops.optim` and ``docs/optimizers.md``."""
 
 from shoal.ops.optim import (
+    FTML,
+    LAMB,
+    LANS,
+    LARS,
     NAG,
     SGD,
+    SGLD,
+    AdaBelief,
+    AdaDelta,
     AdaGrad,
     Adam,
+    Adamax,
     AdamW,
+    Ftrl,
+    Lion,
+    Nadam,
     Optimizer,
     OptimizerSpec,
     RMSProp,
@@ -18,11 +29,22 @@ from shoal.ops.optim import (
 )
 
 __all__ = [
+    "FTML",
+    "LAMB",
+    "LANS",
+    "LARS",
     "NAG",
     "SGD",
+    "SGLD",
+    "AdaBelief",
+    "AdaDelta",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lion",
+    "Nadam",
     "Optimizer",
     "OptimizerSpec",
     "RMSProp",

@@ -11,8 +11,11 @@ array([0.5, 0.5, 0.5], dtype=float32)
 True
 """
 
+from shoal.ops.optim.adaptive import FTML, AdaBelief, AdaDelta, Adamax, Ftrl, Nadam
+from shoal.ops.optim.layerwise import LAMB, LANS, LARS
 from shoal.ops.optim.optimizer import Optimizer, OptimizerSpec, State, create, from_spec, register, state_dtype
-from shoal.ops.optim.rules import NAG, SGD, AdaGrad, Adam, AdamW, RMSProp, Signum, Test
+from shoal.ops.optim.outer import DN, Accumulate
+from shoal.ops.optim.rules import NAG, SGD, SGLD, AdaGrad, Adam, AdamW, Lion, RMSProp, Signum, Test
 from shoal.ops.optim.schedule import (
     ConstantScheduler,
     CosineScheduler,
@@ -23,16 +26,29 @@ from shoal.ops.optim.schedule import (
 )
 
 __all__ = [
+    "DN",
+    "FTML",
+    "LAMB",
+    "LANS",
+    "LARS",
     "NAG",
     "SGD",
+    "SGLD",
+    "Accumulate",
+    "AdaBelief",
+    "AdaDelta",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "ConstantScheduler",
     "CosineScheduler",
     "FactorScheduler",
+    "Ftrl",
     "LRScheduler",
+    "Lion",
     "MultiFactorScheduler",
+    "Nadam",
     "Optimizer",
     "OptimizerSpec",
     "PolyScheduler",

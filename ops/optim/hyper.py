@@ -134,6 +134,11 @@ def whole(default: int, expected: str, allowed: Callable[[int], bool]) -> Any:
     return declare(default, lambda value: _checked(_int(value), expected, allowed))
 
 
+def optional_whole(expected: str, allowed: Callable[[int], bool]) -> Any:
+    """A field that is an integer, or None (its default) for "not given"."""
+    return declare(None, lambda value: None if value is None else _checked(_int(value), expected, allowed))
+
+
 def required(convert: Callable[[object], Any]) -> Any:
     """A field without a default."""
     return dataclasses.field(metadata={CONVERT: convert})

@@ -4,12 +4,17 @@ A rule is arithmetic on single elements. The walk cuts arrays into blocks that s
 may make as many passes over its block as it likes, and the memory that it needs beside its states is a few blocks,
 whatever the model's size. And because no element looks at another, a rule that is applied to the slices of an array
 gives, bit for bit, what it gives when applied to the whole: sharding over servers never changes the numbers.
+
+A rule that needs a norm of the whole parameter says so (`Optimizer.whole`): it walks twice, first to add up squares,
+and who applies it must not cut the parameter. The sums are made in float64, block after block, so that they are the
+same bits wherever the parameter lies.
 """
 
 import dataclasses
+import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -93,14 +98,17 @@ def from_spec(spec: OptimizerSpec) -> "Optimizer":
 def state_dtype(dtype: Any) -> "np.dtype[Any]":
     """In which dtype the updates of a parameter are computed and its states are kept.
 
-    float32 for half precision, where squares of gradients would vanish; the parameter's own dtype otherwise.
+    float32 for half precision (float16, and the bfloat16 of ml_dtypes), where squares of gradients would vanish; the
+    parameter's own dtype otherwise.
 
     Raises:
         DTypeError: not a real floating-point dtype.
     """
     dtype = np.dtype(dtype)
+    if dtype.name == "bfloat16":  # to NumPy a dtype of kind "V", made by ml_dtypes
+        return np.dtype(np.float32)
     if dtype.kind != "f":
-        raise DTypeError(f"cannot optimize a parameter of dtype {dtype}, expected float16, float32 or float64")
+        raise DTypeError(f"cannot optimize dtype {dtype}, expected float16, bfloat16, float32 or float64")
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype.newbyteorder("=")
 
 
@@ -134,6 +142,10 @@ class Work:
         lr: the rate of this update.
         wd: the weight decay of this parameter.
         t: how many updates the parameter has had with this one.
+        wide: free memory in float64, for sums; None if the rule is not `Optimizer.whole`.
+        adapt: whether a rule with a rate for each parameter scales this one's: its ``wd_mult`` is not 0.
+        sums: what `Optimizer.measure` gave, added up over all blocks.
+        noise: what `Optimizer.noise` gave for this update.
     """
 
     xp: Any
@@ -143,6 +155,10 @@ class Work:
     lr: float
     wd: float
     t: int
+    wide: Array | None = None
+    adapt: bool = True
+    sums: tuple[float, ...] = ()
+    noise: np.random.Generator | None = None
 
     def decay_gradient(self) -> None:
         """Add ``wd * w`` to the gradient: the classical weight decay (L2 regularisation)."""
@@ -163,12 +179,34 @@ class Work:
         mean *= beta
         mean += self.tmp
 
+    def square_sum(self, block: Array) -> float:
+        """The sum of the squares of a block, in float64 and in an order that depends on its length only."""
+        self.xp.multiply(block, block, out=self.wide, dtype=np.float64)
+        return float(self.xp.sum(self.wide))  # pairwise; a dot product's order depends on BLAS and its threads
+
+
+@dataclass(slots=True)
+class _Task:
+    """One update of one parameter, all arrays flat: what its walks share."""
+
+    param: Array
+    grad: Array
+    state: State
+    t: int
+    lr: float
+    wd: float
+    adapt: bool
+    factor: float = 1.0
+    sums: tuple[float, ...] = ()
+    noise: np.random.Generator | None = None
+
 
 @dataclass(kw_only=True)
 class Optimizer(Hyper, ABC):
     """An update rule: a pure function of value, gradient, states, hyper-parameters and update count.
 
-    The gradient that the rule sees is ``clip(rescale_grad * grad, -clip_gradient, clip_gradient)``.
+    The gradient that the rule sees is ``clip(rescale_grad * grad, -clip_gradient, clip_gradient)``, shortened to the
+    norm ``clip_norm`` where it is longer.
     One instance may be used for any number of parameters, and by several threads at once for different ones.
 
     Args:
@@ -176,9 +214,15 @@ class Optimizer(Hyper, ABC):
         wd: weight decay.
         rescale_grad: factor of every gradient.
         clip_gradient: bound of the absolute value of every element of the rescaled gradient; None for no bound.
+        clip_norm: bound of the Euclidean norm of each parameter's whole gradient, after ``clip_gradient``; None for no
+            bound. It is not the norm over all parameters together, which needs all gradients in one place
+            (`Trainer.allreduce_grads`).
         lr_scheduler: the rate as a function of the update count, instead of a constant.
-        multi_precision: keep a float32 master copy of float16 parameters as a state: updates too small for float16
-            then add up instead of vanishing.
+        multi_precision: keep a float32 master copy of float16 and bfloat16 parameters as a state: updates too small
+            for half precision then add up instead of vanishing.
+        lazy_update: a row-sparse gradient updates the rows that it has, and neither value nor state of any other row
+            moves (MXNet's ``lazy_update``; PyTorch's SparseAdam). False: the other rows have a gradient of 0, so that
+            momentum and weight decay go on for them.
     Raises:
         ConfigError: a value is out of its range; or ``learning_rate`` and ``lr_scheduler.base_lr`` differ.
     """
@@ -188,9 +232,13 @@ class Optimizer(Hyper, ABC):
     rescale_grad: float = real(1.0)
     clip_gradient: float | None = optional_real("a number > 0, or None", positive)
     lr_scheduler: LRScheduler | None = dataclasses.field(default=None, metadata={CONVERT: converted})
+    clip_norm: float | None = optional_real("a number > 0, or None", positive)
     multi_precision: bool = flag(False)
+    lazy_update: bool = flag(True)
 
     default_lr: ClassVar[float] = 0.01
+    layerwise: ClassVar[bool] = False
+    """Whether the rule needs sums over the whole parameter: it has a `measure`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -209,6 +257,11 @@ class Optimizer(Hyper, ABC):
     def spec(self) -> OptimizerSpec:
         """This optimizer as a name and numbers; see `from_spec`."""
         return OptimizerSpec(self.name, self.hyper_parameters())
+
+    @property
+    def whole(self) -> bool:
+        """Whether an update must see the whole parameter; if not, its slices may be updated one by one."""
+        return self.layerwise or self.needs_norm
 
     def rate(self, t: int) -> float:
         """The learning rate of update ``t``, counted from 1."""
@@ -240,7 +293,15 @@ class Optimizer(Hyper, ABC):
         return state
 
     def step(
-        self, param: Array, grad: Array, state: State, t: int, *, lr_mult: float = 1.0, wd_mult: float = 1.0
+        self,
+        param: Array,
+        grad: Array,
+        state: State,
+        t: int,
+        *,
+        lr_mult: float = 1.0,
+        wd_mult: float = 1.0,
+        name: str = "",
     ) -> None:
         """Update ``param`` and ``state`` in place.
 
@@ -251,7 +312,9 @@ class Optimizer(Hyper, ABC):
             state: what `init` made for this parameter.
             t: how many updates this parameter has had with this one: 1 at the first.
             lr_mult: factor of the learning rate for this parameter.
-            wd_mult: factor of the weight decay for this parameter.
+            wd_mult: factor of the weight decay for this parameter; 0 also exempts it from the scaling of LARS, LAMB
+                and LANS, as is usual for biases and normalisation layers.
+            name: of the parameter, where its random numbers are drawn; parameters of one name have the same ones.
         Raises:
             ShapeError: ``grad`` or a state differs from ``param`` in shape.
             ConfigError: ``state`` belongs to another rule, or ``t`` is less than 1.
@@ -259,10 +322,12 @@ class Optimizer(Hyper, ABC):
         self._check(param, grad, state, t)
         values = (param, *state.values())
         if not all(a.flags.c_contiguous for a in values):
-            self._step_copies(param, grad, state, t, lr_mult, wd_mult)
+            self._step_copies(param, grad, state, t, lr_mult=lr_mult, wd_mult=wd_mult, name=name)
         elif param.size:
-            flat = {name: a.reshape(-1) for name, a in state.items()}
-            self._walk(param.reshape(-1), grad.reshape(-1), flat, t, self.rate(t) * lr_mult, self.wd * wd_mult)
+            flat = {key: a.reshape(-1) for key, a in state.items()}
+            rate = self.rate(t) * lr_mult
+            task = _Task(param.reshape(-1), grad.reshape(-1), flat, t, rate, self.wd * wd_mult, wd_mult != 0.0)
+            self._update(task, name)
 
     @abstractmethod
     def slots(self) -> dict[str, float]:
@@ -271,6 +336,27 @@ class Optimizer(Hyper, ABC):
     @abstractmethod
     def update(self, work: Work, state: State) -> None:
         """The rule: change ``work.w`` and the blocks of ``state`` in place, element by element."""
+
+    def measure(self, work: Work, state: State) -> tuple[float, ...]:
+        """What a `layerwise` rule must know of the whole parameter: numbers that are added up over the blocks.
+
+        It is called for every block before `update` is for any, may change the blocks of ``state``, and ``work.g``.
+        The sums come to `update` as ``work.sums``.
+        """
+        return ()
+
+    def gradient_factor(self, norm: float) -> float:
+        """What the gradient is multiplied by, given its norm."""
+        return self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
+
+    def noise(self, name: str, t: int) -> np.random.Generator | None:
+        """The random numbers of parameter ``name`` at update ``t``, for a rule that needs some; it must be `whole`."""
+        return None
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether `gradient_factor` is to be asked: the gradient is walked over once more."""
+        return self.clip_norm is not None
 
     def _check(self, param: Array, grad: Array, state: State, t: int) -> None:
         for what, array in (("gradient", grad), *state.items()):
@@ -285,39 +371,57 @@ class Optimizer(Hyper, ABC):
                 "they belong to another rule or other hyper-parameters"
             )
 
-    def _step_copies(self, param: Array, grad: Array, state: State, t: int, lr_mult: float, wd_mult: float) -> None:
+    def _step_copies(self, param: Array, grad: Array, state: State, t: int, **factors: Any) -> None:
         """A step for arrays that cannot be walked over flat: on copies that can, written back."""
         copies = {name: array.copy(order="C") for name, array in state.items()}
         value = param.copy(order="C")
-        self.step(value, grad, copies, t, lr_mult=lr_mult, wd_mult=wd_mult)
+        self.step(value, grad, copies, t, **factors)
         param[...] = value
         for name, array in state.items():
             array[...] = copies[name]
 
-    def _walk(self, param: Array, grad: Array, state: State, t: int, lr: float, wd: float) -> None:
-        """Apply the rule block by block to flat arrays."""
+    def _update(self, task: _Task, name: str) -> None:
+        """Apply the rule to flat arrays, block by block: one walk, and one more for each thing that must be known."""
+        task.noise = self.noise(name, task.t)
+        if self.needs_norm:
+            squares = sum(work.square_sum(work.g) for work, _ in self._blocks(task))
+            task.factor = self.gradient_factor(math.sqrt(squares))
+        if self.layerwise:
+            parts = [self.measure(work, block) for work, block in self._blocks(task)]
+            task.sums = tuple(math.fsum(column) for column in zip(*parts, strict=True))
+        for work, block in self._blocks(task):
+            self.update(work, block)
+
+    def _blocks(self, task: _Task) -> Iterator[tuple[Work, State]]:
+        """Each block of a parameter with its gradient prepared; what is done to ``work.w`` is written back."""
+        param, state = task.param, task.state
         xp, dtype, n = namespace(param), state_dtype(param.dtype), param.size
         size = min(n, BLOCK) if xp is CPU else n
         g, tmp = (self._scratch.block(xp, dtype, i, size) for i in range(2))
-        master = state.get("master")
-        if master is None and param.dtype != dtype:
-            master = self._scratch.block(xp, dtype, 2, size)
+        wide = self._scratch.block(xp, np.dtype(np.float64), 3, size) if self.whole else None
+        cast = self._scratch.block(xp, dtype, 2, size) if param.dtype != dtype and "master" not in state else None
         for start in range(0, n, size):
             part = slice(start, min(start + size, n))
             p, block = param[part], {name: a[part] for name, a in state.items()}
-            work = Work(xp, p, g[: p.size], tmp[: p.size], lr, wd, t)
-            if master is not None:
-                work.w = block["master"] if "master" in block else master[: p.size]
-                if "master" not in block:
-                    work.w[...] = p
-            self._prepare(work, grad[part])
-            self.update(work, block)
-            if master is not None:
+            work = Work(xp, p, g[: p.size], tmp[: p.size], task.lr, task.wd, task.t)
+            work.adapt, work.sums, work.noise = task.adapt, task.sums, task.noise
+            if wide is not None:
+                work.wide = wide[: p.size]
+            if cast is not None:
+                work.w = cast[: p.size]
+                work.w[...] = p
+            elif "master" in block:
+                work.w = block["master"]
+            self._prepare(work, task.grad[part], task.factor)
+            yield work, block
+            if work.w is not p:
                 p[...] = work.w
 
-    def _prepare(self, work: Work, grad: Array) -> None:
+    def _prepare(self, work: Work, grad: Array, factor: float) -> None:
         work.g[...] = grad
         if self.rescale_grad != 1.0:
             work.g *= self.rescale_grad
         if self.clip_gradient is not None:
             work.xp.clip(work.g, -self.clip_gradient, self.clip_gradient, out=work.g)
+        if factor != 1.0:
+            work.g *= factor

@@ -1,4 +1,4 @@
-"""The update rules. Names and arguments are MXNet 2's, formulas and their order of operations are torch.optim's.
+"""The common update rules. Names and arguments are MXNet 2's, formulas and their order of operations are torch.optim's.
 
 The two agree up to rounding for a constant learning rate; where they differ for a changing one (MXNet folds the rate
 into the momentum) or in the place of epsilon (MXNet's Adam adds it before the bias correction), PyTorch's form is used:
@@ -9,10 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shoal.ops.optim.hyper import flag, fraction, not_negative, real
+import numpy as np
+
+from shoal.ops import random
+from shoal.ops.optim.hyper import flag, fraction, not_negative, optional_whole, real
 from shoal.ops.optim.optimizer import Array, Optimizer, State, Work, register
 
-__all__ = ["NAG", "SGD", "AdaGrad", "Adam", "AdamW", "RMSProp", "Signum", "Test"]
+__all__ = ["NAG", "SGD", "SGLD", "AdaGrad", "Adam", "AdamW", "Lion", "RMSProp", "Signum", "Test"]
 
 
 @register
@@ -230,6 +233,82 @@ class Signum(Optimizer):
         if self.wd_lh:
             work.w *= 1.0 - work.lr * self.wd_lh
         work.w -= work.tmp
+
+
+@register
+@dataclass(kw_only=True)
+class Lion(Optimizer):
+    """Move by the rate in the direction of the sign of an interpolated momentum (Chen et al.: arXiv:2302.06675).
+
+    ``w -= lr * (sign(beta1 * m + (1 - beta1) * g) + wd * w)``, then ``m = beta2 * m + (1 - beta2) * g``. The rate
+    should be 3 to 10 times smaller than AdamW's, and ``wd`` as many times larger.
+
+    Args:
+        beta1: how much of the momentum goes into the direction.
+        beta2: factor of the momentum.
+    """
+
+    beta1: float = real(0.9, "0 <= beta1 < 1", fraction)
+    beta2: float = real(0.99, "0 <= beta2 < 1", fraction)
+
+    default_lr: ClassVar[float] = 0.0001
+
+    def slots(self) -> dict[str, float]:
+        return {"momentum": 0.0}
+
+    def update(self, work: Work, state: State) -> None:
+        xp, tmp, velocity = work.xp, work.tmp, state["momentum"]
+        if work.wd:
+            work.w *= 1.0 - work.lr * work.wd
+        xp.subtract(velocity, work.g, out=tmp)
+        tmp *= self.beta1
+        tmp += work.g
+        xp.sign(tmp, out=tmp)
+        tmp *= work.lr
+        work.w -= tmp
+        work.average(velocity, self.beta2)
+
+
+@register
+@dataclass(kw_only=True)
+class SGLD(Optimizer):
+    """Stochastic gradient Langevin dynamics: draws from a posterior instead of going to its top (Welling, Teh 2011).
+
+    ``w -= lr / 2 * (g + wd * w) + sqrt(lr) * noise``, with noise of the standard normal distribution. The noise has
+    an address, (seed, name of the parameter, update), so that any number of servers, and any replay, add the same.
+
+    Args:
+        seed: None takes that of the run when the optimizer is made.
+    """
+
+    seed: int | None = optional_whole("an integer of 64 bits", lambda v: -(2**63) <= v < 2**63)
+
+    default_lr: ClassVar[float] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed is None:
+            self.seed = random.current_seed()
+
+    @property
+    def whole(self) -> bool:
+        return True  # the noise is drawn for the whole parameter
+
+    def slots(self) -> dict[str, float]:
+        return {}
+
+    def noise(self, name: str, t: int) -> np.random.Generator | None:
+        return random.stream(self.seed or 0, f"sgld {name}", step=t)
+
+    def update(self, work: Work, state: State) -> None:
+        if work.noise is None:
+            raise self.refuse("noise", None, "a generator of random numbers")
+        work.decay_gradient()
+        work.g *= 0.5 * work.lr
+        work.w -= work.g
+        work.tmp[...] = work.xp.asarray(work.noise.standard_normal(work.tmp.shape, dtype=work.tmp.dtype))
+        work.tmp *= math.sqrt(work.lr)
+        work.w += work.tmp
 
 
 @register

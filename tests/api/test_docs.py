@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal import cli
+from shoal import cli, optim
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.lab.report import final_report
 from shoal.scheduler.local import Outcome
@@ -69,6 +69,15 @@ def test_the_page_on_models_runs(tmp_path: Path) -> None:
     out = run(tmp_path, str(script_of("docs/models.md", tmp_path)))
     assert "10,442 learned" in out and "return %" in out
     assert {p.name for p in tmp_path.iterdir()} >= {"net.safetensors", "net-symbol.json"}
+
+
+def test_the_page_on_optimizers_runs_and_names_every_rule(tmp_path: Path) -> None:
+    assert run(tmp_path, str(script_of("docs/optimizers.md", tmp_path))) == ""
+    named = re.findall(
+        r"`(\w+)`", (ROOT / "docs/optimizers.md").read_text(encoding="utf-8").partition("**All rules**")[0]
+    )
+    rules = {n.lower() for n in optim.__all__ if isinstance(getattr(optim, n), type)}
+    assert rules - {"optimizer", "optimizerspec", "state"} <= set(named)
 
 
 @pytest.mark.parametrize("name", ["local", "auto"])

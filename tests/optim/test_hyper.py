@@ -37,6 +37,11 @@ OPTIMIZERS = st.one_of(
     st.builds(optim.AdaGrad, initial_accumulator_value=rates, **common),
     st.builds(optim.Signum, wd_lh=rates, **common),
     st.builds(optim.NAG),
+    st.builds(optim.Lion, beta1=fractions, beta2=fractions, **common),
+    st.builds(optim.SGLD, seed=st.none() | st.integers(-(2**63), 2**63 - 1), clip_norm=st.floats(1e-3, 1e3)),
+    st.builds(optim.Nadam, schedule_decay=rates),
+    st.builds(optim.LARS, momentum=fractions, eta=st.floats(1e-6, 10), clip_norm=st.none() | st.floats(1e-3, 1e3)),
+    st.builds(optim.LAMB, lower_bound=st.none() | rates, bias_correction=st.booleans(), **common),
     st.builds(optim.Test, rescale_grad=rates),
 )
 
@@ -63,7 +68,7 @@ def test_only_names_and_numbers_travel() -> None:
         "sgd",
         {
             "learning_rate": 0.1, "wd": 0.0, "rescale_grad": 1.0, "multi_precision": False,
-            "momentum": 0.9, "nesterov": False,
+            "lazy_update": True, "momentum": 0.9, "nesterov": False,
             "lr_scheduler": {
                 "name": "multifactor",
                 "params": {
@@ -95,7 +100,9 @@ def test_an_optimizer_is_returned_as_it_is() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no optimizer is called 'adm'; known: adagrad, adam, .*Did you mean 'adam'"):
+    with pytest.raises(
+        ConfigError, match=r"no optimizer is called 'adm'; known: .*adagrad, adam, .*Did you mean 'adam'"
+    ):
         optim.create("adm")
 
 
@@ -131,6 +138,14 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
         ("adam", {"beta2": -0.1}, "beta2 is -0.1, expected 0 <= beta2 < 1"),
         ("adam", {"epsilon": -1e-8}, "epsilon is -1e-08, expected a number >= 0"),
         ("rmsprop", {"rho": 2}, "rho is 2, expected 0 <= rho < 1"),
+        ("sgd", {"clip_norm": 0.0}, "clip_norm is 0.0, expected a number > 0, or None"),
+        ("sgld", {"seed": 2**63}, "seed is 9223372036854775808, expected an integer of 64 bits"),
+        ("lars", {"eta": 0}, "eta is 0, expected a number > 0"),
+        (
+            "lans",
+            {"clip_norm": 1.0},
+            "clip_norm is 1.0, expected None, because this rule gives every gradient the norm",
+        ),
         ("test", {"wd": 0.1}, "wd is 0.1, expected 0, because this rule has no weight decay"),
     ],
 )

@@ -27,6 +27,13 @@ RULES: dict[str, dict[str, Any]] = {
     "rmsprop": {"momentum": 0.9, "centered": True},
     "adagrad": {},
     "signum": {"wd_lh": 0.1},
+    "lion": {"wd": 0.1},
+    "adamax": {"wd": 0.1},
+    "nadam": {"wd": 0.1},
+    "adabelief": {"wd": 0.1},
+    "adadelta": {"wd": 0.1},
+    "ftrl": {"wd": 0.1},
+    "ftml": {"wd": 0.1},
     "test": {},
 }
 
@@ -215,7 +222,7 @@ def test_a_copied_optimizer_makes_the_same_updates() -> None:
 
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
 def test_parameters_that_are_not_floats_are_refused(dtype: str) -> None:
-    with pytest.raises(DTypeError, match=f"dtype {dtype}, expected float16, float32 or float64"):
+    with pytest.raises(DTypeError, match=f"dtype {dtype}, expected float16, bfloat16, float32 or float64"):
         optim.SGD().init(np.zeros(3, dtype))
 
 
