@@ -18,6 +18,7 @@ import zmq
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.sharing import Sharing
 
 __all__ = ["Transport", "tune_malloc", "versions"]
 
@@ -67,6 +68,7 @@ class Transport:
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._names: dict[Any, str] = {}
         self._pending: dict[str, deque[tuple[list[Any], bool]]] = {}
+        self.sharing = Sharing(lambda fd: self._poller.register(fd, zmq.POLLIN), self._poller.unregister)
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -110,6 +112,7 @@ class Transport:
     def disconnect(self, peer: str) -> None:
         dealer = self._dealers.pop(peer, None)
         if dealer is not None:
+            self.sharing.drop(peer)
             self._poller.unregister(dealer)
             del self._names[dealer]
             dealer.close()
@@ -122,6 +125,8 @@ class Transport:
         """
         self.check_process()
         frames = encode(message)
+        if stable:
+            frames = self.sharing.refer(peer, frames)
         queue = self._pending.get(peer)
         if queue:
             self._enqueue(queue, frames, stable)
@@ -165,6 +170,8 @@ class Transport:
         for socket, _ in self._poller.poll(math.ceil(max(0.0, timeout_s) * 1000)):
             if socket == self._wake_in:
                 self._drain_wakes()
+            elif self.sharing.owns(socket):
+                self.sharing.readable(socket)
             else:
                 yield from self._drain(socket)
 
@@ -178,7 +185,7 @@ class Transport:
             if peer is None:
                 peer, frames = frames[0].bytes.decode("utf-8", "replace"), frames[1:]
             try:
-                yield peer, decode([f.buffer for f in frames])
+                yield peer, decode(self.sharing.resolve(peer, [f.buffer for f in frames]))
             except RemoteProtocolError as e:
                 self._count_malformed(peer, e)
 
@@ -215,6 +222,7 @@ class Transport:
         """Close every socket; what was sent is given ``linger_s`` to leave this machine."""
         if self._context.closed:
             return
+        self.sharing.close()
         for socket in [*self._dealers.values(), *([self._router] if self._router else [])]:
             socket.close(linger=int(linger_s * 1000))
         self._context.term()
