@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from shoal.errors import ConfigError, DTypeError
-from shoal.kvstore.arrays import Array
+from shoal.kvstore.arrays import Array, is_float
 from shoal.kvstore.codecs import Spec
 from shoal.kvstore.gates import canonical_mode
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
@@ -51,9 +51,9 @@ def host_array(value: Any) -> Array:
     Raises:
         DTypeError: the value is not numeric.
     """
-    data = getattr(value, "data", value)
+    data = value if isinstance(value, np.ndarray) else getattr(value, "data", value)
     array = data if isinstance(data, np.ndarray) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and not is_float(array.dtype):
         raise DTypeError(f"a store holds numbers; got {type(value).__name__} with dtype {array.dtype}")
     return array
 

@@ -1,22 +1,49 @@
-"""Between arrays and payloads, without copying."""
+"""Between arrays and payloads, without copying, and the names under which dtypes travel."""
 
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from shoal.kvstore.wire.schema import Payload
 
-__all__ = ["Array", "as_array", "as_payload"]
+__all__ = ["BFLOAT16", "Array", "as_array", "as_payload", "dtype_named", "is_float", "wire_name"]
 
 Array: TypeAlias = NDArray[Any]
+
+BFLOAT16: "np.dtype[Any]" = np.dtype(ml_dtypes.bfloat16)
+"""bfloat16 is no dtype of NumPy's own: its kind is "V", its ``str`` says nothing, and it has no buffer format."""
+
+
+def wire_name(dtype: DTypeLike) -> str:
+    """The name under which a dtype travels, one of ``schema.ITEM_BYTES`` if it may.
+
+    >>> wire_name("float32"), wire_name(BFLOAT16)
+    ('<f4', 'bfloat16')
+    """
+    made = np.dtype(dtype)
+    return "bfloat16" if made == BFLOAT16 else made.str
+
+
+def dtype_named(name: str) -> "np.dtype[Any]":
+    """The dtype that travels under ``name``."""
+    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
+
+
+def is_float(dtype: "np.dtype[Any]") -> bool:
+    """Whether numbers of this dtype can be averaged: NumPy's floats, and bfloat16."""
+    return dtype.kind == "f" or dtype == BFLOAT16
 
 
 def as_array(payload: Payload) -> Array:
     """The payload's array: a view of its buffer, possibly read-only and unaligned."""
-    return np.frombuffer(payload.data, dtype=payload.dtype).reshape(payload.shape)
+    return np.frombuffer(payload.data, dtype=dtype_named(payload.dtype)).reshape(payload.shape)
 
 
 def as_payload(array: Array) -> Payload:
     """A payload over the array's own memory; ``array`` must be C-contiguous and little-endian."""
-    return Payload(dtype=array.dtype.str, shape=array.shape, data=array.reshape(-1).data)
+    flat = array.reshape(-1)
+    if array.dtype == BFLOAT16:
+        flat = flat.view(np.uint16)
+    return Payload(dtype=wire_name(array.dtype), shape=array.shape, data=flat.data)

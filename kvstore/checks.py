@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.kvstore.arrays import is_float
 from shoal.ops.optim import Optimizer
 
 __all__ = ["check_fit", "check_mean", "check_new", "check_rule", "writable"]
@@ -27,7 +28,7 @@ def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[i
 
 def check_mean(who: str, key: str, dtype: np.dtype[Any], reduce: str) -> None:
     """Raise for a push of integers that would be averaged."""
-    if reduce == "mean" and dtype.kind != "f":
+    if reduce == "mean" and not is_float(dtype):
         raise DTypeError(
             f"{who} pushes {key!r} of dtype {dtype} to a store that averages: the mean of integers is no integer. "
             "Create the store with reduce='sum', or initialise the key with floats."

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.kvstore.arrays import as_payload, wire_name
+
 __all__ = ["weights_sha256"]
 
 
@@ -22,6 +24,6 @@ def weights_sha256(weights: Mapping[str, NDArray[Any]]) -> str:
     for key in sorted(weights):
         value = np.asarray(weights[key])
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-        digest.update(f"{key}\0{little.dtype.str}\0{value.shape}\0".encode())
-        digest.update(little.reshape(-1).data)
+        digest.update(f"{key}\0{wire_name(little.dtype)}\0{value.shape}\0".encode())
+        digest.update(as_payload(little).data)
     return digest.hexdigest()

@@ -202,7 +202,7 @@ def _payload(where: str) -> tuple[Writer, Reader]:
 
 
 _ITEMS = "|b1 <f2 <f4 <f8 |i1 <i2 <i4 <i8 |u1 <u2 <u4 <u8"
-ITEM_BYTES = {name: int(name[2]) for name in _ITEMS.split()}
+ITEM_BYTES = {**{name: int(name[2]) for name in _ITEMS.split()}, "bfloat16": 2}
 """The dtypes that may travel, with the bytes of one item."""
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
-from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.arrays import as_array, as_payload, dtype_named
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.document import protocol_page
 from shoal.kvstore.wire.messages import PROTOCOL, Ack, Heartbeat, Member, Push, Roster
@@ -33,7 +33,7 @@ plain = st.recursive(
 def payloads(draw: Any) -> Payload:
     dtype = draw(st.sampled_from(list(ITEM_BYTES)))
     shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
-    return as_payload(np.zeros(shape, dtype))
+    return as_payload(np.zeros(shape, dtype_named(dtype)))
 
 
 def values(hint: Any) -> Any:

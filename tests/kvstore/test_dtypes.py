@@ -1,0 +1,43 @@
+"""Dtypes that travel, bfloat16 among them."""
+
+import numpy as np
+import pytest
+
+from shoal.errors import DTypeError
+from shoal.kvstore.api import host_array
+from shoal.kvstore.arrays import BFLOAT16, as_array, as_payload, dtype_named, is_float, wire_name
+from shoal.kvstore.checks import check_mean
+from shoal.kvstore.digest import weights_sha256
+from shoal.kvstore.wire.codec import decode, encode
+from shoal.kvstore.wire.messages import Value
+from shoal.kvstore.wire.schema import ITEM_BYTES
+
+
+@pytest.mark.parametrize("name", ITEM_BYTES)
+def test_a_dtype_has_one_name_and_its_size(name: str) -> None:
+    assert wire_name(dtype_named(name)) == name
+    assert dtype_named(name).itemsize == ITEM_BYTES[name]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3)])
+def test_bfloat16_travels_without_a_copy_and_comes_back_bit_for_bit(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).normal(size=shape).astype(BFLOAT16)
+    payload = as_payload(array)
+    assert np.may_share_memory(as_array(payload), array) or not array.size
+    message = decode([bytes(f) for f in encode(Value(seq=1, version=2, floor=0, value=payload))])
+    assert isinstance(message, Value) and message.value is not None
+    back = as_array(message.value)
+    assert back.dtype == BFLOAT16 and back.shape == shape and back.tobytes() == array.tobytes()
+
+
+def test_bfloat16_is_a_number_that_can_be_averaged() -> None:
+    array = np.ones(2, BFLOAT16)
+    assert host_array(array) is array and is_float(BFLOAT16) and not is_float(np.dtype(np.int32))
+    check_mean("worker 0", "w", BFLOAT16, "mean")
+    with pytest.raises(DTypeError, match="the mean of integers is no integer"):
+        check_mean("worker 0", "w", np.dtype(np.int32), "mean")
+
+
+def test_weights_in_bfloat16_have_a_hash() -> None:
+    one, two = (weights_sha256({"w": np.full(3, v).astype(BFLOAT16)}) for v in (1.0, 2.0))
+    assert one != two and one == weights_sha256({"w": np.ones(3, BFLOAT16)})
