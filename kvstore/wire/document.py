@@ -16,8 +16,8 @@ frame for each `Payload` field, in order; the header has the payload's dtype and
 there is no pickle, and an optimizer travels as a name and numbers. Unknown kinds, missing or surplus fields, wrong
 types and payloads of the wrong length are counted under the peer's name and dropped.
 
-Kinds 1 to 31 are between the scheduler and every other process; 32 and up between workers and servers. Every request
-may be repeated without harm.
+Kinds 1 to 31 are between the scheduler and every other process; 32 to 63 between workers and servers; 64 and up
+between workers, for all-reduce. Every request may be repeated without harm.
 """
 
 

@@ -1,0 +1,194 @@
+"""Driver of an `AllReduceCore`: callers' threads hand collectives over, the I/O thread carries them out."""
+
+import logging
+import threading
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from shoal import errors
+from shoal.kvstore.ring.arithmetic import Arrays, combine, finish, take
+from shoal.kvstore.ring.core import AllReduceCore
+from shoal.kvstore.ring.events import (
+    Action,
+    Collective,
+    Combine,
+    Complete,
+    Fail,
+    Finish,
+    Flight,
+    Send,
+    Take,
+    Transmit,
+    Warn,
+)
+from shoal.kvstore.ring.schedule import Do
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+
+__all__ = ["RingShell", "peer_name"]
+
+log = logging.getLogger("shoal.allreduce")
+
+STOPPED_S = 5.0
+"""The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
+
+
+def peer_name(rank: int) -> str:
+    """The transport's name for the connection to worker ``rank``."""
+    return f"worker{rank}"
+
+
+class Work:
+    """One collective as the shell holds it: its arrays, and the future that the caller waits for."""
+
+    __slots__ = ("arrays", "future")
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+        self.future: Future[None] = Future()
+        self.future.set_running_or_notify_cancel()
+
+
+class RingShell:
+    """`submit`, `close_keys` and `wait_idle` may be called from any thread; the rest is the I/O thread's.
+
+    Args:
+        transport: of the I/O thread; connected to the peers under the names of `peer_name`.
+        core: the state machine.
+    """
+
+    def __init__(self, transport: Transport, core: AllReduceCore) -> None:
+        self.transport, self.core = transport, core
+        self._calls: SimpleQueue[Collective | list[int] | int | threading.Event] = SimpleQueue()
+        self._broken: BaseException | None = None
+        self._lock = threading.Lock()
+        self._open: set[Work] = set()
+        self._idle: list[threading.Event] = []
+        self._woke = 0.0
+        for rank in core.peers:
+            core.know(peer_name(rank), rank)
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, op: Collective, arrays: Arrays) -> "Future[None]":
+        """Start a collective over ``arrays``; the future is done when their memory is the caller's again."""
+        self.transport.check_process()
+        work = op.token = Work(arrays)
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            self._open.add(work)
+            self._calls.put(op)
+        self.transport.wake()
+        return work.future
+
+    def close_keys(self, keys: list[int]) -> None:
+        """This worker will not reduce these keys again; peers that wait for it are told."""
+        self._calls.put(keys)
+        self.transport.wake()
+
+    def left(self, rank: int) -> None:
+        """Worker ``rank`` has said goodbye to the cluster."""
+        self._calls.put(rank)
+        self.transport.wake()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until every message of this worker has been taken; whether that came to pass."""
+        event = threading.Event()
+        with self._lock:
+            if self._broken is not None:
+                return False
+            self._calls.put(event)
+        self.transport.wake()
+        return event.wait(timeout_s) and self._broken is None
+
+    def fail_all(self, error: BaseException) -> None:
+        """The cluster is gone: every call, now and later, raises ``error``. Any thread may call it."""
+        with self._lock:
+            self._broken = self._broken or error
+            works, self._open = self._open, set()
+        for work in works:
+            if not work.future.done():
+                work.future.set_exception(error)
+        for event in self._idle:
+            event.set()
+
+    # --- the I/O thread -----------------------------------------------------------------------------------------------
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        if self._broken is None:
+            self._carry_out(self.core.receive(peer, message, now))
+
+    def wake(self, now: float) -> float:
+        if self._broken is not None:
+            return now + 1.0
+        if now - self._woke > STOPPED_S:
+            self.core.was_stopped(now)
+        self._woke = now
+        self._take_calls(now)
+        actions, due = self.core.wake(now)
+        self._carry_out(actions)
+        if self._idle and self.core.idle():
+            for event in self._idle:
+                event.set()
+            self._idle.clear()
+        return due
+
+    def _take_calls(self, now: float) -> None:
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except Empty:
+                return
+            if isinstance(call, Collective):
+                self._carry_out(self.core.submit(call, now))
+            elif isinstance(call, int):
+                self._carry_out(self.core.left(call))
+            elif isinstance(call, threading.Event):
+                self._idle.append(call)
+            else:
+                self.core.close(call)
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Combine(op, step, _, _):
+                    combine(_arrays(op), action, step.do is Do.ADD)
+                case Transmit(flight):
+                    self.transport.send(peer_name(flight.peer), _loaded(flight))
+                case Send(to, message):
+                    self.transport.send(to if isinstance(to, str) else peer_name(to), message)
+                case Take(flight):
+                    _loaded(flight)
+                case Finish(op, _, _):
+                    finish(_arrays(op), action)
+                case Complete(op):
+                    self._end(op, None)
+                case Fail(op, error, text):
+                    self._end(op, errors.named(error, text, errors.RemoteError))
+                case Warn(text):
+                    log.warning("%s", text)
+
+    def _end(self, op: Collective, error: BaseException | None) -> None:
+        work: Work = op.token
+        with self._lock:
+            self._open.discard(work)
+        if work.future.done():
+            return
+        if error is None:
+            work.future.set_result(None)
+        else:
+            work.future.set_exception(error)
+
+
+def _arrays(op: Collective) -> Arrays:
+    arrays: Arrays = op.token.arrays
+    return arrays
+
+
+def _loaded(flight: Flight) -> Any:
+    """The flight's message, made when it is first needed."""
+    if flight.message is None:
+        flight.message = take(_arrays(flight.op), flight)
+    return flight.message
