@@ -116,10 +116,10 @@ class Arena:
 
     def allocate(self, nbytes: int) -> Block | None:
         """Room for ``nbytes``; None if the arena may not, or cannot, grow so far."""
-        if self.refusal or nbytes <= 0:
-            return None
         align = mmap.PAGESIZE if nbytes >= mmap.PAGESIZE else ALIGN_BYTES
         with self._lock:
+            if self.refusal or nbytes <= 0:
+                return None
             self._take_back()
             for region, space in zip(self.regions, self._spaces, strict=True):
                 offset = space.take(nbytes, align)
@@ -144,10 +144,17 @@ class Arena:
             self._take_back()
             return sum(s.free_bytes() for s in self._spaces)
 
+    def close(self) -> None:
+        """Lend nothing any more; a region goes with the last array in it."""
+        with self._lock:
+            self.refusal = self.refusal or "it is closed"
+            self.regions, self._spaces = [], []
+
     def _take_back(self) -> None:
         while self.returned:
             number, offset, nbytes = self.returned.popleft()
-            self._spaces[number].give(offset, nbytes)
+            if self._spaces:
+                self._spaces[number].give(offset, nbytes)
 
     def _grow(self, nbytes: int) -> bool:
         need = _round_up(nbytes, mmap.PAGESIZE) + mmap.PAGESIZE  # the header, and what alignment leaves over

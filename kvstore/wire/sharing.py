@@ -126,13 +126,14 @@ class Sharing:
         return list(self._links)
 
     def close(self) -> None:
-        """End every link."""
+        """End every link; arrays stay valid, and nothing is shared any more."""
         for link in list(self._sockets.values()):
             self._end(link, "")
         if self._listener is not None:
             self._unwatch(self._listener.fileno())
             self._listener.close()
             self._listener = None
+        self.arena.close()
 
     def _listen(self) -> bool:
         if self._listener is not None:

@@ -212,5 +212,14 @@ def test_an_array_elsewhere_is_not_found() -> None:
     assert arena.find(address_of(other), other.nbytes) is None
 
 
+def test_an_array_outlives_a_closed_arena() -> None:
+    arena = Arena(64 * MB)
+    a = arena.array((10,), np.float32)
+    assert a is not None
+    arena.close()
+    a[:] = 1
+    assert arena.array((10,), np.float32) is None and arena.free_bytes() == 0 and a.sum() == 10
+
+
 def test_an_array_of_nothing_needs_no_region() -> None:
     assert Arena(64 * MB).array((0, 3), np.float32) is None
