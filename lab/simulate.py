@@ -1,0 +1,353 @@
+"""Simulation of whole runs in virtual time, on the store's own state machines.
+
+The server shells (core, table, update rules) and the client cores are those of a real run; what is simulated is how
+long computing and messages take. There is no thread, no socket and no waiting: thousands of workers, or tens of
+thousands of rounds, take seconds. The network loses nothing, so nothing is repeated and no deadline passes.
+
+>>> from shoal.lab.simulate_problems import Quadratic
+>>> run = simulate(workers=4, gate="bsp", rounds=10, problem=Quadratic())
+>>> run.updates, round(float(run.weights[-1, 0]), 6)
+(10, 0.348678)
+"""
+
+import dataclasses
+import itertools
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import ConfigError, RemoteError, StoreError, named
+from shoal.kvstore.arrays import Array, as_array, as_payload
+from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
+from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.shell import ServerShell
+from shoal.kvstore.wire.messages import Init, Member, Push, Refused, Roster, SetOptimizer, Value
+from shoal.kvstore.wire.schema import Message
+from shoal.lab.simulate_problems import Problem, Still
+from shoal.lab.simulate_result import SimulationResult
+from shoal.lab.simulate_scenario import Scenario
+from shoal.lab.simulate_time import Timeline
+from shoal.ops import optim
+
+__all__ = ["Scenario", "simulate"]
+
+CLUSTER = "simulation"
+STORE = 1
+
+
+def simulate(scenario: Scenario | None = None, /, **changes: Any) -> SimulationResult:
+    """Simulate one run: ``simulate(workers=8, gate="ssp:3")``, or ``simulate(scenario, gate="asp")``.
+
+    Args:
+        scenario: what is simulated; by default ``Scenario()``.
+        changes: any of `Scenario`'s arguments.
+    Raises:
+        ConfigError: an argument is out of its range, or a server refuses the gate, the reduction or the rule.
+        ShapeError, StoreError: as a real worker's push would; or all workers wait for one another.
+    """
+    return _Simulation(dataclasses.replace(scenario or Scenario(), **changes)).run()
+
+
+class _Wire:
+    """What a server's shell takes for its transport: its messages go on their simulated way."""
+
+    def __init__(self, simulation: "_Simulation", server: int) -> None:
+        self.malformed: Counter[str] = Counter()
+        self.early: list[Message] | None = []  # what is answered before time begins
+        self._simulation, self._server = simulation, server
+
+    def send(self, to: str, message: Message, stable: bool = False) -> None:
+        """Send to worker ``to``; a value that may be overwritten before it is read is copied."""
+        if self.early is not None:
+            self.early.append(message)
+            return
+        size, simulation = 0, self._simulation
+        if isinstance(message, Value) and message.value is not None:
+            size = simulation.slice_bytes
+            if not stable:
+                message = replace(message, value=as_payload(as_array(message.value).copy()))
+        simulation.line.down(int(to), self._server, size, simulation.answered, int(to), self._server, message)
+
+
+class _Worker:
+    """One simulated worker: reads all slices, computes, pushes all slices and reads them again."""
+
+    __slots__ = (
+        "abandoned_s",
+        "answers",
+        "computing_s",
+        "core",
+        "durations",
+        "rank",
+        "since",
+        "step",
+        "task",
+        "values",
+    )
+
+    def __init__(self, rank: int, core: ClientCore, durations: Iterator[float], slices: int) -> None:
+        self.rank, self.core, self.durations = rank, core, durations
+        self.values: list[Array] = [np.empty(0)] * slices
+        self.answers = 0  # that it waits for
+        self.step = 0
+        self.task = 0  # number of the computation that is under way; one that is given up is not finished
+        self.since = -1.0  # when it began to compute, or -1
+        self.computing_s = self.abandoned_s = 0.0
+
+    def stop(self, now: float) -> float:
+        """Computing is over; how long it has taken."""
+        took, self.since = now - self.since, -1.0
+        self.task += 1
+        self.computing_s += took
+        return took
+
+
+class _Books:
+    """What is written down while a run goes on."""
+
+    def __init__(self, workers: int, first: list[Array]) -> None:
+        self.push_times, self.push_workers = array("d"), array("q")
+        self.versions = [0] * len(first)
+        self.times: list[Any] = [array("d") for _ in first]
+        self.values = [[v.copy()] for v in first]
+        self.closed = [0] * workers
+
+
+class _Simulation:
+    """One run of a scenario."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.gate, self.limits = parse_gate(scenario.gate), scenario.limits()
+        self.problem: Problem = scenario.problem or Still()
+        self.line = Timeline(scenario.network, scenario.seed)
+        start = np.ascontiguousarray(self.problem.start())
+        self.cuts = _cuts(start, scenario.slices)
+        self.slice_bytes = (scenario.model_bytes or start.nbytes) // scenario.slices
+        self.wires = [_Wire(self, s) for s in range(scenario.servers)]
+        self.shells = [self._shell(s) for s in range(scenario.servers)]
+        self.workers = [self._worker(r) for r in range(scenario.workers)]
+        self.books = _Books(scenario.workers, [start[a:b] for a, b in self.cuts])
+        self.running = True
+        self._prepare(start)
+
+    def run(self) -> SimulationResult:
+        """Go on until a limit is reached, or nothing is left to do."""
+        *_, until = self.limits
+        for wire in self.wires:
+            wire.early = None
+        for w in self.workers:
+            self._read(w)
+        self.line.settle()
+        while self.running and self.line.next() <= until and self.line.next() < float("inf"):
+            self.line.step()
+        if self.running and until < float("inf"):
+            self.line.now = until
+        elif self.running and any(w.answers for w in self.workers):
+            waiting = tuple(w.rank for w in self.workers if w.answers)
+            raise StoreError(
+                f"gate {self.gate.name}: at {self.line.now:g} s nothing can happen, workers {waiting} wait"
+            )
+        return self._result()
+
+    # --- the cast -----------------------------------------------------------------------------------------------------
+
+    def _shell(self, rank: int) -> ServerShell:
+        ranks = range(self.scenario.workers)
+        members = tuple(Member(role="worker", rank=r, incarnation=1, address="", host="", pid=r) for r in ranks)
+        wire: Any = self.wires[rank]
+        shell = ServerShell(wire)
+        shell.start(rank, 1, CLUSTER)
+        shell.roster(Roster(generation=1, epoch=0, members=members))
+        return shell
+
+    def _worker(self, rank: int) -> _Worker:
+        core = ClientCore(rank, 1, CLUSTER, self.scenario.servers)
+        for i in range(len(self.cuts)):
+            core.register(i, self.gate)
+        durations = self.scenario.compute.times(self.scenario.seed, "compute", rank)
+        return _Worker(rank, core, durations, len(self.cuts))
+
+    def _prepare(self, start: Array) -> None:
+        """Before time begins, worker 0 gives every slice its value and every server its rule."""
+        for i, (a, b) in enumerate(self.cuts):
+            first, gate, reduce = as_payload(start[a:b]), self.gate.name, self.scenario.reduce
+            self._ask(
+                i % len(self.shells),
+                Init(seq=0, store=STORE, slice=i, key=f"w{i}", gate=gate, reduce=reduce, value=first),
+            )
+        if self.scenario.problem is None and self.scenario.optimizer is None:
+            return
+        spec = (self.scenario.optimizer or optim.SGD(learning_rate=0.1)).spec()
+        name, params = spec.name, dict(spec.params)
+        for s in range(len(self.shells)):
+            rule = SetOptimizer(
+                worker=0, incarnation=1, seq=0, store=STORE, name=name, params=params, lr_mult={}, wd_mult={}
+            )
+            self._ask(s, rule)
+
+    def _ask(self, server: int, message: Message) -> None:
+        self.shells[server].receive("0", message, 0.0)
+        self._check(server)
+        for answer in self.wires[server].early or ():
+            if isinstance(answer, Refused):
+                raise named(answer.error, f"the simulated server refuses: {answer.text}", StoreError)
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _read(self, w: _Worker) -> None:
+        """Read all slices, without pushing."""
+        self._submit(w, [self._job(i, None) for i in range(len(self.cuts))])
+
+    def _job(self, i: int, gradient: Array | None) -> Job:
+        job = Job(server=i % len(self.shells), slice=i, key=f"w{i}", want=True, token=i)
+        if gradient is not None:
+            job.payload, job.payload_bytes = as_payload(gradient), gradient.nbytes
+        return job
+
+    def _submit(self, w: _Worker, jobs: list[Job]) -> None:
+        w.answers += len(jobs)
+        self._carry_out(w, w.core.submit(jobs, self.line.now))
+
+    def answered(self, rank: int, server: int, message: Message) -> None:
+        """A server's message has come to worker ``rank``."""
+        w = self.workers[rank]
+        self._carry_out(w, w.core.receive(server, message, self.line.now))
+
+    def _carry_out(self, w: _Worker, actions: list[Any]) -> None:
+        for a in actions:
+            match a:
+                case Transmit(server, message):
+                    push = isinstance(message, Push)
+                    size = self.slice_bytes if push else 0
+                    self.line.up(w.rank, server, size, push, self._received, server, w.rank, message)
+                case Complete(job, Value(value=value)) if value is not None:
+                    w.values[job.token] = as_array(value)
+                    w.answers -= 1
+                    if w.answers == 0:
+                        self._compute(w)
+                case Fail(_, error, text):
+                    raise named(error, text, StoreError)
+
+    def _compute(self, w: _Worker) -> None:
+        if not self.running:
+            return
+        seconds = next(w.durations, None)
+        if seconds is None:
+            for shell in self.shells:
+                shell.left(w.rank, 1)
+            return
+        w.since = self.line.now
+        self.line.at(self.line.now + seconds, self._computed, w, w.task)
+
+    def _computed(self, w: _Worker, task: int) -> None:
+        if task != w.task:
+            return
+        w.stop(self.line.now)
+        weights = w.values[0] if len(w.values) == 1 else np.concatenate(w.values)
+        gradient = np.ascontiguousarray(self.problem.gradient(weights, w.rank, w.step), weights.dtype)
+        w.step += 1
+        self._submit(w, [self._job(i, gradient[a:b]) for i, (a, b) in enumerate(self.cuts)])
+
+    def _give_up(self, w: _Worker, task: int) -> None:
+        """The round that ``w`` computes for is over: it begins anew, from the newest value."""
+        if task == w.task and w.since >= 0:
+            w.abandoned_s += w.stop(self.line.now)
+            self._read(w)
+
+    # --- servers ------------------------------------------------------------------------------------------------------
+
+    def _received(self, server: int, rank: int, message: Message) -> None:
+        self.shells[server].receive(str(rank), message, self.line.now)
+        self._check(server)
+        if isinstance(message, Push):
+            self._account(message.slice, rank)
+
+    def _check(self, server: int) -> None:
+        if self.shells[server].failure():
+            raise RemoteError(self.shells[server].failure())
+
+    def _core(self, i: int) -> ServerCore:
+        core = self.shells[i % len(self.shells)].core
+        assert core is not None  # `_shell` has started it
+        return core
+
+    def _account(self, i: int, rank: int) -> None:
+        """A contribution to slice ``i`` has come; there may be a new version."""
+        books = self.books
+        if i == 0:
+            books.push_times.append(self.line.now)
+            books.push_workers.append(rank)
+        version = self._core(i).entries[i].version
+        if version > books.versions[i]:
+            books.versions[i] = version
+            books.times[i].append(self.line.now)
+            if self.scenario.record:
+                books.values[i].append(self.shells[i % len(self.shells)].table.cells[i].value.copy())
+            if i == 0:
+                self._round_over(rank)
+        pushes, updates, _ = self.limits
+        if len(books.push_times) >= pushes or books.versions[i] >= updates <= min(books.versions):
+            self.running = False
+
+    def _round_over(self, rank: int) -> None:
+        self.books.closed[rank] += 1
+        if self.scenario.restart:
+            for w in self.workers:
+                if w.since >= 0:
+                    self.line.down(w.rank, 0, 0, self._give_up, w, w.task)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _result(self) -> SimulationResult:
+        books, reports = self.books, [shell.report() for shell in self.shells]
+        for w in self.workers:
+            if w.since >= 0:
+                w.stop(self.line.now)
+        ledgers = [[r["ledger"][str(w.rank)] for r in reports] for w in self.workers]
+        versions = min(books.versions)
+        counts = Counter(books.push_workers)
+        return SimulationResult(
+            gate=self.gate.name,
+            workers=len(self.workers),
+            seconds=self.line.now,
+            update_times=np.max([np.array(t)[:versions] for t in books.times], axis=0),
+            weights=self._weights(versions),
+            clocks=tuple(counts[w.rank] for w in self.workers),
+            applied=tuple(sum(b["applied"] for b in mine) for mine in ledgers),
+            rejected=tuple(sum(b["rejected"] for b in mine) for mine in ledgers),
+            staleness=tuple(_staleness(reports, w.rank) for w in self.workers),
+            computing_s=tuple(w.computing_s for w in self.workers),
+            abandoned_s=tuple(w.abandoned_s for w in self.workers),
+            closed=tuple(books.closed),
+            push_times=np.array(books.push_times),
+            push_workers=np.array(books.push_workers),
+        )
+
+    def _weights(self, versions: int) -> Array:
+        if self.scenario.record:
+            return np.concatenate([np.stack(v[: versions + 1]) for v in self.books.values], axis=1)
+        cells = [self.shells[i % len(self.shells)].table.cells[i] for i in range(len(self.cuts))]
+        return np.concatenate([cell.value for cell in cells])[np.newaxis]
+
+
+def _cuts(start: Array, slices: int) -> list[tuple[int, int]]:
+    if start.ndim != 1 or start.dtype.kind != "f" or start.size < slices:
+        raise ConfigError(
+            f"a problem's weights are one-dimensional floats, at least one for each of the {slices} slices; "
+            f"got {start.dtype} {start.shape}"
+        )
+    edges = [start.size * i // slices for i in range(slices + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _staleness(reports: list[dict[str, Any]], rank: int) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for report in reports:
+        found.update({int(tau): n for tau, n in report["staleness"][str(rank)].items()})
+    return found
