@@ -8,7 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from shoal.errors import LocalProtocolError
 from shoal.kvstore.codecs.base import Address, Array, Codec, CodecState, saturated, wide
+from shoal.kvstore.codecs.dither import Dither
+from shoal.kvstore.codecs.scratch import scratch
 
 __all__ = ["Blockwise", "Part", "Place"]
 
@@ -31,29 +34,30 @@ class Part(NamedTuple):
 
 class Place(NamedTuple):
     """Where a block is: the address, the position of its first value, how many of its values are real (the others pad
-    the last group with zeros), and the random numbers of the slice, which are drawn in order."""
+    the last group with zeros), and the random numbers of the slice; None unless the codec is ``random``."""
 
     address: Address
     start: int
     valid: int
-    draws: Any
+    dither: Dither | None
 
-    def uniform(self, n: int) -> Array:
-        """``n`` numbers of float32 from the middles of 65536 equal intervals of (0, 1): exact, and 4 from a draw.
+    def above(self, offset: int, n: int) -> Array:
+        """``offset + u`` for the block's first ``n`` values; see `Dither.above`. The same each time that it is asked.
 
-        A number x >= 0 is rounded to floor(x + u) with a bias of at most 2**-17.
+        ``floor(x + u)`` has the mean x, with a bias of at most 2**-17 for an offset of up to 64 (and of float32's
+        rounding of the sum).
         """
-        raw = self.draws.bit_generator.random_raw(-(-n // 4)).view(np.uint16)[:n]
-        numbers: Array = np.multiply(raw, np.float32(2**-16))
-        numbers += np.float32(2**-17)
-        return numbers
+        if self.dither is None:
+            raise LocalProtocolError("only codecs with random = True have random numbers")
+        return self.dither.above(offset, self.start, n)
 
 
 @dataclass(kw_only=True)
 class Blockwise(Codec):
     """A codec whose parts have a fixed size: subclasses say how large (`layout`) and how (`quantise`, `restore`).
 
-    With ``has_feedback`` the residual is what `restore` did not give back. With ``random`` a `Place` has draws.
+    With ``has_feedback`` the residual is what `restore` did not give back. With ``random`` there are random
+    numbers in a `Place`.
     """
 
     random: ClassVar[bool] = False
@@ -81,18 +85,18 @@ class Blockwise(Codec):
         layout = self.layout(values.dtype)
         parts = [np.empty(p.size(grad.size), p.dtype) for p in layout]
         residual = state.arrays["residual"] if self.has_feedback else None
-        draws = address.stream(f"codec/{self.name}") if self.random else None
-        work = np.empty(min(BLOCK, grad.size), values.dtype) if residual is not None else None
-        sent = np.empty(min(BLOCK, grad.size), grad.dtype) if residual is not None else None
+        dither = None
+        if self.random:
+            dither = Dither(address.stream(f"codec/{self.name}"), _padded(layout, grad.size))
         for start, stop in self._blocks(grad.size, layout):
             block = values[start:stop]
-            place = Place(address, start, stop - start, draws)
+            place = Place(address, start, stop - start, dither)
             views = _views(layout, parts, start, stop)
-            if residual is None or work is None or sent is None:
+            if residual is None:
                 self._quantise(layout, block, views, place)
                 continue
-            rest, block_sent = residual[start:stop], sent[: stop - start]
-            block = np.add(rest, block, out=work[: stop - start])
+            rest, block_sent = residual[start:stop], scratch("sent", stop - start, grad.dtype.type)
+            block = np.add(rest, block, out=scratch("sum", stop - start, values.dtype.type))
             self._quantise(layout, block, views, place)
             self._restore(layout, views, block_sent)
             np.subtract(block, block_sent, out=rest)

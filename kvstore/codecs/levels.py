@@ -9,6 +9,7 @@ from shoal.kvstore.codecs.base import Array
 from shoal.kvstore.codecs.bits import lookup, pack2, pack4
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
 from shoal.kvstore.codecs.registry import register
+from shoal.kvstore.codecs.scratch import full, scratch
 from shoal.kvstore.codecs.signs import block_size
 from shoal.ops.optim.hyper import flag, whole
 
@@ -19,23 +20,32 @@ __all__ = ["QSGD", "Int8"]
 class _Levels(Blockwise):
     """x becomes unit * floor(x / unit + u) with u uniform in (0, 1); the units of the blocks travel.
 
-    The mean over u is x, to within 2**-17 of a unit. Blocks so small that their unit would be subnormal become zeros.
+    The mean over u is x, to within 2**-16 of a unit (2**-15 above 127 levels) and float32's rounding of x / unit.
+    Blocks so small that their unit would be subnormal become zeros.
     """
 
     random: ClassVar[bool] = True
 
-    def rounded(self, rows: Array, top: int, length: Array, place: Place) -> tuple[Array, Array]:
-        """Codes from -top to top (as floats), and the units: ``length / top`` for each row."""
-        info = np.finfo(rows.dtype)
+    def codes(self, rows: Array, top: int, length: Array, place: Place) -> tuple[Array, Array]:
+        """Codes plus `offset_of` ``top``, as uint16, and the units: ``length / top`` for each row.
+
+        Everything is positive, so that a cast is a floor; rounding can lead just past the last level, and is cut.
+        """
+        info, offset = np.finfo(rows.dtype), offset_of(top)
         unit = (np.minimum(length, float(info.max)) / top).astype(rows.dtype)
         unit[unit < info.tiny * 2] = 0
         with np.errstate(divide="ignore"):
             inverse = np.where(unit > 0, 1 / unit, 0).astype(rows.dtype)
-        codes = rows * inverse[:, None]
-        codes += place.uniform(rows.size).reshape(rows.shape)
-        np.floor(codes, out=codes)
-        np.clip(codes, -top, top, out=codes)  # rounding can lead just past the last level
-        return codes, unit
+        scaled, codes = scratch("scaled", rows.size, np.float32), scratch("codes", rows.size, np.uint16)
+        np.multiply(rows, inverse[:, None], out=scaled.reshape(rows.shape), casting="same_kind")
+        scaled += place.above(offset, rows.size)
+        np.copyto(codes, scaled, casting="unsafe")
+        return np.minimum(codes, full(codes.size, np.uint16(offset + top)), out=codes), unit
+
+
+def offset_of(top: int) -> int:
+    """The power of two above ``top``, up to 255."""
+    return 1 << top.bit_length()
 
 
 @register("int8")
@@ -71,9 +81,9 @@ class Int8(_Levels):
     def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
         """Scale by the largest magnitude of the block."""
         rows = values.reshape(-1, self.block)
-        length = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        codes, parts[1][:] = self.rounded(rows, 127, length, place)
-        np.copyto(parts[0], codes.reshape(-1), casting="unsafe")
+        length = np.abs(rows, out=scratch("scaled", rows.size, rows.dtype.type).reshape(rows.shape)).max(axis=1)
+        codes, parts[1][:] = self.codes(rows, 127, length, place)
+        _signed(codes, offset_of(127), parts[0])
 
     def restore(self, parts: list[Array], out: Array) -> None:
         """Codes times scales."""
@@ -115,29 +125,46 @@ class QSGD(_Levels):
         return (codes, Part("units", dtype.str, self.bucket))
 
     def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
-        """Norms are taken relative to the largest magnitude, so that squares neither overflow nor vanish."""
+        """Whole bytes are signed; codes of 2 and 4 bits have 2 and 8 added."""
         rows = values.reshape(-1, self.bucket)
-        top = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        relative = rows / np.maximum(top, np.finfo(rows.dtype).tiny)[:, None]
-        with np.errstate(over="ignore"):
-            length = top * np.sqrt(np.einsum("ij,ij->i", relative, relative))
-        codes, parts[1][:] = self.rounded(rows, self.levels, length, place)
-        flat = codes.reshape(-1)
+        codes, parts[1][:] = self.codes(rows, self.levels, norms(rows), place)
         if self.levels == 1:
-            signed = flat.astype(np.int8)
-            parts[0].view(np.uint8)[:] = pack2(np.array([0, 3, 2], np.uint8)[signed])  # 2bit's codes; -1 is the last
+            parts[0].view(np.uint8)[:] = pack2(codes.astype(np.uint8))
         elif self.levels <= 7:
-            parts[0][:] = pack4((flat + 8).astype(np.uint8))
+            parts[0][:] = pack4(codes.astype(np.uint8) + np.uint8(8 - offset_of(self.levels)))
         else:
-            np.copyto(parts[0], flat, casting="unsafe")
+            _signed(codes, offset_of(self.levels), parts[0])
 
     def restore(self, parts: list[Array], out: Array) -> None:
         """Codes times units."""
         if self.levels == 1:
-            lookup(parts[0], (0.0, 0.0, -1.0, 1.0), out)
+            lookup(parts[0], (-2.0, -1.0, 0.0, 1.0), out)
         elif self.levels <= 7:
             lookup(parts[0], tuple(float(c - 8) for c in range(16)), out)
         else:
             np.copyto(out, parts[0])
         rows = out.reshape(-1, self.bucket)
         rows *= parts[1][:, None]
+
+
+def _signed(codes: Array, offset: int, out: Array) -> None:
+    """Take the offset off, in the width of ``out``; what goes below zero wraps to where it belongs."""
+    unsigned = out.view(f"u{out.itemsize}")
+    np.copyto(unsigned, codes, casting="unsafe")
+    unsigned -= unsigned.dtype.type(offset)
+
+
+def norms(rows: Array) -> Array:
+    """The Euclidean norm of each row; infinite only if it is beyond the dtype.
+
+    Where squares would overflow or vanish, norms are taken relative to the largest magnitude.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        squares: Array = np.vecdot(rows, rows)
+        info = np.finfo(rows.dtype)
+        if squares.size and info.tiny / info.eps**2 < squares.min() and squares.max() <= info.max:
+            return np.sqrt(squares)
+        top = np.abs(rows).max(axis=1)
+        relative = rows / np.maximum(top, info.tiny)[:, None]
+        length: Array = top * np.sqrt(np.vecdot(relative, relative))
+    return length

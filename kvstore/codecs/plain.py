@@ -9,7 +9,9 @@ import numpy as np
 from shoal.errors import StoreError
 from shoal.kvstore.codecs.base import Address, Array, Codec, CodecState, narrower
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
+from shoal.kvstore.codecs.half import from_half, to_half
 from shoal.kvstore.codecs.registry import register
+from shoal.kvstore.codecs.scratch import scratch
 
 __all__ = ["BF16", "FP16", "Uncompressed"]
 
@@ -54,21 +56,27 @@ class FP16(Blockwise):
         return (Part("values", "<f2"),)
 
     def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
-        """Convert."""
+        """Convert; NumPy's own conversion knows infinities."""
+        if values.dtype == np.float32 and to_half(values, parts[0].view(np.uint16)):
+            return
         try:
             with np.errstate(over="raise", under="ignore", invalid="ignore"):
                 np.copyto(parts[0], values, casting="same_kind")
         except FloatingPointError:
-            with np.errstate(all="ignore"):
-                i = int(np.flatnonzero(np.isinf(values.astype(np.float16)) & np.isfinite(values))[0])
-            raise StoreError(
-                f"codec fp16: {place.address.where()}: the gradient is {values[i]} at position {place.start + i}, and "
-                "half precision ends at 65504. Scale the loss down, or use bf16."
-            ) from None
+            raise self._overflow(values, place) from None
+
+    def _overflow(self, values: Array, place: Place) -> StoreError:
+        with np.errstate(all="ignore"):
+            i = int(np.flatnonzero(np.isinf(values.astype(np.float16)) & np.isfinite(values))[0])
+        return StoreError(
+            f"codec fp16: {place.address.where()}: the gradient is {values[i]} at position {place.start + i}, and "
+            "half precision ends at 65504. Scale the loss down, or use bf16."
+        )
 
     def restore(self, parts: list[Array], out: Array) -> None:
         """Convert."""
-        np.copyto(out, parts[0])
+        if not (out.dtype == np.float32 and from_half(parts[0].view(np.uint16), out)):
+            np.copyto(out, parts[0])
 
 
 @register("bf16")
@@ -90,7 +98,8 @@ class BF16(Blockwise):
         """Add half a unit, less one if that would not end even, and cut."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             bits = values.astype(np.float32, copy=False).view(np.uint32)
-        rounded = bits >> np.uint32(16)
+        rounded = scratch("rounded", bits.size, np.uint32)
+        np.right_shift(bits, np.uint32(16), out=rounded)
         rounded &= np.uint32(1)
         rounded += np.uint32(0x7FFF)
         rounded += bits

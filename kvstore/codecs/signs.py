@@ -11,6 +11,7 @@ from shoal.kvstore.codecs.base import Array
 from shoal.kvstore.codecs.bits import lookup, pack1, pack2
 from shoal.kvstore.codecs.blockwise import BLOCK, Blockwise, Part, Place
 from shoal.kvstore.codecs.registry import register
+from shoal.kvstore.codecs.scratch import full, scratch
 from shoal.ops.optim.hyper import real, whole
 
 __all__ = ["EFSign", "OneBit", "OneBitMean", "Sign", "TwoBit", "block_size", "vote"]
@@ -119,19 +120,20 @@ class OneBitMean(Blockwise):
         """Means from two sums: of all values and of the positive ones."""
         bits = values >= 0
         bits[place.valid :] = False
-        rows, flags = values.reshape(-1, self.block), bits.reshape(-1, self.block)
+        rows = values.reshape(-1, self.block)
         size = np.full(len(rows), self.block)
         size[-1] -= values.size - place.valid
-        count = np.count_nonzero(flags, axis=1)
-        means = parts[1].reshape(-1, 2)
-        means[:, 0] = _sums(np.minimum(rows, 0)) / np.maximum(size - count, 1)
-        means[:, 1] = _sums(np.maximum(rows, 0)) / np.maximum(count, 1)
         parts[0].view(np.uint8)[:] = pack1(bits)
+        count = np.bitwise_count(parts[0].reshape(len(rows), -1)).sum(axis=1, dtype=np.int64)
+        means, zeros = parts[1].reshape(-1, 2), full(self.block, values.dtype.type(0))
+        part = scratch("part", values.size, values.dtype.type).reshape(rows.shape)
+        means[:, 0] = _sums(np.minimum(rows, zeros, out=part)) / np.maximum(size - count, 1)
+        means[:, 1] = _sums(np.maximum(rows, zeros, out=part)) / np.maximum(count, 1)
 
     def restore(self, parts: list[Array], out: Array) -> None:
         """0 and 1 by table, times the mean; and the other way round."""
         means = parts[1].reshape(-1, 2, 1)
-        below = np.empty_like(out)
+        below = scratch("part", out.size, out.dtype.type)
         for target, values, column in ((out, (0.0, 1.0), 1), (below, (1.0, 0.0), 0)):
             lookup(parts[0], values, target)
             rows = target.reshape(-1, self.block)
@@ -142,7 +144,7 @@ class OneBitMean(Blockwise):
 def _sums(rows: Array) -> Array:
     """Of each row, in float64; sums of float32 are taken in it only where they overflow otherwise."""
     with np.errstate(over="ignore"):
-        sums: Array = rows.sum(axis=1)
+        sums: Array = np.einsum("ij->i", rows)
     if np.isfinite(sums).all():
         return sums.astype(np.float64)
     return np.asarray((rows * 2.0**-16).sum(axis=1, dtype=np.float64) * 2.0**16)
@@ -209,7 +211,7 @@ class EFSign(_Signs):
 
     def quantise(self, values: Array, parts: list[Array], place: Place) -> None:
         """Mean magnitudes over the values that are there."""
-        rows = np.abs(values).reshape(-1, self.block)
+        rows = np.abs(values, out=scratch("part", values.size, values.dtype.type)).reshape(-1, self.block)
         size = np.full(len(rows), self.block)
         size[-1] -= values.size - place.valid
         parts[1][:] = _sums(rows) / size
