@@ -124,7 +124,7 @@ class _Simulation:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.gate, self.limits = parse_gate(scenario.gate), scenario.limits()
-        self.problem: Problem = scenario.problem or Still()
+        self.problem: Problem = scenario.problem or Still(scenario.slices)
         self.line = Timeline(scenario.network, scenario.seed)
         start = np.ascontiguousarray(self.problem.start())
         self.cuts = _cuts(start, scenario.slices)

@@ -29,7 +29,7 @@ class Scenario:
         until: ends at this time, in seconds.
         seed: of everything random.
         problem: what is computed; by default nothing, so that only time passes.
-        optimizer: the servers' update rule; by default plain SGD with a learning rate of 0.1.
+        optimizer: the servers' update rule; by default, where there is a problem, SGD with a learning rate of 0.1.
         reduce: "mean" or "sum" of the contributions to an update.
         servers, slices: the weights are cut into equal slices, which are dealt to the servers in turn.
         network: how messages travel; by default in no time.

@@ -62,7 +62,7 @@ def test_the_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"shoal {shoal.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["run", "scheduler", "server", "worker", "doctor"])
+@pytest.mark.parametrize("command", ["run", "scheduler", "server", "worker", "simulate", "doctor"])
 def test_every_command_has_help_that_names_its_environment(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0 and "$SHOAL_" in out
@@ -73,7 +73,7 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
     [
         (["rnu", "x.py"], "shoal: unknown command 'rnu'; did you mean 'run'?"),
         (["shedule"], "shoal: unknown command 'shedule'; did you mean 'scheduler'?"),
-        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, doctor"),
+        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, simulate, doctor"),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
         (["run", "--mode", "lazy", "x.py"], "shoal run: argument --mode: unknown mode 'lazy'; known: sync (bsp)"),

@@ -190,7 +190,7 @@ def test_messages_of_one_link_do_not_overtake_each_other() -> None:
         ({"updates": True}, "updates >= 1, got True"),
         ({"until": -1.0}, "ends at a positive time, got until=-1.0"),
         ({"servers": 2}, "2 servers need at least as many slices, got slices=1"),
-        ({"slices": 2}, "at least one for each of the 2 slices; got float64 (1,)"),
+        ({"problem": Quadratic(), "slices": 2}, "at least one for each of the 2 slices; got float64 (1,)"),
         ({"gate": "lazy"}, "unknown mode 'lazy'"),
         ({"reduce": "max"}, "unknown reduction 'max'; known: mean, sum"),
         ({"compute": EachWorker(1.0)}, "each has the times of 1 workers, but there are 8"),
