@@ -12,6 +12,7 @@ from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array, is_float
 from shoal.kvstore.codecs import Spec
 from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.rules import Rule
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
@@ -42,7 +43,16 @@ class Coordinator(Protocol):
     @property
     def mode(self) -> str: ...
     def barrier(self, name: str, timeout_s: float) -> None: ...
-    def declare(self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float) -> tuple[KeyLayout, ...]: ...
+    def declare(
+        self,
+        gate: str,
+        reduce: str,
+        specs: Sequence[KeySpec],
+        timeout_s: float,
+        *,
+        store: int = 1,
+        private: bool = False,
+    ) -> tuple[KeyLayout, ...]: ...
 
 
 def host_array(value: Any) -> Array:
@@ -95,9 +105,13 @@ class KVStore(ABC):
         """How many workers the run has."""
 
     @abstractmethod
-    def init(self, key: Key | Sequence[Key], value: Any) -> None:
+    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
         """Create keys. Every worker calls it; the value of worker 0 counts. Returns when all may use the keys.
 
+        Args:
+            fuse: keys of less than 64 KB share messages and updates, many times faster than one by one. They must then
+                always be pushed together, in one call; they may be pulled singly.
+            whole: never slice a key over servers: for optimizers that need a norm over the whole array.
         Raises:
             ShapeError, DTypeError: another worker declares the key differently; the message names both.
             ConfigError: the key exists already.
@@ -117,16 +131,21 @@ class KVStore(ABC):
 
     @abstractmethod
     def set_optimizer(
-        self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
     ) -> None:
-        """Let the store update its values with this rule. Every worker calls it; worker 0's counts.
+        """Let the store update its values with this optimizer. Every worker calls it; worker 0's counts.
 
-        A rule of the same name as the present one keeps the state of every key (momentum and the like).
+        An optimizer of the same name as the present one keeps the state of every key (momentum and the like).
 
         Args:
             lr_mult, wd_mult: factors by key name, for keys where they are not 1.
+            rule: corrects each contribution first, such as ``"dcasgd:lam=0.04"`` or ``"stale"``.
         Raises:
-            ConfigError: it is no optimizer, but its name, say.
+            ConfigError: it is no optimizer, but its name, say; or the rule or one of its parameters is unknown.
         """
 
     @abstractmethod

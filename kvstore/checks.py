@@ -10,7 +10,7 @@ from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.kvstore.arrays import is_float
 from shoal.ops.optim import Optimizer
 
-__all__ = ["check_fit", "check_mean", "check_new", "check_rule", "writable"]
+__all__ = ["check_fit", "check_mean", "check_new", "check_rule", "cut_name", "writable"]
 
 
 def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -52,6 +52,11 @@ def check_new(names: Sequence[str], known: Collection[str]) -> None:
         seen.add(name)
 
 
+def cut_name(fuse: bool, whole: bool) -> str:
+    """How keys are declared to be cut; one of `shoal.kvstore.placement.CUTS`."""
+    return ("fuse-whole" if whole else "fuse") if fuse else "whole" if whole else ""
+
+
 def writable(who: str, key: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The memory of ``out``, which a pull will write.
 
@@ -59,6 +64,10 @@ def writable(who: str, key: str, out: Any, shape: tuple[int, ...], dtype: np.dty
         ConfigError: it is not an array or Tensor, is read-only, or is not contiguous.
         ShapeError, DTypeError: it does not fit the key.
     """
+    if type(out) is np.ndarray and out.shape == shape and out.dtype == dtype:
+        flags = out.flags
+        if flags.c_contiguous and flags.writeable:
+            return out
     array = getattr(out, "data", out) if not isinstance(out, np.ndarray) else out
     if not isinstance(array, np.ndarray):
         raise ConfigError(f"pull of {key!r}: out must be an array or a Tensor, got {type(out).__name__}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, as_payload
-from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
+from shoal.kvstore.bundle import Bundle, bundles
+from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, cut_name, writable
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
+from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
 from shoal.ops.optim import Optimizer
@@ -23,11 +25,13 @@ from shoal.ops.optim import Optimizer
 __all__ = ["DistKVStore"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     layout: KeyLayout
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    bundle: Bundle | None = None  # the slice that it shares with other keys
+    place: int = 0  # which of the bundle's keys it is
 
 
 class DistKVStore(KVStore):
@@ -44,21 +48,30 @@ class DistKVStore(KVStore):
         coordinator: the cluster's membership.
         shell: the client of the I/O thread.
         timeout_s: deadline of every wait.
+        private: the library made it for its own needs: it is not bound to the run's mode.
     """
 
     def __init__(
-        self, mode: str, reduce: str, coordinator: Coordinator, shell: ClientShell, timeout_s: float = 600.0
+        self,
+        mode: str,
+        reduce: str,
+        coordinator: Coordinator,
+        shell: ClientShell,
+        timeout_s: float = 600.0,
+        private: bool = False,
     ) -> None:
         self._gate = parse_gate(mode or coordinator.mode or "bsp")
         self.type = {"bsp": "dist_sync", "asp": "dist_async"}.get(self._gate.name, f"dist_{self._gate.name}")
-        if coordinator.mode and self._gate.name != coordinator.mode:
+        if coordinator.mode and self._gate.name != coordinator.mode and not private:
             raise ConfigError(
                 f"the script asks for kvstore {self.type!r}, but the run was started with --mode "
                 f"{mode_label(coordinator.mode)}. Drop --mode, or ask for 'dist', which is whatever the run is."
             )
         self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s = coordinator, shell, timeout_s
+        self._private = private
         self._entries: dict[str, _Entry] = {}
+        self._called: dict[str, str] = {}  # from a key's name in the run to this store's name for it
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._number, self._lock = 0, Lock()
         self._compressor: Compressor | None = None
@@ -73,18 +86,22 @@ class DistKVStore(KVStore):
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key | Sequence[Key], value: Any) -> None:
+    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
         names, (values,) = as_lists(key, value)
         check_new(names, self._entries)
         arrays = [np.ascontiguousarray(host_array(v)).reshape(np.shape(host_array(v))) for v in values]
-        specs = [self._spec(n, a) for n, a in zip(names, arrays, strict=True)]
-        layouts = self._coordinator.declare(self._gate.name, self.reduce, specs, self._timeout_s)
+        specs = [self._spec(n, a, cut_name(fuse, whole)) for n, a in zip(names, arrays, strict=True)]
+        layouts = self._coordinator.declare(
+            self._gate.name, self.reduce, specs, self._timeout_s, store=self.number, private=self._private
+        )
+        shared = bundles(layouts)
+        places = {k: (b, i) for b in shared for i, k in enumerate(b.names)}
         for name, layout, array in zip(names, layouts, arrays, strict=True):
-            self._entries[name] = _Entry(layout, array.shape, array.dtype)
-        self._shell.register([(s.id, self._gate) for layout in layouts for s in layout.slices])
+            self._entries[name] = _Entry(layout, array.shape, array.dtype, *places.get(layout.key, ()))
+            self._called[layout.key] = name
+        self._shell.register([(i, self._gate) for i in {s.id: None for layout in layouts for s in layout.slices}])
         if self.rank == 0:
-            jobs = [j for layout, a in zip(layouts, arrays, strict=True) for j in self._init_jobs(layout, a)]
-            self._run(jobs, None).result()
+            self._run(self._init_jobs(shared, layouts, arrays), None).result()
         self._coordinator.barrier(f"init of store {self.number}", self._timeout_s)
 
     @property
@@ -99,29 +116,38 @@ class DistKVStore(KVStore):
         """The key's name among those of all stores of the run."""
         return name if self.number == 1 else f"{name} (store {self.number})"
 
-    def _spec(self, name: str, array: Array) -> KeySpec:
+    def _spec(self, name: str, array: Array, cut: str) -> KeySpec:
         if array.dtype.str not in ITEM_BYTES:
             raise ConfigError(f"key {name!r}: dtype {array.dtype} cannot travel; known: {' '.join(ITEM_BYTES)}")
-        return KeySpec(key=self._global(name), dtype=array.dtype.str, shape=array.shape)
+        return KeySpec(key=self._global(name), dtype=array.dtype.str, shape=array.shape, cut=cut)
 
-    def _init_jobs(self, layout: KeyLayout, array: Array) -> list[Job]:
-        flat = array.reshape(-1)
-        return [
-            Job(
-                server=s.server,
-                key=layout.key,
-                request=Init(
-                    seq=0,
-                    store=self.number,
-                    slice=s.id,
-                    key=layout.key,
-                    gate=self._gate.name,
-                    reduce=self.reduce,
-                    value=as_payload(flat[s.start : s.stop]),
-                ),
-            )
+    def _init_jobs(self, shared: list[Bundle], layouts: Sequence[KeyLayout], arrays: list[Array]) -> list[Job]:
+        by_key = {layout.key: a.reshape(-1) for layout, a in zip(layouts, arrays, strict=True)}
+        fused = {b.id for b in shared}
+        jobs = [
+            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop])
+            for layout in layouts
             for s in layout.slices
+            if s.id not in fused
         ]
+        for b in shared:
+            job = self._init_job(b.key, b.server, b.id, b.gather(by_key[k] for k in b.names))
+            if isinstance(job.request, Init):
+                job.request = replace(job.request, segments=b.segments)
+            jobs.append(job)
+        return jobs
+
+    def _init_job(self, key: str, server: int, slice_id: int, value: Array) -> Job:
+        request = Init(
+            seq=0,
+            store=self.number,
+            slice=slice_id,
+            key=key,
+            gate=self._gate.name,
+            reduce=self.reduce,
+            value=as_payload(value),
+        )
+        return Job(server=server, key=key, request=request)
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
@@ -143,51 +169,85 @@ class DistKVStore(KVStore):
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
-        arrays = [self._fitting(n, merge_devices(v)).copy() for n, v in zip(names, values, strict=True)]
-        jobs = [j for n, a in zip(names, arrays, strict=True) for j in self._jobs(n, a, None, priority)]
-        return self._remember(self._run(jobs, None))
+        entries = [self._entry(n) for n in names]
+        arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
+        arrays = [a if e.bundle is not None else a.copy() for a, e in zip(arrays, entries, strict=True)]
+        return self._remember(self._run(self._jobs(entries, arrays, None, priority), None))
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         names, (outs,) = as_lists(key, out)
-        targets = [self._target(n, o) for n, o in zip(names, outs, strict=True)]
-        jobs = [j for n, (_, flat) in zip(names, targets, strict=True) for j in self._jobs(n, None, flat, priority)]
+        entries = [self._entry(n) for n in names]
+        targets = [self._target(n, e, o) for n, e, o in zip(names, entries, outs, strict=True)]
+        jobs = self._jobs(entries, None, [flat for _, flat in targets], priority)
         return self._run(jobs, _like(key, [t for t, _ in targets]))
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
         names, (values, outs) = as_lists(key, value, out)
-        jobs, results = [], []
-        for name, v, o in zip(names, values, outs, strict=True):
-            array = self._fitting(name, merge_devices(v))
-            target, flat = self._target(name, in_place(v) if o is None else o)
-            if np.may_share_memory(array, flat):
-                array = array.copy()  # the answer is written where the question still lies
-            jobs += self._jobs(name, array, flat, priority)
-            results.append(target)
-        return self._remember(self._run(jobs, _like(key, results)))
+        entries = [self._entry(n) for n in names]
+        arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
+        places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
+        targets = [self._target(n, e, p) for n, e, p in zip(names, entries, places, strict=True)]
+        for i, (e, a) in enumerate(zip(entries, arrays, strict=True)):
+            if e.bundle is None and np.may_share_memory(a, targets[i][1]):
+                arrays[i] = a.copy()  # the answer is written where the question still lies
+        jobs = self._jobs(entries, arrays, [flat for _, flat in targets], priority)
+        return self._remember(self._run(jobs, _like(key, [t for t, _ in targets])))
 
-    def _fitting(self, name: str, array: Array) -> Array:
-        entry = self._entry(name)
-        check_fit(f"worker {self.rank}", "pushes", name, array, entry.shape, entry.dtype)
-        check_mean(f"worker {self.rank}", name, entry.dtype, self.reduce)
-        return np.ascontiguousarray(array)
+    def _fitting(self, name: str, entry: _Entry, value: Any) -> Array:
+        if type(value) is not np.ndarray:
+            value = merge_devices(value)
+        if value.shape != entry.shape or value.dtype != entry.dtype:
+            check_fit(f"worker {self.rank}", "pushes", name, value, entry.shape, entry.dtype)
+        if entry.dtype.kind != "f":
+            check_mean(f"worker {self.rank}", name, entry.dtype, self.reduce)
+        return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
-    def _target(self, name: str, out: Any) -> tuple[Any, Array]:
+    def _target(self, name: str, entry: _Entry, out: Any) -> tuple[Any, Array]:
         """Where a value is to go: the caller's object, and its memory, flat."""
-        entry = self._entry(name)
-        target = np.empty(entry.shape, entry.dtype) if out is None else out
-        return target, writable(f"worker {self.rank}", name, target, entry.shape, entry.dtype).reshape(-1)
+        if out is None:
+            out = np.empty(entry.shape, entry.dtype)
+        memory = writable(f"worker {self.rank}", name, out, entry.shape, entry.dtype)
+        return out, memory.reshape(-1)
 
-    def _jobs(self, name: str, array: Array | None, out: Array | None, priority: int) -> list[Job]:
-        """One job a slice: a push if there is an ``array``, a read if there is an ``out``."""
-        flat = None if array is None else array.reshape(-1)
-        jobs, layout = [], self._entry(name).layout
-        for s in layout.slices:
-            job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=out is not None)
-            if flat is not None:
-                self._load(job, flat[s.start : s.stop], whole_rows(layout.shape, s.start, s.stop))
-            job.token = None if out is None else out[s.start : s.stop]
-            jobs.append(job)
-        return jobs
+    def _jobs(
+        self, entries: list[_Entry], arrays: list[Array] | None, outs: list[Array] | None, priority: int
+    ) -> list[Job]:
+        """One job a slice: a push if there are ``arrays``, a read into ``outs`` if there are any."""
+        jobs: list[Job] = []
+        fused: dict[int, list[int]] = {}
+        for i, e in enumerate(entries):
+            if e.bundle is not None:
+                fused.setdefault(e.bundle.id, []).append(i)
+                continue
+            flat = None if arrays is None else arrays[i].reshape(-1)
+            out = None if outs is None else outs[i]
+            for s in e.layout.slices:
+                job = Job(server=s.server, slice=s.id, key=e.layout.key, priority=priority, want=out is not None)
+                if flat is not None:
+                    self._load(job, flat[s.start : s.stop], whole_rows(e.layout.shape, s.start, s.stop))
+                job.token = None if out is None else out[s.start : s.stop]
+                jobs.append(job)
+        return jobs + [self._fused_job(entries, m, arrays, outs, priority) for m in fused.values()]
+
+    def _fused_job(
+        self,
+        entries: list[_Entry],
+        members: list[int],
+        arrays: list[Array] | None,
+        outs: list[Array] | None,
+        priority: int,
+    ) -> Job:
+        """One job for the keys ``members`` of one bundle; a push must be of all its keys."""
+        bundle = entries[members[0]].bundle
+        if bundle is None:
+            raise ConfigError("these keys share no slice")
+        job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=outs is not None)
+        if arrays is not None:
+            order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
+            self._load(job, bundle.gather([arrays[i] for i in order]), 0)
+        if outs is not None:
+            job.token = bundle.scatter([(entries[i].place, outs[i]) for i in members])
+        return job
 
     def _load(self, job: Job, part: Array, columns: int) -> None:
         """Make the job a push of ``part``, compressed if the store compresses."""
@@ -217,9 +277,14 @@ class DistKVStore(KVStore):
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def set_optimizer(
-        self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
     ) -> None:
         check_rule(optimizer)
+        corrects = parse(rule)
         self.flush()
         self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
         if self.rank == 0:
@@ -231,6 +296,7 @@ class DistKVStore(KVStore):
                 store=self.number,
                 name=spec.name,
                 params=spec.params,
+                rule="" if corrects is None else corrects.spec(),
                 lr_mult={self._global(k): v for k, v in multipliers(lr_mult).items()},
                 wd_mult={self._global(k): v for k, v in multipliers(wd_mult).items()},
             )
@@ -273,7 +339,7 @@ class DistKVStore(KVStore):
 
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
-        counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
+        counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries, "dropped": c.dropped}
         return {**counts, "bytes_pushed": c.bytes_pushed, "bytes_dense": c.bytes_dense, "bytes_pulled": c.bytes_pulled}
 
     def server_stats(self) -> list[dict[str, Any]]:

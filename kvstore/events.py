@@ -4,8 +4,9 @@ Actions are carried out in order by a shell. Cores never see an array: payloads 
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from shoal.kvstore.wire.messages import Segment
 from shoal.kvstore.wire.schema import Message, Payload
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Action",
     "Apply",
     "Configure",
+    "Contribution",
     "Create",
     "Event",
     "PeerGone",
@@ -52,46 +54,66 @@ class Send:
     message: Message
 
 
+class Contribution(NamedTuple):
+    """One push that waits in a round, or is applied: whose, its number among this worker's, and how stale it is.
+
+    ``staleness`` is how many versions the slice had gone through since the value that it was computed from.
+    """
+
+    rank: int
+    clock: int
+    staleness: int
+
+
 @dataclass(frozen=True, slots=True)
 class SendValue:
-    """Send the present value of ``slice`` to peer ``to``, in answer to its request ``seq``.
+    """Send the present value of ``slice`` to worker ``rank`` at ``to``, in answer to its request ``seq``.
 
     ``stable`` says that the value is not written before the receiver has asked again, so that it need not be copied.
+    ``taken`` is false if the request was a push that was dropped.
     """
 
     to: str
+    rank: int
     seq: int
     slice: int
     version: int
     floor: int
     stable: bool
+    taken: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Give ``slice`` of store ``store`` its first value."""
+    """Give ``slice`` of store ``store`` its first value; ``segments`` are its keys if it has several."""
 
     slice: int
     key: str
     value: Payload
     store: int
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Accumulate:
-    """Keep the contribution of worker ``rank`` to ``slice`` until the next `Apply`."""
+    """Keep contribution ``clock`` of worker ``rank`` to ``slice`` until it is applied.
+
+    ``brief`` says that this happens in the same breath, or before its sender is answered: it need not be copied.
+    """
 
     slice: int
     rank: int
+    clock: int
     value: Payload
+    brief: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Reduce the kept contributions of ``ranks``, in this order, and update ``slice`` to ``version``."""
+    """Reduce the kept contributions ``parts``, in this order, and update ``slice`` to ``version``."""
 
     slice: int
-    ranks: tuple[int, ...]
+    parts: tuple[Contribution, ...]
     reduce: str
     version: int
 
@@ -105,6 +127,7 @@ class Configure:
     store: int
     name: str
     params: object
+    rule: str
     lr_mult: dict[str, float]
     wd_mult: dict[str, float]
 

@@ -1,26 +1,42 @@
-"""Gates: who may proceed, and when a round closes.
+"""Gates: who may proceed, when a round closes, and what becomes of a contribution that comes too late.
 
 A *clock* counts the contributions that a worker has made to a slice; the *floor* is the smallest clock among the
-workers. A worker at clock c may read or push when ``c - floor <= s``:
+workers. Contributions gather in a *round*; when enough are in, they are applied together and the version grows by one.
 
-=========  =========  ===========================================================================================
-gate       s          contributions are applied
-=========  =========  ===========================================================================================
-``bsp``    0          once a round, reduced in rank order, when every worker has contributed (bulk synchronous)
-``ssp:s``  s >= 1     each at once; nobody runs more than s clocks ahead (stale synchronous: Ho et al., NIPS 2013)
-``asp``    unbounded  each at once (asynchronous: Downpour, Dean et al., NIPS 2012)
-=========  =========  ===========================================================================================
+==============  =====  ================  =====  =====  ================================================================
+gate            slack  closes a round    waits  late   source
+==============  =====  ================  =====  =====  ================================================================
+``bsp``         0      all workers       -      -      bulk synchronous: Valiant, CACM 1990
+``backup:b``    -      all but b         yes    drop   Chen et al., arXiv:1604.00981
+``ksync:k``     -      k workers         yes    drop   K-sync SGD: Dutta et al., arXiv:1803.01113
+``kbatch:k``    -      k contributions   no     drop   K-batch-sync SGD: the same
+``kasync:k``    -      k workers         yes    keep   K-async SGD: the same
+``fedbuff:k``   -      k contributions   no     keep   K-batch-async: the same; Nguyen et al., arXiv:2106.06639
+``ssp:s``       s      each at once      -      -      stale synchronous: Ho et al., NIPS 2013
+``essp:s``      s      each at once      -      -      the same; new values are sent unasked: Dai et al., AAAI 2015
+``asp``         -      each at once      -      -      asynchronous: Downpour, Dean et al., NIPS 2012
+==============  =====  ================  =====  =====  ================================================================
+
+*Slack*: a worker at clock c may read or push when ``c - floor <= slack``. *Waits*: whoever has contributed to the open
+round waits until it closes. *Late*: a contribution computed from a version older than the open round's. Every gate but
+``bsp`` takes ``max=T`` as well, such as ``asp:max=20``: a contribution more than T versions old is dropped.
 """
 
+import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
-__all__ = ["Gate", "Progress", "canonical_mode", "mode_label", "parse_gate"]
+__all__ = ["Gate", "Progress", "canonical_mode", "mode_label", "parse_gate", "register_gate"]
 
-_SYNONYMS = {"sync": "bsp", "async": "asp", "ssp:0": "bsp"}
-_KNOWN = "sync (bsp), async (asp), ssp:S with S >= 0, such as ssp:3"
+_SYNONYMS = {"sync": "bsp", "async": "asp", "asgd": "asp", "kbatchasync": "fedbuff"}
+_KNOWN = (
+    "sync (bsp), async (asp), ssp:S and essp:S with S >= 0, backup:B, ksync:K, kbatch:K, kasync:K, fedbuff:K; "
+    "each also with max=T, such as asp:max=20"
+)
+_LIMIT = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +44,99 @@ class Gate:
     """A consistency model.
 
     Args:
-        name: canonical name.
+        name: canonical name; `parse_gate` of it gives an equal gate.
         slack: how many clocks a worker may be ahead of the slowest; None is unbounded.
-        rounds: contributions wait for the round to close.
+        need: contributions that close a round: k > 0 is k of them, 0 all workers', -b all workers' but b.
+        waits: whoever has contributed to the open round waits until it closes, so that a worker contributes once.
+        late: "keep" or "drop" contributions that were computed from a version older than the open round's.
+        max_staleness: contributions more than this many versions old are dropped; None keeps them.
+        eager: the servers send new values to the workers without being asked.
     """
 
     name: str
-    slack: int | None
-    rounds: bool
+    slack: int | None = None
+    need: int = 1
+    waits: bool = False
+    late: str = "keep"
+    max_staleness: int | None = None
+    eager: bool = False
+
+    @property
+    def rounds(self) -> bool:
+        """Every worker contributes once to every round, and nobody goes on before it is closed."""
+        return self.need == 0 and self.slack == 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether a worker must have heard of the open round before it pushes to it."""
+        return self.waits or self.late == "drop"
 
     def ready(self, clock: int, floor: int) -> bool:
-        """Whether a worker at ``clock`` may read, and push its next contribution."""
+        """Whether a worker at ``clock`` is within the slack: it may read, and push its next contribution."""
         return self.slack is None or clock - floor <= self.slack
+
+    def quota(self, workers: int) -> int:
+        """How many contributions close a round when ``workers`` take part in it; at least 1."""
+        if self.need > 0:
+            return min(self.need, workers) if self.waits else self.need
+        return max(1, workers + self.need)
+
+    def drops(self, staleness: int, late: bool) -> bool:
+        """Whether a contribution of this staleness, late or not, is dropped."""
+        return (late and self.late == "drop") or (self.max_staleness is not None and staleness > self.max_staleness)
+
+
+Maker = Callable[[int], Gate]
+"""From a gate's number (0 where it has none) to the gate; its name is set by `parse_gate`."""
+
+_GATES: dict[str, tuple[Maker, int | None]] = {
+    "bsp": (lambda _: Gate("", slack=0, need=0), None),
+    "asp": (lambda _: Gate(""), None),
+    "ssp": (lambda s: Gate("", slack=s), 0),
+    "essp": (lambda s: Gate("", slack=s, eager=True), 0),
+    "backup": (lambda b: Gate("", need=-b, waits=True, late="drop"), 0),
+    "ksync": (lambda k: Gate("", need=k, waits=True, late="drop"), 1),
+    "kbatch": (lambda k: Gate("", need=k, late="drop"), 1),
+    "kasync": (lambda k: Gate("", need=k, waits=True), 1),
+    "fedbuff": (lambda k: Gate("", need=k), 1),
+}
+_BUILT_IN = frozenset(_GATES)
+
+
+def register_gate(name: str, make: Maker, least: int | None = None) -> None:
+    """Make a gate known as ``name`` (without a number) or ``name:NUMBER``, in every process that calls this.
+
+    The scheduler, the servers and the workers must all know it: name its module with ``--plugin``.
+
+    ::
+
+        register_gate("half", lambda _: Gate("", need=-2, waits=True))
+
+    Args:
+        name: lower-case letters and digits.
+        make: from the number to the gate.
+        least: smallest number that the gate takes; None for a gate without a number.
+    Raises:
+        ConfigError: the name cannot be one, or is taken by another gate.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*", name):
+        raise ConfigError(f"a gate's name is lower-case letters and digits, got {name!r}")
+    known = _GATES.get(name)
+    if known is not None and known[0].__module__ != make.__module__:
+        raise ConfigError(f"gate {name!r} is taken: known are {', '.join(sorted(_GATES))}")
+    _GATES[name] = (make, least)
 
 
 def canonical_mode(name: str) -> str:
-    """``bsp``, ``asp`` or ``ssp:S`` for any accepted spelling.
+    """The one spelling of a gate: ``bsp``, ``asp``, ``ssp:3``, ``backup:1``, ``asp:max=20`` for any accepted one.
+
+    >>> canonical_mode("sync"), canonical_mode("ssp:s=3"), canonical_mode("backup:b=1"), canonical_mode("async:max=9")
+    ('bsp', 'ssp:3', 'backup:1', 'asp:max=9')
 
     Raises:
         ConfigError: lists the spellings that are known.
     """
-    name = _SYNONYMS.get(name.strip().lower(), name.strip().lower())
-    if name in ("bsp", "asp") or re.fullmatch(r"ssp:[1-9]\d{0,8}", name):
-        return name
-    raise ConfigError(f"unknown mode {name!r}; known: {_KNOWN}")
+    return parse_gate(name).name
 
 
 def mode_label(name: str) -> str:
@@ -65,12 +150,45 @@ def mode_label(name: str) -> str:
 
 def parse_gate(name: str) -> Gate:
     """The gate of this name; see `canonical_mode`."""
-    name = canonical_mode(name)
-    if name == "bsp":
-        return Gate("bsp", 0, True)
-    if name == "asp":
-        return Gate("asp", None, False)
-    return Gate(name, int(name[4:]), False)
+    text = name.strip().lower()
+    kind, _, rest = text.partition(":")
+    words = [w.strip() for w in rest.split(",")] if rest else []
+    limits = [w for w in words if w.startswith("max=")]
+    numbers = [w for w in words if not w.startswith("max=")]
+    kind = _SYNONYMS.get(kind, kind)
+    if kind not in _GATES or len(numbers) > 1 or len(limits) > 1 or text.endswith(":"):
+        raise _unknown(name)
+    make, least = _GATES[kind]
+    count = _count(name, re.sub(r"^[sbk]=", "", "".join(numbers)), least)
+    if (kind, count) in (("ssp", 0), ("backup", 0)):
+        kind, (make, least), count = "bsp", _GATES["bsp"], 0
+    words = [kind] if least is None else [f"{kind}:{count}"]
+    gate = make(count)
+    if limits and gate.rounds:
+        raise ConfigError(f"mode {name!r}: nothing is ever stale under {kind}; drop max=")
+    if limits:
+        limit = _count(name, limits[0][4:], 0)
+        gate, words = replace(gate, max_staleness=limit), [*words, f"max={limit}"]
+    sep = ":" if least is None else ","
+    return replace(gate, name=sep.join(words))
+
+
+def _count(name: str, text: str, least: int | None) -> int:
+    if least is None:
+        if text:
+            raise _unknown(name)
+        return 0
+    if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) < _LIMIT:
+        raise _unknown(name)
+    return int(text)
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name.partition(":")[0].strip().lower(), [*_GATES, *_SYNONYMS], 1, 0.6)
+    own = sorted(set(_GATES) - _BUILT_IN)
+    more = f"; registered here: {', '.join(own)}" if own else ""
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown mode {name!r}; known: {_KNOWN}{more}{hint}")
 
 
 class Progress:

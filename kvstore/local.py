@@ -10,10 +10,14 @@ import numpy as np
 from shoal.errors import KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, writable
+from shoal.kvstore.bundle import Bundle, bundles
+from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, cut_name, writable
 from shoal.kvstore.codecs import Compressor, Spec, whole_rows
-from shoal.kvstore.placement import cut
+from shoal.kvstore.events import Contribution
+from shoal.kvstore.placement import Placement
+from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.server.table import Table
+from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
 __all__ = ["LocalKVStore"]
@@ -29,8 +33,9 @@ class LocalKVStore(KVStore):
         self._table = Table()
         self._ids: dict[str, int] = {}
         self._pushes = self._bytes_in = self._bytes_out = 0
-        self._slices: dict[str, int] = {}  # number of the first slice, as a cluster would number them
-        self._next_slice = 0
+        self._placement = Placement(1)  # slices as a cluster would cut and number them
+        self._layouts: dict[str, KeyLayout] = {}
+        self._bundles: dict[str, Bundle] = {}
         self._compressor: Compressor | None = None
         self._lock = Lock()
 
@@ -42,22 +47,24 @@ class LocalKVStore(KVStore):
     def num_workers(self) -> int:
         return 1
 
-    def init(self, key: Key | Sequence[Key], value: Any) -> None:
+    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
         names, (values,) = as_lists(key, value)
         check_new(names, self._ids)
         arrays = [host_array(v) for v in values]
+        cut = cut_name(fuse, whole)
+        specs = [KeySpec(key=n, dtype=a.dtype.str, shape=a.shape, cut=cut) for n, a in zip(names, arrays, strict=True)]
         with self._lock:
-            for name, array in zip(names, arrays, strict=True):
+            for name, array, layout in zip(names, arrays, self._placement.add(specs), strict=True):
                 self._table.create(len(self._ids), name, array)
-                self._slices[name] = self._next_slice
-                self._next_slice += len(cut(array.size, array.itemsize))
+                self._layouts[name] = layout
                 self._ids[name] = len(self._ids)
+            self._bundles.update((k, b) for b in bundles([self._layouts[n] for n in names]) for k in b.names)
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
         arrays = [self._fitting(n, merge_devices(v)) for n, v in zip(names, values, strict=True)]
-        for name, array in zip(names, arrays, strict=True):
-            self._push(name, self._received(name, array))
+        for name, array in self._received(names, arrays):
+            self._push(name, array)
         return _done(None)
 
     def _fitting(self, name: str, array: Array) -> Array:
@@ -66,15 +73,33 @@ class LocalKVStore(KVStore):
         check_mean("worker 0", name, value.dtype, self.reduce)
         return array
 
-    def _received(self, name: str, array: Array) -> Array:
-        """What a server would receive: compression changes the numbers here as it does in a cluster."""
+    def _received(self, names: list[str], arrays: list[Array]) -> list[tuple[str, Array]]:
+        """What servers would receive: compression changes the numbers here as it does in a cluster."""
+        found: list[tuple[str, Array]] = []
+        fused: dict[int, tuple[Bundle, list[tuple[str, int]]]] = {}
+        for i, (name, array) in enumerate(zip(names, arrays, strict=True)):
+            bundle = self._bundles.get(name)
+            if bundle is None:
+                found.append((name, self._compressed(name, array)))
+            else:
+                fused.setdefault(bundle.id, (bundle, []))[1].append((name, i))
+        for bundle, members in fused.values():
+            ordered = [arrays[i] for i in bundle.order(members, {})]
+            if self._compressor is not None:
+                flat = self._compressor.round_trip(bundle.id, bundle.gather(ordered))
+                parts = np.split(flat, bundle.stops[:-1])
+                ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
+            found += zip(bundle.names, ordered, strict=True)
+        return found
+
+    def _compressed(self, name: str, array: Array) -> Array:
         compressor = self._compressor
         if compressor is None or not compressor.fits(array.dtype):
             return array
-        flat, first = np.ascontiguousarray(array).reshape(-1), self._slices[name]
+        flat = np.ascontiguousarray(array).reshape(-1)
         parts = [
-            compressor.round_trip(first + i, flat[a:b], whole_rows(array.shape, a, b))
-            for i, (a, b) in enumerate(cut(array.size, array.itemsize))
+            compressor.round_trip(s.id, flat[s.start : s.stop], whole_rows(array.shape, s.start, s.stop))
+            for s in self._layouts[name].slices
         ]
         return np.concatenate(parts).reshape(array.shape)
 
@@ -84,7 +109,7 @@ class LocalKVStore(KVStore):
     def _push(self, name: str, array: Array) -> None:
         with self._lock:
             self._table.accumulate(self._ids[name], 0, array)
-            self._table.apply(self._ids[name], (0,), self.reduce)
+            self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
             self._pushes += 1
             self._bytes_in += array.nbytes
 
@@ -94,6 +119,7 @@ class LocalKVStore(KVStore):
         for name, (_, memory) in zip(names, targets, strict=True):
             with self._lock:
                 np.copyto(memory, self._value(name))
+                self._table.was_read(self._ids[name], 0)
                 self._bytes_out += memory.nbytes
         results = [t for t, _ in targets]
         return _done(results[0] if isinstance(key, str | int) else results)
@@ -112,11 +138,15 @@ class LocalKVStore(KVStore):
         return self.pull_async(key, targets[0] if isinstance(key, str | int) else targets, priority)
 
     def set_optimizer(
-        self, optimizer: Optimizer, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
     ) -> None:
         check_rule(optimizer)
         with self._lock:
-            self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult))
+            self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult), rule=parse(rule))
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -132,12 +162,12 @@ class LocalKVStore(KVStore):
 
     def ledger(self) -> dict[str, int]:
         n = self._pushes
-        counts = {"sent": n, "acknowledged": n, "retries": 0, "bytes_dense": self._bytes_in}
+        counts = {"sent": n, "acknowledged": n, "retries": 0, "dropped": 0, "bytes_dense": self._bytes_in}
         return {**counts, "bytes_pushed": self._bytes_in, "bytes_pulled": self._bytes_out}
 
     def server_stats(self) -> list[dict[str, Any]]:
         n = self._pushes
-        ledger = {"0": {"applied": n, "rejected": 0, "duplicate": 0}}
+        ledger = {"0": {"applied": n, "rejected": 0, "dropped": 0, "duplicate": 0}}
         traffic = {"bytes_in": self._bytes_in, "bytes_out": self._bytes_out, "malformed": 0}
         return [{"ledger": ledger, "staleness": {"0": {"0": n}}, "updates": n, "slices": len(self._ids), **traffic}]
 

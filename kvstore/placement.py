@@ -1,21 +1,33 @@
 """Which server owns which part of a key: pure, the same on every node, balanced by bytes.
 
-A value is cut into near-equal slices of at most `SLICE_BYTES`; the cut depends on the value alone, never on the number
-of servers, so that sharding cannot change the arithmetic. Slices go, largest first, to the server with the fewest bytes
+A value is cut into near-equal slices of at most `SLICE_BYTES`; small keys that are declared together may be fused into
+shared slices of about `BUCKET_BYTES`. The cut depends on the values alone, never on the number of servers, so that
+sharding cannot change the arithmetic. Slices go, largest first, to the server with the fewest bytes
 (longest-processing-time rule, Graham 1969): no server carries more than the average plus one slice.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from shoal.errors import ConfigError
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec, Slice
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
-__all__ = ["SLICE_BYTES", "Placement", "cut"]
+__all__ = ["BUCKET_BYTES", "CUTS", "FUSE_BYTES", "SLICE_BYTES", "Piece", "Placement", "cut", "plan"]
 
 SLICE_BYTES = 1 << 20
 """Largest slice: big enough for full throughput, small enough to stay in cache and to be overtaken."""
+
+FUSE_BYTES = 64 << 10
+"""Smaller keys are fused if their declaration asks for it; gathering a larger one costs more than its own message."""
+
+BUCKET_BYTES = 256 << 10
+"""Fused keys share slices of about this size: several, so that they spread over servers and overlap on the way."""
+
+CUTS = ("", "rows", "whole", "fuse", "fuse-whole")
+"""How a key may be sliced: by bytes, between rows, not at all; "fuse" fuses small keys and cuts larger ones by bytes,
+"fuse-whole" leaves the larger ones whole."""
 
 
 def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tuple[int, int]]:
@@ -28,6 +40,67 @@ def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tupl
     base, extra = divmod(size, n)
     stops = [(i + 1) * base + min(i + 1, extra) for i in range(n)]
     return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
+    """The element ranges that a key of its own is cut into."""
+    size, item = prod(spec.shape), ITEM_BYTES[spec.dtype]
+    if spec.cut in ("whole", "fuse-whole"):
+        return [(0, size)]
+    if spec.cut == "rows" and size:
+        width = prod(spec.shape[1:])
+        rows = cut(spec.shape[0], width * item, max(slice_bytes, width * item))
+        return [(a * width, b * width) for a, b in rows]
+    return cut(size, item, slice_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One slice to be: elements ``start:stop`` of one key, or several whole keys one behind the other.
+
+    ``parts`` are (index of the key among those planned, start, stop, offset in the slice), in elements.
+    """
+
+    parts: tuple[tuple[int, int, int, int], ...]
+    size: int
+    nbytes: int
+
+
+def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece]:
+    """Cut and fuse keys that are declared together; pieces are ordered by their first key.
+
+    >>> k = [KeySpec(key=n, dtype="<f4", shape=(10,), cut="fuse") for n in "ab"]
+    >>> plan(k)[0].parts
+    ((0, 0, 10, 0), (1, 0, 10, 10))
+    """
+    pieces: list[Piece] = []
+    open_: dict[str, list[int]] = {}  # by dtype, the keys of the bucket that is being filled
+    bucket_bytes = min(BUCKET_BYTES, slice_bytes)
+
+    def close(dtype: str) -> None:
+        parts, at = [], 0
+        for i in open_.pop(dtype, []):
+            size = prod(specs[i].shape)
+            parts.append((i, 0, size, at))
+            at += size
+        if parts:
+            pieces.append(Piece(tuple(parts), at, at * ITEM_BYTES[dtype]))
+
+    filled: dict[str, int] = {}
+    for i, spec in enumerate(specs):
+        nbytes = prod(spec.shape) * ITEM_BYTES[spec.dtype]
+        if spec.cut.startswith("fuse") and "f" in spec.dtype and nbytes < min(FUSE_BYTES, bucket_bytes):
+            if filled.get(spec.dtype, 0) + nbytes > bucket_bytes:
+                close(spec.dtype)
+                filled[spec.dtype] = 0
+            open_.setdefault(spec.dtype, []).append(i)
+            filled[spec.dtype] = filled.get(spec.dtype, 0) + nbytes
+        else:
+            item = ITEM_BYTES[spec.dtype]
+            pieces += [Piece(((i, a, b, 0),), b - a, (b - a) * item) for a, b in _ranges(spec, slice_bytes)]
+    for dtype in list(open_):
+        close(dtype)
+    return sorted(pieces, key=lambda p: p.parts[0][:2])
 
 
 class Placement:
@@ -49,24 +122,26 @@ class Placement:
 
     def add(self, specs: Sequence[KeySpec]) -> list[KeyLayout]:
         """Place new keys; their layouts, in the order of ``specs``."""
-        ranges = {s.key: cut(prod(s.shape), ITEM_BYTES[s.dtype], self.slice_bytes) for s in specs}
-        owner = self._assign(
-            [(s.key, i, (b - a) * ITEM_BYTES[s.dtype]) for s in specs for i, (a, b) in enumerate(ranges[s.key])]
-        )
-        return [self._layout(s, ranges[s.key], owner) for s in specs]
+        pieces = plan(specs, self.slice_bytes)
+        owner = self._assign(pieces)
+        slices: list[list[Slice]] = [[] for _ in specs]
+        for n, piece in enumerate(pieces):
+            for i, start, stop, offset in piece.parts:
+                slices[i].append(
+                    Slice(id=self._next + n, server=owner[n], start=start, stop=stop, offset=offset, size=piece.size)
+                )
+        self._next += len(pieces)
+        layouts = [
+            KeyLayout(key=s.key, dtype=s.dtype, shape=s.shape, slices=tuple(mine), cut=s.cut)
+            for s, mine in zip(specs, slices, strict=True)
+        ]
+        self.layouts.update((layout.key, layout) for layout in layouts)
+        return layouts
 
-    def _assign(self, pieces: list[tuple[str, int, int]]) -> dict[tuple[str, int], int]:
+    def _assign(self, pieces: Sequence[Piece]) -> dict[int, int]:
         owner = {}
-        for key, i, nbytes in sorted(pieces, key=lambda p: (-p[2], p[0], p[1])):
+        for n in sorted(range(len(pieces)), key=lambda n: (-pieces[n].nbytes, n)):
             server = min(range(len(self.load_bytes)), key=lambda s: (self.load_bytes[s], s))
-            self.load_bytes[server] += nbytes
-            owner[key, i] = server
+            self.load_bytes[server] += pieces[n].nbytes
+            owner[n] = server
         return owner
-
-    def _layout(self, spec: KeySpec, ranges: list[tuple[int, int]], owner: dict[tuple[str, int], int]) -> KeyLayout:
-        slices = tuple(
-            Slice(id=self._next + i, server=owner[spec.key, i], start=a, stop=b) for i, (a, b) in enumerate(ranges)
-        )
-        self._next += len(slices)
-        self.layouts[spec.key] = KeyLayout(key=spec.key, dtype=spec.dtype, shape=spec.shape, slices=slices)
-        return self.layouts[spec.key]

@@ -18,13 +18,14 @@ staleness_p95       the same, 95th percentile (the smallest value that at least 
 bytes_pushed        payload that the workers sent in pushes
 bytes_saved         what compression made it smaller by
 bytes_pulled        payload that they received
-ledger              sent, acknowledged (counted by the workers), applied, rejected, duplicate (counted by the servers)
-                    and balanced: for every worker, sent = acknowledged = applied + rejected. One push of one slice
-                    counts as one. A duplicate is a repetition that a server answered without counting it again.
+ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate (counted by the
+                    servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped. One
+                    push of one slice counts as one. Dropped is what came too late for its round; a duplicate is a
+                    repetition that a server answered without counting it again.
 weights_sha256      hash of the final weights, from worker 0, or null
 metrics             every metric that worker 0 reported, with its last value
 per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
-                    rejected, duplicate, retries, staleness_mean, balanced
+                    rejected, dropped, duplicate, retries, staleness_mean, balanced
 seed                of the run
 malformed           messages that servers dropped because they were not the protocol
 shoal               version of shoal
@@ -51,7 +52,7 @@ __all__ = ["check_place", "final_report", "render", "save"]
 
 Report = dict[str, Any]
 
-_SERVER_COUNTS = ("applied", "rejected", "duplicate")
+_SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate")
 _WORKER_COUNTS = ("sent", "acknowledged", "retries")
 
 
@@ -108,7 +109,9 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
         "metrics": dict(_mapping(report.get("metrics"))),
         **counts,
         "staleness_mean": _mean(staleness),
-        "balanced": counts["sent"] == counts["acknowledged"] == counts["applied"] + counts["rejected"],
+        "balanced": counts["sent"]
+        == counts["acknowledged"]
+        == counts["applied"] + counts["rejected"] + counts["dropped"],
     }
 
 

@@ -257,9 +257,19 @@ class Membership:
         return f"{', '.join(missing) or 'the scheduler'} at barrier {name!r} (occurrence {index})"
 
     def declare(
-        self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float | None = 60.0
+        self,
+        gate: str,
+        reduce: str,
+        specs: Sequence[KeySpec],
+        timeout_s: float | None = 60.0,
+        *,
+        store: int = 1,
+        private: bool = False,
     ) -> tuple[KeyLayout, ...]:
-        """Register keys; where their slices live, in the order of ``specs``.
+        """Register keys of a store; where their slices live, in the order of ``specs``.
+
+        Args:
+            private: the store is made by the library for its own needs, and not bound to the run's mode.
 
         Raises:
             ShapeError, DTypeError, ConfigError: another worker declared it otherwise; the text has both.
@@ -268,7 +278,7 @@ class Membership:
         with self._changed:
             self._requests += 1
             request = self._requests
-        message = Declare(request=request, gate=gate, reduce=reduce, keys=tuple(specs))
+        message = Declare(request=request, gate=gate, reduce=reduce, store=store, private=private, keys=tuple(specs))
         answer = self._ask(declare_key(request), message, timeout_s, lambda: "the scheduler to place the declared keys")
         if isinstance(answer, Refused):
             raise errors.named(answer.error, answer.text, MembershipError)

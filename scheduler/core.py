@@ -338,8 +338,8 @@ class SchedulerCore:
         if wrong:
             return [_refuse(sender, *wrong, m.request)]
         new = new_keys(self.state, m.keys)
-        if new or not self.state.gate:
-            self._commit(Declared(by, canonical_mode(m.gate), m.reduce, new))
+        if new or m.store not in self.state.stores:
+            self._commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
         layouts = self.state.placement.layouts
         return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[spec.key] for spec in m.keys)))]
 
@@ -515,7 +515,7 @@ def _digest(state: ClusterState) -> tuple[Any, ...]:
         state.culprit,
         state.reason,
         state.gate,
-        state.reduce,
+        tuple(sorted((n, s.gate, s.reduce) for n, s in state.stores.items())),
         state.nodes,
         state.departures,
         state.placement.layouts,

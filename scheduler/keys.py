@@ -2,6 +2,7 @@
 
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, mode_label
+from shoal.kvstore.placement import CUTS
 from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
 from shoal.kvstore.wire.schema import ITEM_BYTES
 from shoal.scheduler.log import ClusterState
@@ -39,15 +40,19 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
     if m.reduce not in ("mean", "sum"):
         return "ConfigError", f"{by} reduces by {m.reduce!r}; known: 'mean', 'sum'"
     theirs = mode_label(gate)
-    if mode and gate != mode:
+    if mode and gate != mode and not m.private:
         return "ConfigError", (
             f"the run was started with --mode {mode_label(mode)}, but the script of {by} creates a store of mode "
             f"{theirs}. Start the run with --mode {theirs}, or let the script take its mode from the run."
         )
-    if state.gate and (gate, m.reduce) != (state.gate, state.reduce):
+    if m.store < 1:
+        return "ConfigError", f"{by} numbers a store {m.store}; stores are numbered from 1"
+    known = state.stores.get(m.store)
+    if known is not None and (gate, m.reduce) != (known.gate, known.reduce):
         return "ConfigError", (
-            f"{by} creates a store of mode {theirs} that reduces by {m.reduce}; {state.settled_by} created one of mode "
-            f"{mode_label(state.gate)} that reduces by {state.reduce}. All stores of a run must be of one kind."
+            f"{by} creates store {m.store} of mode {theirs} that reduces by {m.reduce}; {known.by} created it of mode "
+            f"{mode_label(known.gate)} that reduces by {known.reduce}. All workers must create the same stores, in the "
+            "same order."
         )
     if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
         return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"
@@ -59,6 +64,8 @@ def _wrong_key(state: ClusterState, by: str, spec: KeySpec) -> Objection | None:
         return "DTypeError", f"{by} declares {spec.key!r} with dtype {spec.dtype!r}; known: {' '.join(ITEM_BYTES)}"
     if any(n < 0 for n in spec.shape):
         return "ShapeError", f"{by} declares {spec.key!r} with shape {spec.shape}: a size cannot be negative"
+    if spec.cut not in CUTS:
+        return "ConfigError", f"{by} wants {spec.key!r} cut by {spec.cut!r}; known: {', '.join(map(repr, CUTS))}"
     known = state.placement.layouts.get(spec.key)
     return _mismatch(known, state.declared_by[spec.key], spec, by) if known else None
 
@@ -83,5 +90,10 @@ def _mismatch(known: KeyLayout | KeySpec, first: str, spec: KeySpec, by: str) ->
         return "DTypeError", (
             f"{by} declares {spec.key!r} with dtype {spec.dtype}; {first} declared it with dtype {known.dtype}. "
             f"{advice}"
+        )
+    if known.cut != spec.cut:
+        return "ConfigError", (
+            f"{by} declares {spec.key!r} to be cut {spec.cut or 'by bytes'!r}; {first} declared it to be cut "
+            f"{known.cut or 'by bytes'!r}. All workers must call init with the same options."
         )
     return None

@@ -58,12 +58,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A worker has declared keys, in this order; the first declaration settles the gate and the reduction."""
+    """A worker has declared keys, in this order; the first declaration of a store settles its gate and reduction."""
 
     by: str
     gate: str
     reduce: str
     keys: tuple[KeySpec, ...]
+    store: int = 1
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,15 @@ class Finished:
 
 
 Record: TypeAlias = Joined | Dropped | Started | Declared | Departed | Aborted | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How the first declaration of a store by a worker ``by`` settled it for all."""
+
+    gate: str
+    reduce: str
+    by: str
 
 
 @dataclass(slots=True)
@@ -125,9 +136,8 @@ class ClusterState:
     epoch: int = 1  # of the placement
     culprit: str = ""
     reason: str = ""
-    gate: str = ""
-    reduce: str = ""
-    settled_by: str = ""  # who declared first
+    gate: str = ""  # of the first store that a script made, for display
+    stores: dict[int, Settled] = field(default_factory=dict)  # by number
     nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
     tokens: dict[str, Node] = field(default_factory=dict)  # of every process that ever joined
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -151,8 +161,8 @@ class ClusterState:
                 self.generation += 1
             case Started():
                 self._start()
-            case Declared(by, gate, reduce, keys):
-                self._declare(by, gate, reduce, keys)
+            case Declared():
+                self._declare(record)
             case Departed(token, state, report):
                 self._depart(self.tokens[token], state, report)
             case Aborted(culprit, reason, tokens, state, report):
@@ -180,11 +190,12 @@ class ClusterState:
         members = tuple(self.nodes[place].member for place in sorted(self.nodes))
         self.roster = Roster(generation=self.generation, epoch=self.epoch, members=members)
 
-    def _declare(self, by: str, gate: str, reduce: str, keys: tuple[KeySpec, ...]) -> None:
-        if not self.gate:
-            self.gate, self.reduce, self.settled_by = gate, reduce, by
-        self.placement.add(keys)
-        self.declared_by.update((spec.key, by) for spec in keys)
+    def _declare(self, d: Declared) -> None:
+        self.stores.setdefault(d.store, Settled(d.gate, d.reduce, d.by))
+        if not self.gate and not d.private:
+            self.gate = d.gate
+        self.placement.add(d.keys)
+        self.declared_by.update((spec.key, d.by) for spec in d.keys)
 
     def _depart(self, node: Node, state: str, report: Plain) -> None:
         node.state, node.report = state, report

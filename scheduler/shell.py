@@ -89,8 +89,8 @@ class SchedulerShell:
                 log.warning("%s fell silent before the run began; its place is free", self._name(token))
             case Started():
                 log.info("everybody is here: the run begins, with %d workers, %d servers", state.workers, state.servers)
-            case Declared(by, gate, reduce, keys):
-                log.info("%s declared %d keys (mode %s, reduce %s)", by, len(keys), gate, reduce)
+            case Declared(by, gate, reduce, keys, store):
+                log.info("%s declared %d keys of store %d (mode %s, reduce %s)", by, len(keys), store, gate, reduce)
             case Departed(token, how, _):
                 log.info("%s is %s", self._name(token), how)
             case Finished():

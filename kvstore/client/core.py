@@ -33,7 +33,7 @@ from shoal.kvstore.wire.messages import (
 )
 from shoal.kvstore.wire.schema import Message, Payload
 
-__all__ = ["ClientAction", "ClientCore", "Complete", "Fail", "Job", "Stage", "Transmit", "Warn"]
+__all__ = ["ClientAction", "ClientCore", "Complete", "Dropped", "Fail", "Job", "Stage", "Transmit", "Warn"]
 
 RETRY_S = 1.0
 RETRY_MAX_S = 8.0
@@ -67,7 +67,7 @@ class Job:
     payload_bytes: int = 0
     codec: str = ""  # how the payload is compressed
     more: tuple[Payload, ...] = ()  # further parts of a compressed payload
-    undo: Callable[[], None] | None = None  # a refused push returns what it held
+    undo: Callable[[], None] | None = None  # a push that is refused or dropped returns what it held
     dense_bytes: int = 0  # what it would be without compression
     want: bool = False
     request: Message | None = None
@@ -109,13 +109,20 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """The push of ``job`` came too late and was dropped; the job itself goes on."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Worth telling the user once: a job has waited long."""
 
     text: str
 
 
-ClientAction: TypeAlias = Transmit | Complete | Fail | Warn
+ClientAction: TypeAlias = Transmit | Complete | Dropped | Fail | Warn
 
 
 @dataclass(slots=True)
@@ -123,9 +130,13 @@ class _Lane:
     """What the worker knows of one slice, and its jobs in order."""
 
     clock: int = 0
-    pulled: int = 0
+    pulled: int = 0  # version of the value that the worker has
+    round: int = 0  # newest version that it has heard of when it was free to contribute
+    told: bool = False  # whether that was after its last contribution
     floor: int = 0
     gate: Gate | None = None
+    fresh: Value | None = None  # of an eager gate: the newest value that came
+    stream: int = -1  # the seq under which values come unasked
     jobs: deque[Job] = field(default_factory=deque)
     doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
 
@@ -149,6 +160,7 @@ class Counters:
 
     sent: int = 0
     acknowledged: int = 0
+    dropped: int = 0  # acknowledged, but too late for their round
     retries: int = 0
     bytes_pushed: int = 0
     bytes_dense: int = 0  # what bytes_pushed would be without compression
@@ -172,6 +184,7 @@ class ClientCore:
         self.lanes: dict[int, _Lane] = {}
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
+        self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
         self.counters = Counters()
         self._seq = 0
         self._order = 0
@@ -228,10 +241,38 @@ class ClientCore:
             self._over(job)
             return [Fail(job, "StoreTimeoutError", lane.doubt)]
         if job.payload is None:
-            return self._enter(job, Stage.READ, now)
-        if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
+            return self._read(job, lane, now)
+        if lane.gate is not None and not self._may_push(lane, lane.gate):
             return self._enter(job, Stage.ENTER, now)
         return self._enter_push(job, now)
+
+    @staticmethod
+    def _may_push(lane: _Lane, gate: Gate) -> bool:
+        """Whether the worker knows that the server will take its next contribution."""
+        return gate.ready(lane.clock, lane.floor) and (lane.told or not gate.asks)
+
+    def _read(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
+        """Ask for the value, unless one that came unasked is new enough."""
+        gate, clock = lane.gate, job.clock + (job.payload is not None)
+        if gate is None or not gate.eager:
+            return self._enter(job, Stage.READ, now)
+        if lane.fresh is not None and gate.ready(clock, lane.fresh.floor):
+            lane.pulled = lane.round = lane.fresh.version
+            return self._finish(job, lane.fresh, now)
+        self._number(job)
+        self.streams.pop(lane.stream, None)
+        lane.stream = job.seq
+        self.streams[job.seq] = job.slice
+        return self._enter(job, Stage.READ, now)
+
+    def _streamed(self, m: Message) -> None:
+        """A value that came unasked."""
+        lane = self.lanes.get(self.streams.get(getattr(m, "seq", -1), -1))
+        if lane is None or not isinstance(m, Value) or m.value is None:
+            return
+        lane.floor = max(lane.floor, m.floor)
+        if lane.fresh is None or m.version > lane.fresh.version:
+            lane.fresh = m
 
     def _number(self, job: Job) -> None:
         """A sequence number of its own for what is asked next: an answer to an earlier question never fits it."""
@@ -268,7 +309,8 @@ class ClientCore:
                 slice=job.slice,
                 clock=job.clock,
                 pulled=lane.pulled,
-                want=job.want,
+                round=lane.round,
+                want=job.want and not (lane.gate is not None and lane.gate.eager),
                 codec=job.codec,
                 value=job.payload,
                 more=job.more,
@@ -281,6 +323,7 @@ class ClientCore:
             slice=job.slice,
             clock=clock,
             payload=job.stage is Stage.READ,
+            watch=lane is not None and job.seq == lane.stream,
         )
 
     def _stamped(self, job: Job) -> Message:
@@ -302,12 +345,14 @@ class ClientCore:
                 return self._pump(now)
             case Refused() if not self.links[server].greeted:
                 return self._refuse_all(server, m)
+        if self.streams:
+            self._streamed(m)
         job = self.flying.get(getattr(m, "seq", -1))
         if job is None or job.server != server:
             return []
         match m:
             case Ack():
-                return self._acknowledged(job, m.version, m.floor, now)
+                return self._acknowledged(job, m, now)
             case Value():
                 return self._valued(job, m, now)
             case Waiting():
@@ -330,20 +375,25 @@ class ClientCore:
             f"for the same keys in the same order. ({m.text})"
         )
 
-    def _acknowledged(self, job: Job, version: int, floor: int, now: float) -> list[ClientAction]:
+    def _acknowledged(self, job: Job, m: Ack | Value, now: float) -> list[ClientAction]:
         if job.stage is not Stage.PUSH:
             return []
         lane = self.lanes[job.slice]
-        lane.floor = max(lane.floor, floor)
+        lane.floor = max(lane.floor, m.floor)
         lane.clock += 1
-        staleness = max(0, version - lane.pulled - 1)  # the updates in between, without the push's own
+        lane.told = False
+        staleness = max(0, m.version - lane.pulled - 1)  # the updates in between, without the push's own
         self.counters.staleness += (staleness - self.counters.staleness) / 32
         self._settle(job)
         self._give_back(job)
+        actions: list[ClientAction] = [] if m.taken else [Dropped(job)]
+        self.counters.dropped += not m.taken
         if not job.want:
-            return self._finish(job, None, now)
+            return [*actions, *self._finish(job, None, now)]
+        if lane.gate is not None and lane.gate.eager:
+            return [*actions, *self._read(job, lane, now), *self._pump(now)]
         self._set_due(job, Stage.READ, now)
-        return self._pump(now)
+        return [*actions, *self._pump(now)]
 
     def _settle(self, job: Job) -> None:
         """The push is acknowledged (or refused): its bytes are no longer under way."""
@@ -358,13 +408,15 @@ class ClientCore:
         if job.stage is Stage.ENTER:
             lane = self.lanes[job.slice]
             lane.floor = max(lane.floor, m.floor)
+            lane.round, lane.told = m.version, True
             self._number(job)
             return self._enter_push(job, now)
-        actions = self._acknowledged(job, m.version, m.floor, now)
+        actions = self._acknowledged(job, m, now)
         if job.stage is not Stage.READ or m.value is None:
             return actions
         lane = self.lanes[job.slice]
         lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
+        lane.round, lane.told = m.version, True
         self.counters.bytes_pulled += m.value.data.nbytes
         return [*actions, *self._finish(job, m, now)]
 

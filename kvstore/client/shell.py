@@ -12,7 +12,8 @@ import numpy as np
 
 from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
-from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Fail, Job, Transmit, Warn
+from shoal.kvstore.bundle import Scatter
+from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import StatsReply, Value
 from shoal.kvstore.wire.schema import Message
@@ -67,9 +68,12 @@ class Group:
         if jobs == 0:
             self.future.set_result(result)
 
-    def complete(self, view: Array | None, reply: Message | None) -> None:
+    def complete(self, view: Array | Scatter | None, reply: Message | None) -> None:
         if isinstance(reply, Value) and reply.value is not None and view is not None:
-            np.copyto(view, as_array(reply.value), casting="no")
+            if isinstance(view, Scatter):
+                view.write(as_array(reply.value))
+            else:
+                np.copyto(view, as_array(reply.value), casting="no")
         if isinstance(reply, StatsReply):
             self.replies.append(reply)
         self._left -= 1
@@ -170,6 +174,9 @@ class ClientShell:
                 case Complete(job, result):
                     self._group(job).complete(job.token[1], result)
                     self._settled(self._group(job))
+                case Dropped(job):
+                    if job.undo is not None:
+                        job.undo()
                 case Fail(job, error, text):
                     if job.undo is not None and error != "StoreTimeoutError":  # after that it may have been counted
                         job.undo()

@@ -6,6 +6,8 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 - a push is counted once: its clock must be the number of contributions already counted from this worker to this slice;
   a smaller clock is a repetition and is answered as the first one was;
 - a counted contribution stays, whatever becomes of its sender;
+- a contribution that comes too late for its round (gate ``backup`` and the like), or is too old, is counted and
+  dropped, and its sender is told;
 - nobody waits for a worker that has left; when the last one leaves, open rounds close with what they have;
 - a message of an older incarnation, or of a stranger, is refused and changes nothing.
 """
@@ -20,6 +22,7 @@ from shoal.kvstore.events import (
     Action,
     Apply,
     Configure,
+    Contribution,
     Create,
     Event,
     PeerGone,
@@ -49,6 +52,9 @@ from shoal.kvstore.wire.messages import (
 __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
 
 
+MAX_KEYS_REPORTED = 4096
+"""Slices whose staleness is listed one by one in a report."""
+
 MAX_REFUSALS = 1024
 """Refusals remembered for each worker; a worker stops at its first one."""
 
@@ -75,8 +81,23 @@ class Entry:
     reduce: str
     progress: Progress
     version: int = 0
-    pending: dict[int, None] = field(default_factory=dict)
+    pending: list[Contribution] = field(default_factory=list)
+    holders: set[int] = field(default_factory=set)  # whose contributions wait
+    late: dict[int, int] = field(default_factory=dict)  # by rank, the clock of its last contribution that was dropped
     parked: dict[tuple[str, int], Parked] = field(default_factory=dict)
+    watchers: dict[str, tuple[int, int]] = field(default_factory=dict)  # sender -> (rank, seq): sent every new floor
+    shown: int = 0  # the floor that the watchers were last sent
+    staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
+
+    def may_read(self, worker: int, clock: int) -> bool:
+        """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
+        return self.gate.ready(clock, self.progress.floor) and not (self.gate.waits and worker in self.holders)
+
+    def missing(self, clock: int) -> tuple[int, ...]:
+        """Whom a worker at ``clock`` waits for."""
+        if self.gate.waits:
+            return tuple(r for r in self.progress.clocks if r not in self.holders)
+        return self.progress.behind(clock - (self.gate.slack or 0))
 
 
 @dataclass(slots=True)
@@ -85,6 +106,7 @@ class Ledger:
 
     applied: int = 0
     rejected: int = 0
+    dropped: int = 0
     duplicate: int = 0
     refusals: dict[int, Send] = field(default_factory=dict)  # by seq, to answer a repetition the same way
     staleness: Counter[int] = field(default_factory=Counter)
@@ -165,7 +187,7 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
         progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
         self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress)
-        return [Create(m.slice, m.key, m.value, m.store), done]
+        return [Create(m.slice, m.key, m.value, m.store, m.segments), done]
 
     def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -174,7 +196,7 @@ class ServerCore:
         if self._configured.get((m.worker, m.incarnation), -1) > m.seq:
             return [Send(sender, Done(seq=m.seq))]  # a later one is installed: this is an old repetition
         self._configured[m.worker, m.incarnation] = m.seq
-        return [Configure(sender, m.seq, m.store, m.name, m.params, m.lr_mult, m.wd_mult)]
+        return [Configure(sender, m.seq, m.store, m.name, m.params, m.rule, m.lr_mult, m.wd_mult)]
 
     # --- pushing ------------------------------------------------------------------------------------------------------
 
@@ -192,16 +214,26 @@ class ServerCore:
         if m.clock < entry.progress.clocks[m.worker]:
             book.duplicate += 1
             return self._answer(sender, m, entry)
-        book.staleness[max(0, entry.version - m.pulled)] += 1
+        return self._take(sender, m, book, entry)
+
+    def _take(self, sender: str, m: Push, book: Ledger, entry: Entry) -> list[Action]:
+        """Count a contribution, and keep it for its round unless it is too late for that."""
+        staleness = max(0, entry.version - m.pulled)
         entry.progress.advance(m.worker)
-        entry.pending[m.worker] = None
-        moved = self._close(m.slice, entry)
-        return [
-            Accumulate(m.slice, m.worker, m.value),
-            *moved,
-            *self._answer(sender, m, entry),
-            *self._release(m.slice, entry),
-        ]
+        if entry.gate.drops(staleness, m.round < entry.version):
+            book.dropped += 1
+            entry.late[m.worker] = m.clock
+            moved: list[Action] = []
+        else:
+            book.staleness[staleness] += 1
+            count, total, most = entry.staleness
+            entry.staleness = [count + 1, total + staleness, max(most, staleness)]
+            entry.pending.append(Contribution(m.worker, m.clock, staleness))
+            entry.holders.add(m.worker)
+            closed = self._close(m.slice, entry)
+            moved = [Accumulate(m.slice, m.worker, m.clock, m.value, bool(closed) or entry.gate.rounds), *closed]
+        answers = self._answer(sender, m, entry)
+        return [*moved, *answers, *self._release(m.slice, entry), *self._show(m.slice, entry)]
 
     def reject(self, sender: str, m: Push, error: str, text: str) -> list[Action]:
         """Refuse a push that the shell could not decode."""
@@ -240,8 +272,8 @@ class ServerCore:
                 f"worker {m.worker} pushes {entry.key!r} at clock {m.clock}, but only {clock} of its pushes have come"
             )
             return _refuse(sender, m.seq, "LocalProtocolError", text)
-        if m.clock == clock and not entry.gate.ready(clock, entry.progress.floor):
-            waits = entry.progress.behind(clock)
+        if m.clock == clock and not entry.may_read(m.worker, clock):
+            waits = entry.missing(clock)
             text = (
                 f"worker {m.worker} pushes {entry.key!r} at clock {clock}, ahead of workers {waits} ({entry.gate.name})"
             )
@@ -250,26 +282,29 @@ class ServerCore:
 
     def _answer(self, sender: str, m: Push, entry: Entry) -> list[Action]:
         """Acknowledge; a push that wants the value gets it as soon as it may read it."""
+        taken = entry.late.get(m.worker) != m.clock
+        ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor, taken=taken))
         if not m.want:
-            return [Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor))]
+            return [ack]
         reader = Parked(sender, m.worker, m.clock + 1, True)
-        if entry.gate.ready(reader.clock, entry.progress.floor):
-            return [self._value(m.slice, entry, m.seq, reader)]
-        ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor))
+        if entry.may_read(m.worker, reader.clock):
+            return [self._value(m.slice, entry, m.seq, reader, taken)]
         return [ack, *self._park(m.seq, reader, entry)]
 
     def _close(self, slice_id: int, entry: Entry) -> list[Action]:
-        """Apply what waits, if the gate says that it need not wait longer."""
-        complete = entry.progress.floor > entry.version or not entry.progress.clocks
-        if not entry.pending or (entry.gate.rounds and not complete):
+        """Apply what waits, in the order of ranks and clocks, if it is enough or if nobody is left to add to it."""
+        workers = len(entry.holders | entry.progress.clocks.keys())
+        enough = len(entry.pending) >= entry.gate.quota(workers) or not entry.progress.clocks
+        if not entry.pending or not enough:
             return []
-        ranks = tuple(sorted(entry.pending))
+        parts = tuple(sorted(entry.pending))
         entry.pending.clear()
+        entry.holders.clear()
         entry.version += 1
         self.updates += 1
-        for rank in ranks:
-            self.ledgers[rank].applied += 1
-        return [Apply(slice_id, ranks, entry.reduce, entry.version)]
+        for part in parts:
+            self.ledgers[part.rank].applied += 1
+        return [Apply(slice_id, parts, entry.reduce, entry.version)]
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -282,7 +317,9 @@ class ServerCore:
             text = f"worker {m.worker} pulls slice {m.slice} from server {self.rank} before anybody initialised it"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
         reader = Parked(sender, m.worker, m.clock, m.payload)
-        if m.worker not in entry.progress.clocks or entry.gate.ready(m.clock, entry.progress.floor):
+        if m.watch and entry.gate.eager and m.worker in entry.progress.clocks:
+            entry.watchers[sender] = (m.worker, m.seq)
+        if m.worker not in entry.progress.clocks or entry.may_read(m.worker, m.clock):
             return [self._value(m.slice, entry, m.seq, reader)]
         return self._park(m.seq, reader, entry)
 
@@ -290,22 +327,34 @@ class ServerCore:
         """Keep the reader; one that asks again is told whom it waits for."""
         again = (reader.sender, seq) in entry.parked
         entry.parked[reader.sender, seq] = reader
-        slack = entry.gate.slack or 0
-        missing = entry.progress.behind(reader.clock - slack)
-        return [Send(reader.sender, Waiting(seq=seq, missing=missing))] if again else []
+        return [Send(reader.sender, Waiting(seq=seq, missing=entry.missing(reader.clock)))] if again else []
 
     def _release(self, slice_id: int, entry: Entry) -> list[Action]:
         """Answer every parked reader that may read now."""
-        ready = [k for k, r in entry.parked.items() if entry.gate.ready(r.clock, entry.progress.floor)]
+        if not entry.parked:
+            return []
+        ready = [k for k, r in entry.parked.items() if entry.may_read(r.worker, r.clock)]
         return [self._value(slice_id, entry, seq, entry.parked.pop((sender, seq))) for sender, seq in ready]
 
-    def _value(self, slice_id: int, entry: Entry, seq: int, reader: Parked) -> Action:
-        entry.parked.pop((reader.sender, seq), None)
+    def _value(self, slice_id: int, entry: Entry, seq: int, reader: Parked, taken: bool = True) -> Action:
+        if entry.parked:
+            entry.parked.pop((reader.sender, seq), None)
         version, floor = entry.version, entry.progress.floor
         if not reader.payload:
             return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
         stable = entry.gate.rounds and reader.worker in entry.progress.clocks  # the next round waits for this reader
-        return SendValue(reader.sender, seq, slice_id, version, floor, stable)
+        return SendValue(reader.sender, reader.worker, seq, slice_id, version, floor, stable, taken)
+
+    @staticmethod
+    def _show(slice_id: int, entry: Entry) -> list[Action]:
+        """Send the value to those who watch it, once for each new floor."""
+        if not entry.watchers or entry.progress.floor <= entry.shown:
+            return []
+        entry.shown = entry.progress.floor
+        return [
+            SendValue(to, rank, seq, slice_id, entry.version, entry.shown, False)
+            for to, (rank, seq) in entry.watchers.items()
+        ]
 
     # --- departures, refusals, accounts -------------------------------------------------------------------------------
 
@@ -329,7 +378,8 @@ class ServerCore:
         for slice_id, entry in entries.items():
             entry.progress.drop(rank)
             entry.parked = {k: r for k, r in entry.parked.items() if r.worker != rank}
-            actions += self._close(slice_id, entry) + self._release(slice_id, entry)
+            entry.watchers = {k: w for k, w in entry.watchers.items() if w[0] != rank}
+            actions += self._close(slice_id, entry) + self._release(slice_id, entry) + self._show(slice_id, entry)
         return actions
 
     def _stranger(self, sender: str, seq: int, worker: int, incarnation: int) -> list[Action]:
@@ -357,14 +407,22 @@ class ServerCore:
     def report(self) -> dict[str, Any]:
         """Counters as plain data: ledger and staleness histogram by worker, updates, slices."""
         ledger = {
-            str(r): {"applied": book.applied, "rejected": book.rejected, "duplicate": book.duplicate}
+            str(r): {n: getattr(book, n) for n in ("applied", "rejected", "dropped", "duplicate")}
             for r, book in self.ledgers.items()
         }
         staleness = {
             str(r): {str(tau): n for tau, n in sorted(book.staleness.items())} for r, book in self.ledgers.items()
         }
         counts = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
-        return {"ledger": ledger, "staleness": staleness, **counts}
+        return {"ledger": ledger, "staleness": staleness, "staleness_by_key": self._by_key(), **counts}
+
+    def _by_key(self) -> dict[str, list[int]]:
+        """By key: contributions to its slices here, and the sum and the maximum of their staleness."""
+        found: dict[str, list[int]] = {}
+        for entry in list(self.entries.values())[:MAX_KEYS_REPORTED]:
+            (count, total, most), (n, sum_, max_) = entry.staleness, found.get(entry.key, [0, 0, 0])
+            found[entry.key] = [n + count, sum_ + total, max(max_, most)]
+        return found
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken; tests call it after every event."""
@@ -373,12 +431,15 @@ class ServerCore:
             assert all(c >= entry.progress.floor for c in clocks.values())
             if entry.gate.rounds and clocks:
                 assert entry.version == entry.progress.floor, (entry.version, entry.progress.floor)
-                assert all(c == entry.version + (r in entry.pending) for r, c in clocks.items())
-            if not entry.gate.rounds:
-                assert not entry.pending
+                assert all(c == entry.version + (r in entry.holders) for r, c in clocks.items())
+            if entry.gate.waits:
+                assert len(entry.holders) == len(entry.pending), "a worker contributes once to a round"
+            if clocks:
+                assert len(entry.pending) < entry.gate.quota(len(entry.holders | clocks.keys()))
+            assert {p.rank for p in entry.pending} == entry.holders
             if entry.gate.slack is not None and clocks:
                 assert max(clocks.values()) - entry.progress.floor <= entry.gate.slack + 1
-            assert not any(entry.gate.ready(r.clock, entry.progress.floor) for r in entry.parked.values())
+            assert not any(entry.may_read(r.worker, r.clock) for r in entry.parked.values())
 
 
 def _refuse(to: str, seq: int, error: str, text: str) -> Send:

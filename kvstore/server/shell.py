@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.kvstore import codecs
+from shoal.kvstore import codecs, rules
 from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.server.core import ServerCore
@@ -116,19 +116,20 @@ class ServerShell:
                 self.transport.send(to, message)
             case SendValue():
                 self._send_value(action)
-            case Accumulate(slice_id, rank, value):
-                self.table.accumulate(slice_id, rank, as_array(value))
-            case Apply(slice_id, ranks, reduce, _):
-                self.table.apply(slice_id, ranks, reduce)
-            case Create(slice_id, key, value, store):
-                self.table.create(slice_id, key, as_array(value), store)
+            case Accumulate(slice_id, rank, clock, value):
+                self.table.accumulate(slice_id, rank, as_array(value), clock)
+            case Apply(slice_id, parts, reduce, _):
+                self.table.apply(slice_id, parts, reduce)
+            case Create(slice_id, key, value, store, segments):
+                self.table.create(slice_id, key, as_array(value), store, segments)
             case Configure():
                 self._configure(action)
 
     def _send_value(self, a: SendValue) -> None:
+        self.table.was_read(a.slice, a.rank)
         payload = self.table.payload(a.slice)
         self.bytes_out += payload.data.nbytes
-        value = Value(seq=a.seq, version=a.version, floor=a.floor, value=payload)
+        value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
         self.transport.send(a.to, value, stable=a.stable)
 
     def _configure(self, a: Configure) -> None:
@@ -137,7 +138,7 @@ class ServerShell:
             if not isinstance(params, dict):
                 raise RemoteProtocolError(f"optimizer {a.name!r}: parameters must be a mapping, got {params!r:.60}")
             rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
-            self.table.configure(rule, a.lr_mult, a.wd_mult, a.store)
+            self.table.configure(rule, a.lr_mult, a.wd_mult, a.store, rules.parse(a.rule))
         except ShoalError as e:
             self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:

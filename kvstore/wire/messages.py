@@ -39,6 +39,7 @@ __all__ = [
     "Released",
     "Retire",
     "Roster",
+    "Segment",
     "SetOptimizer",
     "Slice",
     "Snapshot",
@@ -76,14 +77,31 @@ class KeySpec:
     key: str
     dtype: str
     shape: tuple[int, ...]
+    cut: str = (
+        ""  # how it is sliced: "" by bytes, "rows" between rows, "whole" not at all, "fuse" with other small keys
+    )
 
 
 @record
 class Slice:
-    """Elements ``start:stop`` of a key's flattened value, and the server that owns them."""
+    """Elements ``start:stop`` of a key's flattened value, and the server that owns them.
+
+    They lie at ``offset`` of slice ``id``, which has ``size`` elements; small keys that were fused share a slice.
+    """
 
     id: int
     server: int
+    start: int
+    stop: int
+    offset: int = 0
+    size: int
+
+
+@record
+class Segment:
+    """A key's part of a slice that several keys share: elements ``start:stop`` of the slice."""
+
+    key: str
     start: int
     stop: int
 
@@ -96,6 +114,7 @@ class KeyLayout:
     dtype: str
     shape: tuple[int, ...]
     slices: tuple[Slice, ...]
+    cut: str = ""
 
 
 @record
@@ -198,6 +217,8 @@ class Declare(Message):
     request: int
     gate: str  # canonical name of the consistency gate, such as "bsp" or "ssp:3"
     reduce: str  # "mean" or "sum"
+    store: int = 1  # stores of a run are numbered from 1; each settles its own gate and reduction
+    private: bool = False  # made by the library for its own needs: not bound to the run's mode
     keys: tuple[KeySpec, ...]
 
 
@@ -295,6 +316,7 @@ class Init(Message):
     key: str
     gate: str
     reduce: str
+    segments: tuple[Segment, ...] = ()  # the keys that share the slice, if several do
     value: Payload
 
 
@@ -308,6 +330,7 @@ class Push(Message):
     slice: int
     clock: int  # how many contributions to this slice this worker has made before
     pulled: int  # version of the slice that the contribution was computed from
+    round: int = 0  # newest version that this worker knew of when it began the contribution
     want: bool  # also answer with the value that the next clock may read
     codec: str = ""  # "" for a plain contribution, else what decodes it, such as "2bit:threshold=0.5"
     value: Payload  # the contribution, or the first part of a compressed one
@@ -327,6 +350,7 @@ class Pull(Message):
     slice: int
     clock: int
     payload: bool
+    watch: bool = False  # from now on send new values of the slice under this seq, without being asked
 
 
 @message(37, "server -> worker")
@@ -336,6 +360,7 @@ class Ack(Message):
     seq: int
     version: int
     floor: int
+    taken: bool = True  # false: it came too late for its round, and was dropped
 
 
 @message(38, "server -> worker")
@@ -345,6 +370,7 @@ class Value(Message):
     seq: int
     version: int
     floor: int
+    taken: bool = True  # of the push that this answers, as in `Ack`
     value: Payload | None
 
 
@@ -366,6 +392,7 @@ class SetOptimizer(Message):
     store: int
     name: str
     params: Plain
+    rule: str = ""  # what corrects contributions before the update, such as "dcasgd:lam=0.04"
     lr_mult: dict[str, float]  # by key, where it is not 1
     wd_mult: dict[str, float]
 

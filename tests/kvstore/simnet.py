@@ -35,13 +35,13 @@ class SimServer:
                     out.append((to, m))
                 case SendValue():
                     value = as_payload(as_array(self.table.payload(a.slice)).copy())
-                    out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=value)))
-                case Accumulate(slice_id, rank, value):
-                    self.table.accumulate(slice_id, rank, as_array(value))
-                case Apply(slice_id, ranks, reduce, _):
-                    self.table.apply(slice_id, ranks, reduce)
-                case Create(slice_id, key, value, _):
-                    self.table.create(slice_id, key, as_array(value))
+                    out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=value)))
+                case Accumulate(slice_id, rank, clock, value):
+                    self.table.accumulate(slice_id, rank, as_array(value), clock)
+                case Apply(slice_id, parts, reduce, _):
+                    self.table.apply(slice_id, parts, reduce)
+                case Create(slice_id, key, value, store, segments):
+                    self.table.create(slice_id, key, as_array(value), store, segments)
         self.core.check()
         return out
 
@@ -132,6 +132,6 @@ class SimNet:
 
     def ledger(self) -> dict[str, int]:
         books = [b for s in self.servers for b in s.core.ledgers.values()]
-        counts = {k: sum(getattr(b, k) for b in books) for k in ("applied", "rejected", "duplicate")}
+        counts = {k: sum(getattr(b, k) for b in books) for k in ("applied", "rejected", "dropped", "duplicate")}
         sent = sum(c.counters.sent for c in self.clients)
         return {**counts, "sent": sent, "acknowledged": sum(c.counters.acknowledged for c in self.clients)}

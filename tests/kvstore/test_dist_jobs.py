@@ -28,7 +28,16 @@ class Desk:
         self.core = SimpleNamespace(links={0: None, 1: None})
         self.number_store = itertools.count(1).__next__
 
-    def declare(self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float) -> tuple[KeyLayout, ...]:
+    def declare(
+        self,
+        gate: str,
+        reduce: str,
+        specs: Sequence[KeySpec],
+        timeout_s: float,
+        *,
+        store: int = 1,
+        private: bool = False,
+    ) -> tuple[KeyLayout, ...]:
         self.log.append("declare")
         return tuple(Placement(2, 16).add(specs))
 

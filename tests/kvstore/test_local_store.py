@@ -11,6 +11,7 @@ from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.local import LocalKVStore
 from shoal.kvstore.server.table import Table, reduce_in_order
 from shoal.ops import optim
+from tests.kvstore.test_server_core import parts
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -149,7 +150,7 @@ def test_half_precision_is_reduced_in_single() -> None:
     table.create(0, "w", np.zeros(1, np.float16))
     for rank in range(3):
         table.accumulate(0, rank, np.array([2048.0 if rank == 0 else 0.75], np.float16))
-    table.apply(0, (0, 1, 2), "sum")
+    table.apply(0, parts(0, 1, 2), "sum")
     assert table.cells[0].value[0] == np.float16(2049.5)
 
 
@@ -158,7 +159,7 @@ def test_a_rule_of_the_same_name_keeps_the_state_and_another_starts_anew() -> No
     table.create(0, "w", np.zeros(1, np.float32))
     table.configure(optim.create("sgd", learning_rate=0.1, momentum=0.9), {}, {})
     table.accumulate(0, 0, np.ones(1, np.float32))
-    table.apply(0, (0,), "mean")
+    table.apply(0, parts(0), "mean")
     state = table.cells[0].state
     table.configure(optim.create("sgd", learning_rate=0.2, momentum=0.9), {}, {})
     assert table.cells[0].state is state and table.cells[0].updates == 1
@@ -218,7 +219,7 @@ def test_a_rule_that_does_not_fit_every_value_changes_nothing() -> None:
     with pytest.raises(DTypeError, match="int64"):
         table.configure(optim.create("adam"), {}, {})
     table.accumulate(0, 0, ones(1))
-    table.apply(0, (0,), "sum")
+    table.apply(0, parts(0), "sum")
     assert table.cells[0].value == 1
 
 

@@ -2,7 +2,18 @@
 
 import pytest
 
-from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
+from shoal.kvstore.events import (
+    Accumulate,
+    Action,
+    Apply,
+    Configure,
+    Contribution,
+    Create,
+    PeerGone,
+    Received,
+    Send,
+    SendValue,
+)
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -34,6 +45,10 @@ def server(workers: int, gate: str = "bsp") -> ServerCore:
     core.roster(Roster(generation=1, epoch=0, members=members))
     core.handle(Received("w0", Init(seq=0, store=1, slice=7, key="a", gate=gate, reduce="mean", value=payload())), 0.0)
     return core
+
+
+def parts(*ranks: int, staleness: int = 0) -> tuple[Contribution, ...]:
+    return tuple(Contribution(r, 0, staleness) for r in ranks)
 
 
 def push(
@@ -107,13 +122,13 @@ def test_a_round_closes_when_every_worker_has_contributed_and_reduces_in_rank_or
     core = server(3)
     for rank in (2, 0):
         assert feed(core, push(rank, 0)) == [
-            Accumulate(7, rank, payload()),
+            Accumulate(7, rank, 0, payload()),
             Send(f"w{rank}", Ack(seq=1, version=0, floor=0)),
         ]
     last = feed(core, push(1, 0))
     assert last == [
-        Accumulate(7, 1, payload()),
-        Apply(7, (0, 1, 2), "mean", 1),
+        Accumulate(7, 1, 0, payload()),
+        Apply(7, parts(0, 1, 2), "mean", 1),
         Send("w1", Ack(seq=1, version=1, floor=1)),
     ]
 
@@ -143,8 +158,8 @@ def test_a_push_that_wants_the_value_waits_for_the_round() -> None:
     core = server(2)
     assert feed(core, push(0, 0, want=True))[1:] == [Send("w0", Ack(seq=1, version=0, floor=0))]
     actions = feed(core, push(1, 0, want=True, seq=4))
-    assert actions[1] == Apply(7, (0, 1), "mean", 1)
-    assert actions[2:] == [SendValue("w1", 4, 7, 1, 1, True), SendValue("w0", 1, 7, 1, 1, True)]
+    assert actions[1] == Apply(7, parts(0, 1), "mean", 1)
+    assert actions[2:] == [SendValue("w1", 1, 4, 7, 1, 1, True), SendValue("w0", 0, 1, 7, 1, 1, True)]
 
 
 def test_a_repeated_question_is_told_whom_it_waits_for() -> None:
@@ -157,11 +172,11 @@ def test_a_pull_after_the_workers_own_push_waits_for_the_others() -> None:
     core = server(2)
     feed(core, push(0, 0))
     assert feed(core, pull(0, 1)) == []
-    assert SendValue("w0", 9, 7, 1, 1, True) in feed(core, push(1, 0))
+    assert SendValue("w0", 0, 9, 7, 1, 1, True) in feed(core, push(1, 0))
 
 
 def test_a_pull_before_the_workers_push_is_answered_at_once() -> None:
-    assert feed(server(2), pull(0, 0)) == [SendValue("w0", 9, 7, 0, 0, True)]
+    assert feed(server(2), pull(0, 0)) == [SendValue("w0", 0, 9, 7, 0, 0, True)]
 
 
 def test_asking_for_permission_gets_a_version_without_a_value() -> None:
@@ -171,7 +186,11 @@ def test_asking_for_permission_gets_a_version_without_a_value() -> None:
 def test_asynchronous_pushes_are_applied_at_once() -> None:
     core = server(2, "asp")
     actions = feed(core, push(1, 0, want=True))
-    assert actions == [Accumulate(7, 1, payload()), Apply(7, (1,), "mean", 1), SendValue("w1", 1, 7, 1, 0, False)]
+    assert actions == [
+        Accumulate(7, 1, 0, payload()),
+        Apply(7, parts(1), "mean", 1),
+        SendValue("w1", 1, 1, 7, 1, 0, False),
+    ]
 
 
 def test_bounded_staleness_lets_a_worker_run_ahead_and_no_further() -> None:
@@ -180,7 +199,7 @@ def test_bounded_staleness_lets_a_worker_run_ahead_and_no_further() -> None:
         assert any(isinstance(a, Apply) for a in feed(core, push(0, clock, seq=clock)))
     assert refused(feed(core, push(0, 3, seq=3))).error == "LocalProtocolError"
     assert feed(core, pull(0, 3)) == []
-    assert SendValue("w0", 9, 7, 4, 1, False) in feed(core, push(1, 0))
+    assert SendValue("w0", 0, 9, 7, 4, 1, False) in feed(core, push(1, 0))
 
 
 def test_staleness_is_the_number_of_updates_since_the_pull() -> None:
@@ -216,21 +235,21 @@ def test_a_departure_closes_the_round_that_waited_for_it() -> None:
     core = server(2)
     feed(core, push(0, 0, want=True))
     actions = core.handle(PeerGone(1, 1), 2.0)
-    assert actions == [Apply(7, (0,), "mean", 1), SendValue("w0", 1, 7, 1, 1, True)]
+    assert actions == [Apply(7, parts(0), "mean", 1), SendValue("w0", 0, 1, 7, 1, 1, True)]
 
 
 def test_a_departed_workers_contribution_stays() -> None:
     core = server(2)
     feed(core, push(0, 0))
     assert core.handle(PeerGone(0, 1), 2.0) == []
-    assert Apply(7, (0, 1), "mean", 1) in feed(core, push(1, 0))
+    assert Apply(7, parts(0, 1), "mean", 1) in feed(core, push(1, 0))
 
 
 def test_the_last_departure_closes_open_rounds_with_what_they_have() -> None:
     core = server(2)
     feed(core, push(0, 0))
     core.handle(PeerGone(0, 1), 2.0)
-    assert core.handle(PeerGone(1, 1), 2.0) == [Apply(7, (0,), "mean", 1)]
+    assert core.handle(PeerGone(1, 1), 2.0) == [Apply(7, parts(0), "mean", 1)]
     assert core.ledgers[0].applied == 1
 
 
@@ -252,7 +271,7 @@ def set_optimizer(seq: int, name: str = "sgd") -> SetOptimizer:
 
 def test_a_repeated_optimizer_is_installed_again_so_that_a_refusal_stays_a_refusal() -> None:
     core = server(1)
-    want = [Configure("w0", 5, 1, "nonsense", {}, {}, {})]
+    want = [Configure("w0", 5, 1, "nonsense", {}, "", {}, {})]
     assert feed(core, set_optimizer(5, "nonsense")) == want
     assert feed(core, set_optimizer(5, "nonsense")) == want
 
@@ -269,7 +288,7 @@ def test_stats_answer_with_the_ledger() -> None:
     feed(core, push(0, 0))
     (action,) = feed(core, Stats(seq=3), "w0")
     assert isinstance(action, Send)
-    assert action.message.data["ledger"] == {"0": {"applied": 1, "rejected": 0, "duplicate": 0}}
+    assert action.message.data["ledger"] == {"0": {"applied": 1, "rejected": 0, "dropped": 0, "duplicate": 0}}
 
 
 def test_a_message_that_is_not_for_servers_is_refused() -> None:
@@ -280,8 +299,8 @@ def test_a_retired_worker_is_waited_for_no_more_and_may_still_read() -> None:
     core = server(2)
     feed(core, push(0, 0, want=True))
     actions = feed(core, Retire(worker=1, incarnation=1, store=1, seq=3))
-    assert actions == [Apply(7, (0,), "mean", 1), SendValue("w0", 1, 7, 1, 1, True), Send("w1", Done(seq=3))]
-    assert feed(core, pull(1, 5)) == [SendValue("w1", 9, 7, 1, 1, False)]
+    assert actions == [Apply(7, parts(0), "mean", 1), SendValue("w0", 0, 1, 7, 1, 1, True), Send("w1", Done(seq=3))]
+    assert feed(core, pull(1, 5)) == [SendValue("w1", 1, 9, 7, 1, 1, False)]
 
 
 def test_nobody_answers_a_reader_that_has_left() -> None:
@@ -290,7 +309,7 @@ def test_nobody_answers_a_reader_that_has_left() -> None:
     feed(core, push(1, 0, want=True, seq=4))
     assert core.handle(PeerGone(0, 1), 2.0) == []
     assert [r.worker for r in core.entries[7].parked.values()] == [1]
-    assert SendValue("w1", 4, 7, 1, 1, True) in feed(core, push(2, 0))
+    assert SendValue("w1", 1, 4, 7, 1, 1, True) in feed(core, push(2, 0))
     assert core.entries[7].parked == {}
 
 

@@ -11,7 +11,7 @@ from shoal.kvstore.wire.messages import Ack, Done, Init, Retire
 from shoal.kvstore.wire.schema import Payload
 from shoal.ops import optim
 from tests.kvstore.simnet import roster
-from tests.kvstore.test_server_core import feed, push
+from tests.kvstore.test_server_core import feed, parts, push
 from tests.kvstore.threads import thread_cluster
 
 
@@ -77,7 +77,7 @@ def test_a_worker_retires_from_one_store_only() -> None:
         first = Init(seq=0, store=store, slice=slice_id, key="w", gate="bsp", reduce="mean", value=value)
         assert Create(slice_id, "w", value, store) in core.handle(Received("w0", first), 0.0)
     assert feed(core, Retire(worker=1, incarnation=1, store=1, seq=3)) == [Send("w1", Done(seq=3))]
-    assert Apply(7, (0,), "mean", 1) in feed(core, push(0, 0))
+    assert Apply(7, parts(0), "mean", 1) in feed(core, push(0, 0))
     assert list(core.entries[8].progress.clocks) == [0, 1]
 
 
@@ -87,4 +87,4 @@ def test_a_worker_that_has_retired_is_not_waited_for_by_keys_that_come_later() -
     feed(core, Retire(worker=1, incarnation=1, store=1, seq=3))
     value = Payload(dtype="<f4", shape=(2,), data=b"")
     core.handle(Received("w0", Init(seq=0, store=1, slice=7, key="w", gate="bsp", reduce="mean", value=value)), 0.0)
-    assert feed(core, push(0, 0))[1:] == [Apply(7, (0,), "mean", 1), Send("w0", Ack(seq=1, version=1, floor=1))]
+    assert feed(core, push(0, 0))[1:] == [Apply(7, parts(0), "mean", 1), Send("w0", Ack(seq=1, version=1, floor=1))]

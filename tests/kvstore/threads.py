@@ -26,7 +26,16 @@ class FakeMembership:
     def barrier(self, name: str, timeout_s: float) -> None:
         self._shared.gate.wait(20.0)
 
-    def declare(self, gate: str, reduce: str, specs: Sequence[KeySpec], timeout_s: float) -> tuple[KeyLayout, ...]:
+    def declare(
+        self,
+        gate: str,
+        reduce: str,
+        specs: Sequence[KeySpec],
+        timeout_s: float,
+        *,
+        store: int = 1,
+        private: bool = False,
+    ) -> tuple[KeyLayout, ...]:
         with self._shared.lock:
             known = self._shared.placement.layouts
             self._shared.placement.add([s for s in specs if s.key not in known])

@@ -87,6 +87,7 @@ def test_a_ledger_balances_when_every_push_is_accounted_for() -> None:
         "acknowledged": 20,
         "applied": 20,
         "rejected": 0,
+        "dropped": 0,
         "duplicate": 2,
         "balanced": True,
     }
@@ -146,7 +147,7 @@ def test_people_see_the_result_the_ledger_and_every_worker() -> None:
     text = shown(made())
     for part in ("sync, 2 workers, 2 servers, seed 3", "0.98", "time to accuracy=0.97", "1.50 s", "100 samples/s"):
         assert part in text
-    assert "balanced: 20 sent, 20 acknowledged, 20 applied, 0 rejected, 2 duplicate" in text
+    assert "balanced: 20 sent, 20 acknowledged, 20 applied, 0 rejected, 0 dropped, 2 duplicate" in text
 
 
 def test_people_see_that_a_target_was_not_reached_and_that_a_ledger_is_wrong() -> None:
