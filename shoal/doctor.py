@@ -75,10 +75,8 @@ def _print(findings: list[Finding]) -> None:
 
 
 def _versions() -> Finding:
-    from shoal.kvstore.wire.transport import versions
-
     names = ("numpy", "msgpack", "rich", "safetensors", "threadpoolctl")
-    found = {"shoal": shoal.__version__, **{n: importlib.metadata.version(n) for n in names}, **versions()}
+    found = {"shoal": shoal.__version__, **{n: importlib.metadata.version(n) for n in names}}
     return Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 

@@ -1,8 +1,8 @@
 """Typed messages between processes over sockets of this one thread: send, and poll for what has come.
 
-It may listen (peers are known by the identity they chose) and may hold connections (known by the name given here), which
-are made again when they break. Nothing is repeated at this level: what was under way on a connection that breaks is
-lost, a small message may overtake a large one, and cores repeat what is not answered.
+It may listen (peers are known by the identity they chose) and may hold connections (known by the name given here),
+which are made again when they break. Nothing is repeated at this level: what was under way on a connection that breaks
+is lost, a small message may overtake a large one, and cores repeat what is not answered.
 """
 
 import logging
@@ -10,6 +10,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
@@ -35,6 +36,7 @@ class Transport:
         self.malformed: Counter[str] = Counter()
         self._pid = os.getpid()
         self._closed = False
+        self._corked = False
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -70,7 +72,7 @@ class Transport:
         self.sharing.drop(peer)
 
     def send(self, peer: str, message: Message, *, stable: bool = True) -> None:
-        """Hand a message over, without waiting; it leaves at the next `poll` or `flush`.
+        """Hand a message over, without waiting; between `cork` and the next `poll` they leave together.
 
         Args:
             stable: the payload is not written until the peer has answered; otherwise what cannot be sent at once is
@@ -81,28 +83,40 @@ class Transport:
         if stable:
             frames = self.sharing.refer(peer, frames)
         self._lanes.put(peer, frames, stable)
+        if not self._corked:
+            self._lanes.flush()
 
-    def flush(self) -> None:
-        """Send what has been handed over, as far as it goes without waiting."""
-        self._lanes.flush()
+    def cork(self) -> None:
+        """Collect what is sent until the next `poll`, so that it leaves at one go."""
+        self._corked = True
 
     def poll(self, timeout_s: float) -> Iterator[tuple[str, Message]]:
         """Messages that are there, after waiting at most ``timeout_s`` for the first; malformed ones are counted."""
         self.check_process()
         self._lanes.flush()
-        for peer, frames in self._lanes.handle(self._lanes.wait(timeout_s)):
-            try:
-                message = decode(self.sharing.resolve(peer, frames))
-            except RemoteProtocolError as e:
-                self._count_malformed(peer, e)
-            else:
-                yield peer, message
+        self._corked = True
+        try:
+            for peer, messages in self._lanes.handle(self._lanes.wait(timeout_s)):
+                for frames in messages:
+                    message = self._understand(peer, frames)
+                    if message is not None:
+                        yield peer, message
+                self._lanes.flush()
+        finally:
+            self._corked = False
+
+    def _understand(self, peer: str, frames: list[Any]) -> Message | None:
+        try:
+            return decode(self.sharing.resolve(peer, frames))
+        except RemoteProtocolError as e:
+            self._count_malformed(peer, e)
+            return None
 
     def _count_malformed(self, peer: str, error: RemoteProtocolError) -> None:
         self.malformed[peer] += 1
         n = self.malformed[peer]
         if n & (n - 1) == 0:  # 1, 2, 4, 8, ...: a flood does not flood the log
-            log.warning("dropped malformed message %d from %s: %s", n, peer, error)
+            log.warning("dropped malformed message %d from %s: %s", n, peer, str(error))
 
     def wake(self) -> None:
         """End a `poll` that is waiting in another thread. Other threads may call this and `check_process` only."""

@@ -48,9 +48,8 @@ def test_before_joining_there_is_no_rank(cluster: Cluster) -> None:
 def test_who_is_missing_is_named_when_the_wait_is_over(cluster: Cluster) -> None:
     cluster.scheduler(workers=2)
     member = cluster.member()
-    joined = threading.Event()
-    member.on_welcome = lambda welcome: joined.set()
-    assert joined.wait(WAIT_S)
+    with member._changed:
+        assert member._changed.wait_for(lambda: member._welcome is not None, WAIT_S)
     with pytest.raises(StoreTimeoutError, match=r"worker 0 waited 0.01 s for server 0, worker 1 to join \(1 of 3"):
         member.wait_roster(0.01)
 
