@@ -181,13 +181,21 @@ class _Simulation:
                 i % len(self.shells),
                 Init(seq=0, store=STORE, slice=i, key=f"w{i}", gate=gate, reduce=reduce, value=first),
             )
-        if self.scenario.problem is None and self.scenario.optimizer is None:
+        if self.scenario.problem is None and self.scenario.optimizer is None and not self.scenario.rule:
             return
         spec = (self.scenario.optimizer or optim.SGD(learning_rate=0.1)).spec()
         name, params = spec.name, dict(spec.params)
         for s in range(len(self.shells)):
             rule = SetOptimizer(
-                worker=0, incarnation=1, seq=0, store=STORE, name=name, params=params, lr_mult={}, wd_mult={}
+                worker=0,
+                incarnation=1,
+                seq=0,
+                store=STORE,
+                name=name,
+                params=params,
+                rule=self.scenario.rule,
+                lr_mult={},
+                wd_mult={},
             )
             self._ask(s, rule)
 
@@ -320,7 +328,7 @@ class _Simulation:
             weights=self._weights(versions),
             clocks=tuple(counts[w.rank] for w in self.workers),
             applied=tuple(sum(b["applied"] for b in mine) for mine in ledgers),
-            rejected=tuple(sum(b["rejected"] for b in mine) for mine in ledgers),
+            dropped=tuple(sum(b["dropped"] for b in mine) for mine in ledgers),
             staleness=tuple(_staleness(reports, w.rank) for w in self.workers),
             computing_s=tuple(w.computing_s for w in self.workers),
             abandoned_s=tuple(w.abandoned_s for w in self.workers),

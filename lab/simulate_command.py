@@ -31,7 +31,7 @@ def summary(result: SimulationResult) -> dict[str, Any]:
 
     A *round* is as many applied contributions as there are workers, whatever the gate.
     """
-    per_s = result.pushes_per_s * (1.0 - result.rejected_share)
+    per_s = result.pushes_per_s * (1.0 - result.dropped_share)
     data: dict[str, Any] = {
         "gate": result.gate,
         "seconds": result.seconds,
@@ -46,7 +46,7 @@ def summary(result: SimulationResult) -> dict[str, Any]:
         "staleness_max": max(result.histogram, default=0),
         "waiting_share": result.waiting_share,
         "abandoned_share": result.abandoned_share,
-        "rejected_share": result.rejected_share,
+        "dropped_share": result.dropped_share,
         "staleness": {str(tau): n for tau, n in sorted(result.histogram.items())},
     }
     if result.workers <= MANY:
@@ -116,8 +116,8 @@ def _scenario(o: Any) -> Scenario:
     law, slow = parse_law(o.compute), dict(o.slow or ())
     if o.bandwidth and not o.model_size:
         raise ConfigError("--bandwidth says how fast bytes travel; --model-size must say how many there are")
-    if o.noise and not o.lr:
-        raise ConfigError("--noise is added to gradients, and there are none without --lr")
+    if not o.lr and (o.noise or o.rule):
+        raise ConfigError(f"--{'noise' if o.noise else 'rule'} changes gradients, and there are none without --lr")
     return Scenario(
         workers=o.workers,
         servers=o.servers,
@@ -127,6 +127,7 @@ def _scenario(o: Any) -> Scenario:
         seed=o.seed,
         problem=Quadratic(size=o.servers, noise=o.noise or 0.0, seed=o.seed) if o.lr else None,
         optimizer=optim.SGD(learning_rate=o.lr) if o.lr else None,
+        rule=o.rule,
         network=Network(delay=delay(o.delay), bytes_per_s=o.bandwidth, handling_s=o.handling_s),
         model_bytes=o.model_size,
         restart=o.restart,
@@ -138,7 +139,14 @@ def _described(o: Any) -> dict[str, Any]:
     """The options, as they were given."""
     names = ("workers", "servers", "compute", "rounds", "seed", "delay", "bandwidth", "model_size", "handling_s")
     slow = {str(rank): factor for rank, factor in o.slow or ()}
-    return {**{n: getattr(o, n) for n in names}, "slow": slow, "restart": o.restart, "lr": o.lr, "noise": o.noise}
+    return {
+        **{n: getattr(o, n) for n in names},
+        "slow": slow,
+        "restart": o.restart,
+        "rule": o.rule,
+        "lr": o.lr,
+        "noise": o.noise,
+    }
 
 
 def _title(o: Any, scenario: Scenario) -> str:
@@ -154,14 +162,14 @@ _ROWS: list[tuple[str, str, str]] = [
     ("contributions/s", "contributions_per_s", ",.4g"),
     ("... vs the first", "ratio", ".2f"),
     ("waiting", "waiting_share", ".1%"),
-    ("dropped", "rejected_share", ".1%"),
+    ("dropped", "dropped_share", ".1%"),
     ("given up", "abandoned_share", ".1%"),
     ("staleness, mean", "staleness_mean", ".2f"),
     ("staleness, p95", "staleness_p95", "d"),
     ("staleness, max", "staleness_max", "d"),
     ("loss at the end", "loss", ".3g"),
 ]
-_OPTIONAL = ("rejected_share", "abandoned_share", "loss")
+_OPTIONAL = ("dropped_share", "abandoned_share", "loss")
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> Table:

@@ -24,9 +24,10 @@ class SimulationResult:
         weights: all weights at each version, from version 0 on: shape (versions + 1, weights); one row, the last, if
             they were not recorded.
         clocks: contributions of each worker that the servers have counted (of its first slice).
-        applied, rejected: contributions of each worker that were applied, and that were refused or dropped; one of each
-            slice counts as one.
-        staleness: for each worker, how many of its contributions had which staleness, as the servers counted it.
+        applied, dropped: contributions of each worker that were applied, and that came too late; one of each slice
+            counts as one.
+        staleness: for each worker, how many of its contributions that were not dropped had which staleness, as the
+            servers counted it.
         computing_s: time that each worker computed, what was in vain included.
         abandoned_s: time of that in which it computed what it then gave up, since its round was over.
         closed: how often a worker's contribution completed a version: where a round waits, who was waited for.
@@ -40,7 +41,7 @@ class SimulationResult:
     weights: Array = field(repr=False)
     clocks: tuple[int, ...]
     applied: tuple[int, ...]
-    rejected: tuple[int, ...]
+    dropped: tuple[int, ...]
     staleness: tuple[Counter[int], ...]
     computing_s: tuple[float, ...]
     abandoned_s: tuple[float, ...]
@@ -91,10 +92,10 @@ class SimulationResult:
         return sum(self.abandoned_s) / total if total else 0.0
 
     @property
-    def rejected_share(self) -> float:
-        """Part of the contributions that were dropped."""
-        total = sum(self.applied) + sum(self.rejected)
-        return sum(self.rejected) / total if total else 0.0
+    def dropped_share(self) -> float:
+        """Part of the contributions that came too late, of those that were applied or dropped."""
+        total = sum(self.applied) + sum(self.dropped)
+        return sum(self.dropped) / total if total else 0.0
 
     @property
     def histogram(self) -> Counter[int]:

@@ -22,7 +22,7 @@ class Scenario:
 
     Args:
         workers: how many.
-        gate: the consistency model, such as ``"ssp:3"``.
+        gate: the consistency model, such as ``"ssp:3"`` or ``"backup:1"``.
         compute: how long a gradient takes.
         rounds: ends when the workers have pushed this many contributions each, on average.
         updates: ends at this version of the weights.
@@ -30,12 +30,13 @@ class Scenario:
         seed: of everything random.
         problem: what is computed; by default nothing, so that only time passes.
         optimizer: the servers' update rule; by default, where there is a problem, SGD with a learning rate of 0.1.
+        rule: what corrects contributions before the update, such as ``"dcasgd:lam=0.04"``; "" for nothing.
         reduce: "mean" or "sum" of the contributions to an update.
         servers, slices: the weights are cut into equal slices, which are dealt to the servers in turn.
         network: how messages travel; by default in no time.
         model_bytes: how big the weights are for the network; by default as big as the problem's are.
-        restart: a worker that computes for a round which closes gives up and begins anew. Else it finishes and pushes,
-            and the gate decides what becomes of that.
+        restart: a worker that computes for a round which closes gives up and begins anew, as theory has it for
+            backup workers and K-sync. Else it finishes and pushes, as in a real run, and the gate drops or keeps that.
         record: keep the weights at each version.
     Raises:
         ConfigError: an argument is out of its range; says what is expected.
@@ -50,6 +51,7 @@ class Scenario:
     seed: int = 0
     problem: Problem | None = None
     optimizer: Optimizer | None = None
+    rule: str = ""
     reduce: str = "mean"
     servers: int = 1
     slices: int = 1

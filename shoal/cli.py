@@ -198,6 +198,13 @@ def _gate(text: str) -> str:
     return str(_checked(parse_gate, text).name)
 
 
+def _rule(text: str) -> str:
+    from shoal.kvstore.rules import parse
+
+    _checked(parse, text)
+    return text
+
+
 def _law(text: str) -> str:
     from shoal.lab.simulate_laws import parse_law
 
@@ -336,6 +343,8 @@ def _add_simulate(commands: Any) -> None:
     p.add_argument("--model-size", type=_size, metavar="BYTES", help="of all weights on their way, such as 100MB")
     p.add_argument("--handling-s", type=float, default=0.0, metavar="S", help="a server's time for a contribution")
     p.add_argument("--lr", type=_real, metavar="X", help="minimise w**2 / 2 from w = 1 too, with this learning rate")
+    rule = "what corrects stale contributions, such as stale or dcasgd:lam=0.04; needs --lr"
+    p.add_argument("--rule", type=_rule, default="", metavar="RULE", help=rule)
     p.add_argument("--noise", type=_real, metavar="X", help="standard deviation of what is added to the gradients")
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     p.add_argument("--json", action="store_true", help="print JSON")

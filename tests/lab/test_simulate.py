@@ -32,7 +32,7 @@ def test_a_simulation_is_a_function_of_its_arguments() -> None:
 def test_every_contribution_is_accounted_for(gate: str) -> None:
     run = simulate(workers=5, gate=gate, rounds=20, servers=2, slices=3, problem=Quadratic(size=10))
     assert run.pushes == 100 and sum(run.clocks) == 100
-    assert sum(run.applied) == 300 and sum(run.rejected) == 0 and run.histogram.total() == 300
+    assert sum(run.applied) == 300 and sum(run.dropped) == 0 and run.histogram.total() == 300
     assert run.updates == (20 if gate == "bsp" else 100) and run.weights.shape == (run.updates + 1, 10)
     assert sum(run.closed) == run.updates
 
@@ -129,6 +129,18 @@ def test_a_looser_gate_is_never_slower_on_equal_workers(law: Law, workers: int, 
             assert (b[:common] <= a[:common] * (1 + 1e-12)).all()
 
 
+@pytest.mark.parametrize("gate", ["bsp", "ssp:2", "essp:2", "backup:2", "ksync:3", "kbatch:3", "kasync:3", "fedbuff:3"])
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_no_gate_lets_a_worker_come_to_any_step_earlier_than_none(gate: str, delay: float) -> None:
+    network = Network(delay=delay)
+    gated, free = (simulate(gate=g, rounds=30, seed=3, network=network) for g in (gate, "asp"))
+    for w in range(8):
+        a, b = (r.push_times[r.push_workers == w] for r in (gated, free))
+        common = min(a.size, b.size)
+        assert common > 10 and (b[:common] <= a[:common] * (1 + 1e-12)).all()
+    assert free.pushes_per_s >= gated.pushes_per_s * (1 - 1e-12)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 8, 32])
 def test_asynchronous_is_as_fast_as_synchronous_where_nobody_straggles(workers: int) -> None:
     sync, free = (simulate(workers=workers, gate=g, compute=Constant(1.0), rounds=10) for g in ("bsp", "asp"))
@@ -175,7 +187,7 @@ def test_a_busy_server_handles_one_contribution_after_another() -> None:
 def test_messages_of_one_link_do_not_overtake_each_other() -> None:
     network = Network(delay=Pareto(0.01, 1.1))
     run = simulate(gate="asp", rounds=30, problem=Quadratic(size=4), slices=4, servers=2, network=network)
-    assert run.pushes == 240 and sum(run.rejected) == 0
+    assert run.pushes == 240 and sum(run.dropped) == 0
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -224,3 +236,27 @@ def test_an_error_of_the_store_is_that_of_a_real_worker() -> None:
 def test_the_histogram_is_that_of_all_workers() -> None:
     run = simulate(workers=3, gate="asp", rounds=5)
     assert run.histogram == sum(run.staleness, Counter()) and run.staleness_quantile(1.0) == max(run.histogram)
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_begin_anew_after_each_update_never_push_what_is_stale() -> None:
+    """Without a gate that is a race for each update: the fastest of N exponential workers, N times as fast as one."""
+    run = simulate(workers=8, gate="asp", rounds=100, restart=True, seed=1)
+    assert run.histogram == {0: 800} and run.updates == 800
+    fastest = run.update_seconds  # independent, exponential of mean 1/8
+    assert abs(fastest.mean() - 1 / 8) <= 4 / 8 / math.sqrt(800)
+    assert run.abandoned_share == pytest.approx(7 / 8, abs=0.03) and run.waiting_share == pytest.approx(0.0, abs=1e-9)
+
+
+def test_nobody_gives_up_where_every_contribution_is_needed() -> None:
+    a, b = simulate(rounds=10, restart=True), simulate(rounds=10)
+    assert a.push_times.tobytes() == b.push_times.tobytes() and sum(a.abandoned_s) == 0.0
+
+
+def test_who_gives_up_hears_of_it_by_message() -> None:
+    """The fast worker closes the rounds at 1, 3.5, 6 s ...; the slow one hears of each 0.5 s later."""
+    law, network = EachWorker(1.0, 9.0), Network(delay=0.5)
+    run = simulate(workers=2, gate="asp", compute=law, until=9.0, restart=True, network=network)
+    assert run.clocks[1] == 0 and run.abandoned_s[0] == 0.0 and run.abandoned_s[1] > 3.0

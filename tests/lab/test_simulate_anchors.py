@@ -1,53 +1,26 @@
 """Closed forms and published figures, against the store's own cores in virtual time.
 
-Figures that come from samples are compared within `SIGMAS` standard errors; each test says how its error is found. All
+Figures that come from samples are compared within a few standard errors; each test says how its error is found. All
 seeds are fixed, so that a test that passes goes on passing.
 """
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shoal import optim
 from shoal.lab.simulate import simulate
-from shoal.lab.simulate_laws import EachWorker, Exponential, Listed
+from shoal.lab.simulate_laws import EachWorker, Listed
 from shoal.lab.simulate_problems import Function, Quadratic
 from shoal.lab.simulate_result import SimulationResult
-
-SIGMAS = 4.0
-
-
-def harmonic(n: int) -> float:
-    return sum(1.0 / k for k in range(1, n + 1))
-
-
-def draws(workers: int, steps: int, seed: int) -> np.ndarray:
-    """What `Exponential(1.0)` gives each worker: [worker, step]."""
-    law = Exponential(1.0)
-    return np.array([list(itertools.islice(law.times(seed, "compute", w), steps)) for w in range(workers)])
-
-
-def error_of_mean(x: Iterable[float]) -> float:
-    """Standard error of the mean of independent samples."""
-    x = np.fromiter(x, float)
-    return float(x.std(ddof=1) / math.sqrt(x.size))
+from tests.lab.anchors import SIGMAS, draws, error_of_mean, harmonic, near, sgd
 
 
 def error_of_batches(result: SimulationResult, parts: int = 25) -> float:
     """Standard error of a rate, from spans of the run that are long enough to be nearly independent."""
     return error_of_mean(result.rates(parts))
-
-
-def near(got: float, expected: float, error: float) -> bool:
-    return abs(got - expected) <= SIGMAS * error
-
-
-def sgd(lr: float) -> optim.Optimizer:
-    return optim.SGD(learning_rate=lr)
 
 
 # --- bulk synchronous -------------------------------------------------------------------------------------------------
@@ -165,7 +138,6 @@ def test_the_99th_percentile_of_the_staleness_of_eight_is_34(eight: SimulationRe
 
 def heavy_ball(steps: int) -> list[float]:
     """Momentum 3/4 and rate 0.05/4, the first step with rate 0.05 (Mitliagkas et al., arXiv:1605.09774)."""
-    w = [1.0, 1.0 - 0.05 / 4]
     w = [1.0, 1.0]
     for t in range(steps):
         w.append(w[-1] - (0.05 if t == 0 else 0.05 / 4) * w[-1] + (0.75 * (w[-1] - w[-2]) if t else 0.0))

@@ -66,6 +66,15 @@ def test_with_a_learning_rate_something_is_learned(run: Run) -> None:
     assert "loss at the end" in out
 
 
+def test_a_rule_corrects_what_is_stale_and_what_is_late_is_dropped(run: Run) -> None:
+    args = ["--gate", "asp", "--gate", "backup:2", "--lr", "0.3", "--rounds", "60"]
+    plain, stale = (json.loads(run(*args, "--json", *more)[1])["runs"] for more in ([], ["--rule", "stale"]))
+    assert stale[0]["loss"] < plain[0]["loss"] / 100 and stale[1]["loss"] == plain[1]["loss"]
+    assert plain[0]["dropped_share"] == 0.0 < plain[1]["dropped_share"]
+    out = run(*args)[1]
+    assert "dropped" in out and "given up" not in out and "given up" in run(*args, "--restart")[1]
+
+
 def test_messages_and_stragglers_cost_what_they_cost(run: Run) -> None:
     args = ["--gate", "bsp", "-n", "2", "-s", "2", "--compute", "const:1", "--rounds", "10", "--json"]
     costs = ["--slow", "1:3", "--delay", "0.5", "--bandwidth", "1GB", "--model-size", "100MB", "--handling-s", "0.01"]
@@ -89,7 +98,9 @@ def test_messages_and_stragglers_cost_what_they_cost(run: Run) -> None:
         (["--bandwidth", "1GB"], "--model-size must say how many there are"),
         (["--model-size", "big"], "expected a size such as 1KB, 4MiB or 100MB, got 'big'"),
         (["--lr", "0"], "expected a positive number, got '0'"),
-        (["--noise", "1"], "--noise is added to gradients, and there are none without --lr"),
+        (["--noise", "1"], "--noise changes gradients, and there are none without --lr"),
+        (["--rule", "stale"], "--rule changes gradients, and there are none without --lr"),
+        (["--rule", "stael"], "argument --rule: no rule is called 'stael'; known: dcasgd, stale"),
         (["--round", "3"], "unknown option '--round'; did you mean '--rounds'?"),
     ],
 )
