@@ -1,6 +1,7 @@
 """What compression costs, and the link below which it pays: every codec on one slice, beside memcpy.
 
-    PYTHONPATH=. python benchmarks/bench_codecs.py [--values 262144] [--rounds 15] [--codecs fp16 topk:ratio=0.001 ...]
+    PYTHONPATH=. python benchmarks/bench_codecs.py [--values 262144] [--rounds 15] [--scale 0.3]
+        [--codecs fp16 topk:ratio=0.001 ...]
 
 Prints JSON: GB/s of float32 for encode and decode (one thread, the best round), the ratio of bytes, and
 ``break_even_GBps``: a slower link than this gains from encode, transfer and decode in sequence,
@@ -21,6 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from shoal.kvstore.codecs import Address, Codec, CodecState, names, parse
+from shoal.kvstore.wire.tuning import tune_malloc
 
 CLOCK = 10_000
 """Where warm-ups are over."""
@@ -47,7 +49,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def one_round(run: Run, grads: list[Any], out: Any, clock: int) -> None:
     """Encode a new gradient and decode it."""
     grad = grads[clock % len(grads)]
-    if run.codec.name == "powersgd":
+    if run.codec.matrices:
         grad = grad.reshape(-1, 512)
     at = Address(0, 0, 0, CLOCK + clock)
     seconds, run.parts = timed(lambda: run.codec.encode(grad, run.state, at))
@@ -57,7 +59,7 @@ def one_round(run: Run, grads: list[Any], out: Any, clock: int) -> None:
 
 def error(codec: Codec, grad: Any, out: Any) -> float:
     """|decoded - gradient| / |gradient| of a first push."""
-    shaped = grad.reshape(-1, 512) if codec.name == "powersgd" else grad
+    shaped = grad.reshape(-1, 512) if codec.matrices else grad
     codec.decode(codec.encode(shaped, CodecState(), Address(0, 0, 0, CLOCK)), out)
     return float(np.linalg.norm(out - grad) / np.linalg.norm(grad))
 
@@ -80,10 +82,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--values", type=int, default=1 << 18, help="of the slice; a multiple of 512")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--scale", type=float, default=0.3, help="standard deviation of the gradients")
     parser.add_argument("--codecs", nargs="*", default=[n for n in names() if n != "none"])
     args = parser.parse_args()
     draws = np.random.default_rng(0)
-    grads = [(0.3 * draws.standard_normal(args.values)).astype(np.float32) for _ in range(4)]
+    grads = [(args.scale * draws.standard_normal(args.values)).astype(np.float32) for _ in range(4)]
+    tune_malloc()  # as workers and servers do
     out, runs = np.empty_like(grads[0]), {text: Run(parse(text)) for text in args.codecs}
     memcpy = float("inf")
     with threadpool_limits(1):
@@ -95,6 +99,7 @@ def main() -> None:
     report = {
         "benchmark": "codecs",
         "values": args.values,
+        "scale": args.scale,
         "numpy": np.__version__,
         "machine": platform.machine(),
         "memcpy_GBps": round(grads[0].nbytes / 1e9 / memcpy, 2),

@@ -3,6 +3,7 @@
 from shoal.kvstore.codecs.base import Address, Codec, CodecState
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
 from shoal.kvstore.codecs.compressor import Compressor, whole_rows
+from shoal.kvstore.codecs.frequency import DeMo
 from shoal.kvstore.codecs.levels import QSGD, Int8
 from shoal.kvstore.codecs.lowrank import PowerSGD
 from shoal.kvstore.codecs.plain import BF16, FP16, Uncompressed
@@ -20,6 +21,7 @@ __all__ = [
     "Codec",
     "CodecState",
     "Compressor",
+    "DeMo",
     "EFSign",
     "Int8",
     "OneBit",

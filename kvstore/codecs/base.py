@@ -14,7 +14,7 @@ position, and leave the state as it was. ``none``, ``fp16`` and ``bf16`` have ne
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -95,6 +95,10 @@ class Codec(Hyper, ABC):
     name: ClassVar[str] = ""
     lossless: ClassVar[bool] = False
     """decode(encode(g)) is g."""
+    matrices: ClassVar[bool] = False
+    """Slices that are whole rows of a matrix are encoded as matrices; flat ones too."""
+    gradients_only: ClassVar[bool] = False
+    """It has a momentum: what is pushed must be gradients, not differences of weights."""
 
     @property
     def has_feedback(self) -> bool:
@@ -110,6 +114,15 @@ class Codec(Hyper, ABC):
     def linear(self) -> bool:
         """Parts that workers encode at one clock may be added before they are decoded."""
         return self.lossless
+
+    def objection(self, name: str, params: Mapping[str, Any]) -> str:
+        """Why a store with this update rule must not have this codec; empty if it may.
+
+        Args:
+            name: of the optimizer on the servers, such as ``"sgd"``.
+            params: its hyper-parameters.
+        """
+        return ""
 
     @abstractmethod
     def encode(self, grad: Array, state: CodecState, address: Address) -> list[Array]:

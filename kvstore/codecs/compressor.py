@@ -50,7 +50,7 @@ class Compressor:
         with self._lock:
             state = self._states.setdefault(slice_id, CodecState())
             clock = self._clocks.get(slice_id, 0)
-            grad = part.reshape(-1, columns) if columns and self.codec.name == "powersgd" else part
+            grad = part.reshape(-1, columns) if columns and self.codec.matrices else part
             parts = self.codec.encode(grad, state, Address(self._seed, self._worker, slice_id, clock))
             self._clocks[slice_id] = clock + 1
             return parts

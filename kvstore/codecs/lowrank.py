@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class PowerSGD(Codec):
     Args:
         rank: columns of P and Q.
     """
+
+    matrices: ClassVar[bool] = True
 
     rank: int = whole(2, "an integer from 1 to 64", lambda v: 1 <= v <= 64)
 

@@ -1,8 +1,8 @@
 """Codecs that send few values and where they are: top-k, deep gradient compression, random-k."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -103,9 +103,20 @@ class DGC(_Sparse):
         warmup: clocks at each of the four stages; 0 for none.
     """
 
+    gradients_only: ClassVar[bool] = True
+
     ratio: float = _ratio(0.001)
     momentum: float = real(0.9, "0 <= momentum < 1", fraction)
     warmup: int = whole(100, "an integer >= 0", lambda v: v >= 0)
+
+    def objection(self, name: str, params: Mapping[str, Any]) -> str:
+        """See `Codec.objection`."""
+        if not (self.momentum and params.get("momentum")):
+            return ""
+        return (
+            f"dgc has a momentum of its own; with the optimizer's {params['momentum']:g} it would be applied twice. "
+            "Give the momentum to dgc and none to the optimizer."
+        )
 
     def density(self, clock: int) -> float:
         """Part of the values that is sent at ``clock``."""

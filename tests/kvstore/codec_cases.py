@@ -19,6 +19,7 @@ VARIANTS = [
     "qsgd:levels=127",
     "qsgd:levels=255",
     "topk:ratio=0.3",
+    "demo:decay=1.0,chunk=8,top=5",
     "dgc:ratio=0.1,momentum=0,warmup=0",
     "dgc:ratio=0.1,momentum=0,warmup=1",
     "randomk:ratio=0.25",
@@ -26,7 +27,7 @@ VARIANTS = [
     "randomk:ratio=0.25,shared=true",
 ]
 FEEDBACK = [s for s in VARIANTS if parse(s).has_feedback]
-ADDS_UP = [s for s in FEEDBACK if s != "dgc"]  # with momentum the sum is not that of the gradients
+ADDS_UP = [s for s in FEEDBACK if s not in ("demo", "dgc")]  # with momentum the sum is not that of the gradients
 STOCHASTIC = [s for s in VARIANTS if parse(s).name in ("int8", "qsgd", "randomk")]
 
 

@@ -263,7 +263,7 @@ def test_subnormal_numbers_are_no_trouble(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", VARIANTS)
 def test_the_largest_numbers_are_no_trouble(spec: str) -> None:
-    if spec == "fp16":
+    if spec == "fp16" or spec.startswith("demo"):  # these refuse them
         return
     codec, state = parse(spec), CodecState()
     grad = np.clip(normal(2000), -1, 1) * np.float32(3e38)
