@@ -12,6 +12,7 @@ from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array, is_float
 from shoal.kvstore.codecs import Spec
 from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
@@ -61,6 +62,8 @@ def host_array(value: Any) -> Array:
     Raises:
         DTypeError: the value is not numeric.
     """
+    if isinstance(value, RowSparse):
+        raise ConfigError("row-sparse values can be pushed, and nothing else: push them, then row_sparse_pull")
     data = value if isinstance(value, np.ndarray) else getattr(value, "data", value)
     array = data if isinstance(data, np.ndarray) else np.asarray(value)
     if array.dtype.kind not in "fiub" and not is_float(array.dtype):
@@ -105,13 +108,17 @@ class KVStore(ABC):
         """How many workers the run has."""
 
     @abstractmethod
-    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
+    def init(
+        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
+    ) -> None:
         """Create keys. Every worker calls it; the value of worker 0 counts. Returns when all may use the keys.
 
         Args:
             fuse: keys of less than 64 KB share messages and updates, many times faster than one by one. They must then
                 always be pushed together, in one call; they may be pulled singly.
-            whole: never slice a key over servers: for optimizers that need a norm over the whole array.
+            whole: never slice a key over servers: for optimizers that need a norm over the whole array
+                (``optimizer.whole``). After `set_optimizer` with such an optimizer keys are whole without being asked.
+            rows: slice keys between their rows only, so that rows can be pushed and pulled singly: for embeddings.
         Raises:
             ShapeError, DTypeError: another worker declares the key differently; the message names both.
             ConfigError: the key exists already.
@@ -191,6 +198,8 @@ class KVStore(ABC):
         """Contribute to keys, without waiting; the value is copied before this returns.
 
         Args:
+            value: arrays or Tensors; for a key that was initialised with ``rows=True`` also `RowSparse`, which updates
+                the rows that it has (``docs/kvstore.md``).
             priority: larger goes first. `Trainer` passes minus the layer's index: the next forward pass needs the
                 first layers first (P3, Jayarajan et al., arXiv:1905.03960).
         Returns:
@@ -211,6 +220,26 @@ class KVStore(ABC):
             StoreTimeoutError: names who is waited for.
         """
         return self.pull_async(key, out, priority).result()
+
+    def row_sparse_pull(self, key: Key | Sequence[Key], out: Any = None, row_ids: Any = None, priority: int = 0) -> Any:
+        """Read some rows of keys that were initialised with ``rows=True``.
+
+        Args:
+            out: arrays of the keys' whole shape; the rows are written in place, and no others. Without it a `RowSparse`
+                is returned for each key, with each row once, in ascending order.
+            row_ids: numbers of the rows, in any order and however often; for several keys a list of such.
+        Raises:
+            ShapeError: a row is out of range.
+            ConfigError: the key is not kept by rows.
+        """
+        names, (outs, ids) = as_lists(key, out, row_ids)
+        found = self._pull_rows(names, ids, priority)
+        results = [into_rows(n, rows, o) for n, rows, o in zip(names, found, outs, strict=True)]
+        return results[0] if isinstance(key, str | int) else results
+
+    def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
+        """The wanted rows of each key, each once."""
+        raise ConfigError(f"a store of type {self.type!r} keeps no rows: pull the whole key")
 
     def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
         """`push`, then `pull`, in one exchange; without ``out`` the answer replaces ``value``, if that is an array."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError
-from shoal.kvstore.arrays import Array
+from shoal.kvstore.arrays import Array, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
 
 __all__ = ["Bundle", "Scatter", "bundles"]
@@ -112,4 +112,4 @@ def _bundle(slice_id: int, members: list[KeyLayout]) -> Bundle:
         )
     label = f"{first.key} and {len(members) - 1} more"
     names = tuple(m.key for m in members)
-    return Bundle(slice_id, first.slices[0].server, label, np.dtype(first.dtype), total, names, tuple(stops))
+    return Bundle(slice_id, first.slices[0].server, label, dtype_named(first.dtype), total, names, tuple(stops))

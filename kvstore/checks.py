@@ -8,9 +8,20 @@ from numpy.typing import NDArray
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.kvstore.arrays import is_float
+from shoal.kvstore.rows import RowSparse
 from shoal.ops.optim import Optimizer
 
-__all__ = ["check_fit", "check_mean", "check_new", "check_rule", "cut_name", "writable"]
+__all__ = [
+    "check_fit",
+    "check_mean",
+    "check_new",
+    "check_row_push",
+    "check_rows_kept",
+    "check_rule",
+    "check_whole",
+    "cut_name",
+    "writable",
+]
 
 
 def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -52,9 +63,56 @@ def check_new(names: Sequence[str], known: Collection[str]) -> None:
         seen.add(name)
 
 
-def cut_name(fuse: bool, whole: bool) -> str:
-    """How keys are declared to be cut; one of `shoal.kvstore.placement.CUTS`."""
-    return ("fuse-whole" if whole else "fuse") if fuse else "whole" if whole else ""
+def cut_name(fuse: bool, whole: bool, rows: bool) -> str:
+    """How keys are declared to be cut; one of `shoal.kvstore.placement.CUTS`.
+
+    Raises:
+        ConfigError: the wishes contradict each other.
+    """
+    if rows and (fuse or whole):
+        raise ConfigError(
+            f"init with rows=True and {'whole' if whole else 'fuse'}=True: keys that are kept by rows are sliced "
+            "between rows, each on its own. Initialise embeddings in a call of their own"
+            + (", and give them an optimizer that needs no norm of the whole key." if whole else ".")
+        )
+    return "rows" if rows else ("fuse-whole" if whole else "fuse") if fuse else "whole" if whole else ""
+
+
+def check_rows_kept(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> None:
+    """Raise unless each of these has rows."""
+    for name, array in zip(names, arrays, strict=True):
+        if array.ndim < 1 or 0 in array.shape[1:]:
+            raise ShapeError(f"key {name!r} has shape {array.shape}: rows=True needs rows, and elements in them")
+
+
+def check_row_push(
+    who: str, key: str, value: RowSparse, shape: tuple[int, ...], dtype: np.dtype[Any], cut: str
+) -> None:
+    """Raise unless ``value`` is some rows of a key that is kept by rows."""
+    if cut != "rows":
+        raise ConfigError(
+            f"{who} pushes rows of {key!r}, which is not kept by rows: initialise it with kv.init({key!r}, value, "
+            "rows=True), or push value.dense()"
+        )
+    if value.shape != shape:
+        raise ShapeError(
+            f"{who} pushes rows of an array of shape {value.shape} to {key!r}, which was initialised with {shape}"
+        )
+    if value.dtype != dtype:
+        raise DTypeError(
+            f"{who} pushes rows of {key!r} with dtype {value.dtype}; it was initialised with {dtype}. Cast them first."
+        )
+
+
+def check_whole(optimizer: Optimizer, sliced: Sequence[str]) -> None:
+    """Raise if an optimizer that must see whole keys is to update keys that are in several slices."""
+    if optimizer.whole and sliced:
+        why = "clip_norm" if optimizer.clip_norm is not None else f"optimizer {optimizer.name!r}"
+        raise ConfigError(
+            f"{why} needs the norm of the whole key, but {', '.join(map(repr, sliced[:5]))} "
+            f"{'is' if len(sliced) == 1 else 'are'} cut into slices, whose norms are other numbers: initialise with "
+            "kv.init(..., whole=True), or call set_optimizer before init"
+        )
 
 
 def writable(who: str, key: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -10,13 +11,24 @@ import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
-from shoal.kvstore.arrays import Array, as_payload
+from shoal.kvstore.arrays import Array, as_payload, wire_name
 from shoal.kvstore.bundle import Bundle, bundles
-from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, cut_name, writable
+from shoal.kvstore.checks import (
+    check_fit,
+    check_mean,
+    check_new,
+    check_row_push,
+    check_rows_kept,
+    check_rule,
+    check_whole,
+    cut_name,
+    writable,
+)
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
+from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
@@ -75,6 +87,7 @@ class DistKVStore(KVStore):
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._number, self._lock = 0, Lock()
         self._compressor: Compressor | None = None
+        self._needs_whole = False  # the optimizer does not take slices
 
     @property
     def rank(self) -> int:
@@ -86,11 +99,16 @@ class DistKVStore(KVStore):
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
+    def init(
+        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
+    ) -> None:
         names, (values,) = as_lists(key, value)
         check_new(names, self._entries)
         arrays = [np.ascontiguousarray(host_array(v)).reshape(np.shape(host_array(v))) for v in values]
-        specs = [self._spec(n, a, cut_name(fuse, whole)) for n, a in zip(names, arrays, strict=True)]
+        cut = cut_name(fuse, whole or self._needs_whole, rows)
+        if rows:
+            check_rows_kept(names, arrays)
+        specs = [self._spec(n, a, cut) for n, a in zip(names, arrays, strict=True)]
         layouts = self._coordinator.declare(
             self._gate.name, self.reduce, specs, self._timeout_s, store=self.number, private=self._private
         )
@@ -117,15 +135,16 @@ class DistKVStore(KVStore):
         return name if self.number == 1 else f"{name} (store {self.number})"
 
     def _spec(self, name: str, array: Array, cut: str) -> KeySpec:
-        if array.dtype.str not in ITEM_BYTES:
+        dtype = wire_name(array.dtype)
+        if dtype not in ITEM_BYTES:
             raise ConfigError(f"key {name!r}: dtype {array.dtype} cannot travel; known: {' '.join(ITEM_BYTES)}")
-        return KeySpec(key=self._global(name), dtype=array.dtype.str, shape=array.shape, cut=cut)
+        return KeySpec(key=self._global(name), dtype=dtype, shape=array.shape, cut=cut)
 
     def _init_jobs(self, shared: list[Bundle], layouts: Sequence[KeyLayout], arrays: list[Array]) -> list[Job]:
         by_key = {layout.key: a.reshape(-1) for layout, a in zip(layouts, arrays, strict=True)}
         fused = {b.id for b in shared}
         jobs = [
-            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop])
+            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop], _row_width(layout))
             for layout in layouts
             for s in layout.slices
             if s.id not in fused
@@ -137,7 +156,7 @@ class DistKVStore(KVStore):
             jobs.append(job)
         return jobs
 
-    def _init_job(self, key: str, server: int, slice_id: int, value: Array) -> Job:
+    def _init_job(self, key: str, server: int, slice_id: int, value: Array, width: int = 0) -> Job:
         request = Init(
             seq=0,
             store=self.number,
@@ -145,6 +164,7 @@ class DistKVStore(KVStore):
             key=key,
             gate=self._gate.name,
             reduce=self.reduce,
+            width=width,
             value=as_payload(value),
         )
         return Job(server=server, key=key, request=request)
@@ -169,10 +189,54 @@ class DistKVStore(KVStore):
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
-        entries = [self._entry(n) for n in names]
-        arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
-        arrays = [a if e.bundle is not None else a.copy() for a, e in zip(arrays, entries, strict=True)]
-        return self._remember(self._run(self._jobs(entries, arrays, None, priority), None))
+        jobs: list[Job] = []
+        entries, arrays = [], []
+        for name, v in zip(names, values, strict=True):
+            entry, rows = self._entry(name), merge_rows(v)
+            if rows is not None:
+                jobs += self._row_jobs(name, entry, rows, priority)
+                continue
+            array = self._fitting(name, entry, v)
+            entries.append(entry)
+            arrays.append(array if entry.bundle is not None else array.copy())
+        return self._remember(self._run(jobs + self._jobs(entries, arrays, None, priority), None))
+
+    def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
+        """A push to every slice, even if no row lies there: rounds close when all workers have pushed."""
+        who = f"worker {self.rank}"
+        check_row_push(who, name, value, entry.shape, entry.dtype, entry.layout.cut)
+        check_mean(who, name, entry.dtype, self.reduce)
+        merged = value.merged()
+        matrix = (merged if merged is not value else value.copy()).flat()
+        width, jobs = matrix.shape[1], []
+        for s in entry.layout.slices:
+            part = matrix.between(s.start // width, s.stop // width)
+            job = Job(server=s.server, slice=s.id, key=entry.layout.key, priority=priority)
+            job.payload, job.rows = as_payload(part.rows), as_payload(part.ids)
+            job.payload_bytes, job.dense_bytes = part.nbytes, (s.stop - s.start) * entry.dtype.itemsize
+            jobs.append(job)
+        return jobs
+
+    def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
+        jobs: list[Job] = []
+        found: list[RowSparse] = []
+        for name, wanted in zip(names, row_ids, strict=True):
+            entry = self._entry(name)
+            width = _row_width(entry.layout)
+            if not width:
+                raise ConfigError(f"key {name!r} is not kept by rows: kv.init({name!r}, value, rows=True)")
+            ids = wanted_rows(name, wanted, entry.shape)
+            memory = np.empty((ids.size, width), entry.dtype)
+            for s in entry.layout.slices:
+                first = s.start // width
+                a, b = (int(i) for i in np.searchsorted(ids, (first, s.stop // width)))
+                if a < b:
+                    job = Job(server=s.server, slice=s.id, key=entry.layout.key, priority=priority, want=True)
+                    job.rows, job.token = as_payload(ids[a:b] - first), memory[a:b]
+                    jobs.append(job)
+            found.append(RowSparse(ids, memory.reshape(ids.size, *entry.shape[1:]), entry.shape))
+        self._run(jobs, None).result()
+        return found
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         names, (outs,) = as_lists(key, out)
@@ -284,6 +348,8 @@ class DistKVStore(KVStore):
         rule: str | Rule | None = None,
     ) -> None:
         check_rule(optimizer)
+        check_whole(optimizer, [n for n, e in self._entries.items() if len(e.layout.slices) > 1])
+        self._needs_whole = optimizer.whole
         corrects = parse(rule)
         self.flush()
         self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
@@ -337,6 +403,9 @@ class DistKVStore(KVStore):
         if self._number:
             self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self._number))
 
+    def private(self, mode: str, reduce: str) -> KVStore:
+        return DistKVStore(mode, reduce, self._coordinator, self._shell, self._timeout_s, private=True)
+
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
         counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries, "dropped": c.dropped}
@@ -352,6 +421,11 @@ class DistKVStore(KVStore):
         group = Group(len(jobs))
         self._submit(jobs, group).result()
         return group
+
+
+def _row_width(layout: KeyLayout) -> int:
+    """Elements of a row of a key that is kept by rows; 0 for any other."""
+    return prod(layout.shape[1:]) if layout.cut == "rows" else 0
 
 
 def _like(key: Key | Sequence[Key], results: list[Any]) -> Any:

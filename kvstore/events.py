@@ -70,7 +70,7 @@ class SendValue:
     """Send the present value of ``slice`` to worker ``rank`` at ``to``, in answer to its request ``seq``.
 
     ``stable`` says that the value is not written before the receiver has asked again, so that it need not be copied.
-    ``taken`` is false if the request was a push that was dropped.
+    ``taken`` is false if the request was a push that was dropped. Only ``rows`` are sent if there are any.
     """
 
     to: str
@@ -81,17 +81,22 @@ class SendValue:
     floor: int
     stable: bool
     taken: bool = True
+    rows: Payload | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Give ``slice`` of store ``store`` its first value; ``segments`` are its keys if it has several."""
+    """Give ``slice`` of store ``store`` its first value; ``segments`` are its keys if it has several.
+
+    ``width`` is the length of its rows, if they may be pushed and pulled singly.
+    """
 
     slice: int
     key: str
     value: Payload
     store: int
     segments: tuple[Segment, ...] = ()
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Accumulate:
     """Keep contribution ``clock`` of worker ``rank`` to ``slice`` until it is applied.
 
     ``brief`` says that this happens in the same breath, or before its sender is answered: it need not be copied.
+    ``rows`` are the numbers of the rows that the value consists of, if it is row-sparse.
     """
 
     slice: int
@@ -106,6 +112,7 @@ class Accumulate:
     clock: int
     value: Payload
     brief: bool = True
+    rows: Payload | None = None
 
 
 @dataclass(frozen=True, slots=True)

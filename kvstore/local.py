@@ -2,19 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from math import prod
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import KeyNotInitializedError
+from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
-from shoal.kvstore.arrays import Array
+from shoal.kvstore.arrays import Array, wire_name
 from shoal.kvstore.bundle import Bundle, bundles
-from shoal.kvstore.checks import check_fit, check_mean, check_new, check_rule, cut_name, writable
+from shoal.kvstore.checks import (
+    check_fit,
+    check_mean,
+    check_new,
+    check_row_push,
+    check_rows_kept,
+    check_rule,
+    cut_name,
+    writable,
+)
 from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.events import Contribution
 from shoal.kvstore.placement import Placement
+from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
@@ -47,25 +58,55 @@ class LocalKVStore(KVStore):
     def num_workers(self) -> int:
         return 1
 
-    def init(self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False) -> None:
+    def init(
+        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
+    ) -> None:
         names, (values,) = as_lists(key, value)
         check_new(names, self._ids)
         arrays = [host_array(v) for v in values]
-        cut = cut_name(fuse, whole)
-        specs = [KeySpec(key=n, dtype=a.dtype.str, shape=a.shape, cut=cut) for n, a in zip(names, arrays, strict=True)]
+        cut = cut_name(fuse, whole, rows)
+        if rows:
+            check_rows_kept(names, arrays)
+        specs = [
+            KeySpec(key=n, dtype=wire_name(a.dtype), shape=a.shape, cut=cut) for n, a in zip(names, arrays, strict=True)
+        ]
         with self._lock:
             for name, array, layout in zip(names, arrays, self._placement.add(specs), strict=True):
-                self._table.create(len(self._ids), name, array)
+                self._table.create(len(self._ids), name, array, width=prod(array.shape[1:]) if rows else 0)
                 self._layouts[name] = layout
                 self._ids[name] = len(self._ids)
             self._bundles.update((k, b) for b in bundles([self._layouts[n] for n in names]) for k in b.names)
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
-        arrays = [self._fitting(n, merge_devices(v)) for n, v in zip(names, values, strict=True)]
-        for name, array in self._received(names, arrays):
+        sparse = {n: r for n, v in zip(names, values, strict=True) if (r := merge_rows(v)) is not None}
+        rows = {n: self._fitting_rows(n, r) for n, r in sparse.items()}
+        dense = [(n, v) for n, v in zip(names, values, strict=True) if n not in rows]
+        arrays = [self._fitting(n, merge_devices(v)) for n, v in dense]
+        for name, array in self._received([n for n, _ in dense], arrays):
             self._push(name, array)
+        for name, some in rows.items():
+            self._push(name, some)
         return _done(None)
+
+    def _fitting_rows(self, name: str, rows: RowSparse) -> RowSparse:
+        value = self._value(name)
+        check_row_push("worker 0", name, rows, value.shape, value.dtype, self._layouts[name].cut)
+        check_mean("worker 0", name, value.dtype, self.reduce)
+        return rows.merged().flat()
+
+    def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
+        found = []
+        for name, wanted in zip(names, row_ids, strict=True):
+            value = self._value(name)
+            if self._layouts[name].cut != "rows":
+                raise ConfigError(f"key {name!r} is not kept by rows: kv.init({name!r}, value, rows=True)")
+            ids = wanted_rows(name, wanted, value.shape)
+            with self._lock:
+                found.append(RowSparse(ids, value[ids], value.shape))
+                self._table.was_read(self._ids[name], 0)
+                self._bytes_out += found[-1].rows.nbytes
+        return found
 
     def _fitting(self, name: str, array: Array) -> Array:
         value = self._value(name)
@@ -106,7 +147,7 @@ class LocalKVStore(KVStore):
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
         self._compressor = Compressor.of(compression_params, 0)
 
-    def _push(self, name: str, array: Array) -> None:
+    def _push(self, name: str, array: Array | RowSparse) -> None:
         with self._lock:
             self._table.accumulate(self._ids[name], 0, array)
             self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)

@@ -1,14 +1,15 @@
 """Some rows of an array: how gradients of embeddings are pushed, and their values pulled (MXNet's row_sparse)."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import DTypeError, ShapeError
+from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.kvstore.arrays import Array, is_float
 
-__all__ = ["RowSparse", "check_ids", "reduce_rows", "wider"]
+__all__ = ["RowSparse", "check_ids", "into_rows", "merge_rows", "reduce_rows", "wanted_rows", "wider"]
 
 
 class RowSparse:
@@ -50,12 +51,27 @@ class RowSparse:
         """That of the rows."""
         return self.rows.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of ids and rows."""
+        return self.ids.nbytes + self.rows.nbytes
+
+    def flat(self) -> "RowSparse":
+        """The same as a matrix: its rows are flat, and in C order."""
+        width = prod(self.shape[1:])
+        rows = np.ascontiguousarray(self.rows).reshape(self.ids.size, width)
+        return RowSparse(self.ids, rows, (self.shape[0], width))
+
     @classmethod
     def from_dense(cls, array: Any) -> "RowSparse":
         """The rows of ``array`` that are not all 0."""
         dense = array if isinstance(array, np.ndarray) else np.asarray(getattr(array, "data", array))
         ids = np.flatnonzero((dense != 0).any(axis=tuple(range(1, dense.ndim))))
         return cls(ids, dense[ids], dense.shape)
+
+    def copy(self) -> "RowSparse":
+        """The same in memory of its own."""
+        return RowSparse(self.ids.copy(), self.rows.copy(), self.shape)
 
     def dense(self) -> Array:
         """The whole array."""
@@ -123,3 +139,44 @@ def reduce_rows(parts: Sequence[RowSparse], reduce: str) -> RowSparse:
     if reduce == "mean" and len(parts) > 1:
         np.divide(total, len(parts), out=total)
     return RowSparse(ids, total, parts[0].shape)
+
+
+def merge_rows(value: Any) -> RowSparse | None:
+    """The row-sparse array that a pushed value is: one, or the sum of a list of them; None if it is none."""
+    if isinstance(value, RowSparse):
+        return value
+    if not isinstance(value, list | tuple) or not any(isinstance(v, RowSparse) for v in value):
+        return None
+    shapes = [v.shape if isinstance(v, RowSparse) else type(v).__name__ for v in value]
+    if any(s != shapes[0] for s in shapes):
+        raise ShapeError(f"the row-sparse values of one key have one shape; got {', '.join(map(str, shapes))}")
+    return RowSparse(np.concatenate([v.ids for v in value]), np.concatenate([v.rows for v in value]), value[0].shape)
+
+
+def wanted_rows(key: str, row_ids: Any, shape: Sequence[int]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Rows to be pulled: each once, ascending.
+
+    Raises:
+        ConfigError: there is none.
+        ShapeError, DTypeError: as `check_ids`.
+    """
+    if row_ids is None:
+        raise ConfigError(f"row_sparse_pull of {key!r} needs row_ids, such as row_ids=[0, 5, 7]")
+    return np.unique(check_ids(row_ids, shape))
+
+
+def into_rows(key: str, found: RowSparse, out: Any) -> Any:
+    """``found`` itself, or ``out`` with these rows written."""
+    if out is None:
+        return found
+    array = out if isinstance(out, np.ndarray) else getattr(out, "data", out)
+    if not isinstance(array, np.ndarray) or array.shape != found.shape or array.dtype != found.dtype:
+        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(out).__name__
+        raise ShapeError(
+            f"row_sparse_pull of {key!r}: out must be an array of the whole key, {found.dtype} {found.shape}; "
+            f"got {what}"
+        )
+    if not array.flags.writeable:
+        raise ConfigError(f"row_sparse_pull of {key!r}: out is read-only")
+    array[found.ids] = found.rows
+    return out

@@ -67,6 +67,7 @@ class Job:
     payload_bytes: int = 0
     codec: str = ""  # how the payload is compressed
     more: tuple[Payload, ...] = ()  # further parts of a compressed payload
+    rows: Payload | None = None  # only these rows are pushed, or read
     undo: Callable[[], None] | None = None  # a push that is refused or dropped returns what it held
     dense_bytes: int = 0  # what it would be without compression
     want: bool = False
@@ -254,7 +255,7 @@ class ClientCore:
     def _read(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
         """Ask for the value, unless one that came unasked is new enough."""
         gate, clock = lane.gate, job.clock + (job.payload is not None)
-        if gate is None or not gate.eager:
+        if gate is None or not gate.eager or job.rows is not None:
             return self._enter(job, Stage.READ, now)
         if lane.fresh is not None and gate.ready(clock, lane.fresh.floor):
             lane.pulled = lane.round = lane.fresh.version
@@ -314,6 +315,7 @@ class ClientCore:
                 codec=job.codec,
                 value=job.payload,
                 more=job.more,
+                rows=job.rows,
             )
         clock = job.clock + (job.payload is not None and job.stage is Stage.READ)
         return Pull(
@@ -324,6 +326,7 @@ class ClientCore:
             clock=clock,
             payload=job.stage is Stage.READ,
             watch=lane is not None and job.seq == lane.stream,
+            rows=job.rows if job.stage is Stage.READ else None,
         )
 
     def _stamped(self, job: Job) -> Message:

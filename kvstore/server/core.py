@@ -48,6 +48,7 @@ from shoal.kvstore.wire.messages import (
     Value,
     Waiting,
 )
+from shoal.kvstore.wire.schema import Payload
 
 __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
 
@@ -67,6 +68,7 @@ class Parked:
     worker: int
     clock: int
     payload: bool
+    rows: Payload | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Entry:
     gate: Gate
     reduce: str
     progress: Progress
+    width: int = 0  # of a row, if rows may be pushed and pulled singly
     version: int = 0
     pending: list[Contribution] = field(default_factory=list)
     holders: set[int] = field(default_factory=set)  # whose contributions wait
@@ -88,6 +91,10 @@ class Entry:
     watchers: dict[str, tuple[int, int]] = field(default_factory=dict)  # sender -> (rank, seq): sent every new floor
     shown: int = 0  # the floor that the watchers were last sent
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
+
+    def fits(self, value: Payload, rows: Payload | None) -> bool:
+        """Whether a contribution has the slice's shape, or that of some of its rows."""
+        return value.shape == self.shape if rows is None else value.shape == (rows.shape[0], self.width)
 
     def may_read(self, worker: int, clock: int) -> bool:
         """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
@@ -186,8 +193,8 @@ class ServerCore:
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
         progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
-        self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress)
-        return [Create(m.slice, m.key, m.value, m.store, m.segments), done]
+        self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress, m.width)
+        return [Create(m.slice, m.key, m.value, m.store, m.segments, m.width), done]
 
     def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -231,7 +238,8 @@ class ServerCore:
             entry.pending.append(Contribution(m.worker, m.clock, staleness))
             entry.holders.add(m.worker)
             closed = self._close(m.slice, entry)
-            moved = [Accumulate(m.slice, m.worker, m.clock, m.value, bool(closed) or entry.gate.rounds), *closed]
+            brief = bool(closed) or entry.gate.rounds
+            moved = [Accumulate(m.slice, m.worker, m.clock, m.value, brief, m.rows), *closed]
         answers = self._answer(sender, m, entry)
         return [*moved, *answers, *self._release(m.slice, entry), *self._show(m.slice, entry)]
 
@@ -260,7 +268,7 @@ class ServerCore:
         if entry is None:
             text = f"worker {m.worker} pushes slice {m.slice} to server {self.rank} before anybody initialised it"
             return _refuse(sender, m.seq, "KeyNotInitializedError", text)
-        if (m.value.dtype, m.value.shape) != (entry.dtype, entry.shape):
+        if m.value.dtype != entry.dtype or not entry.fits(m.value, m.rows):
             return self._misfit(sender, m.seq, f"worker {m.worker} pushes", entry, m.value.dtype, m.value.shape)
         clock = entry.progress.clocks.get(m.worker)
         if clock is None:
@@ -316,7 +324,7 @@ class ServerCore:
         if entry is None:
             text = f"worker {m.worker} pulls slice {m.slice} from server {self.rank} before anybody initialised it"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
-        reader = Parked(sender, m.worker, m.clock, m.payload)
+        reader = Parked(sender, m.worker, m.clock, m.payload, m.rows)
         if m.watch and entry.gate.eager and m.worker in entry.progress.clocks:
             entry.watchers[sender] = (m.worker, m.seq)
         if m.worker not in entry.progress.clocks or entry.may_read(m.worker, m.clock):
@@ -343,7 +351,7 @@ class ServerCore:
         if not reader.payload:
             return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
         stable = entry.gate.rounds and reader.worker in entry.progress.clocks  # the next round waits for this reader
-        return SendValue(reader.sender, reader.worker, seq, slice_id, version, floor, stable, taken)
+        return SendValue(reader.sender, reader.worker, seq, slice_id, version, floor, stable, taken, reader.rows)
 
     @staticmethod
     def _show(slice_id: int, entry: Entry) -> list[Action]:

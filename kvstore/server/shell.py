@@ -3,19 +3,21 @@
 import dataclasses
 import logging
 import traceback
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
 from shoal.kvstore import codecs, rules
-from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.arrays import as_array, as_payload, dtype_named
 from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
-from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.rows import check_ids
+from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.loop import IDLE_S
-from shoal.kvstore.wire.messages import Done, Push, Refused, Roster, Value
-from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.messages import Done, Pull, Push, Refused, Roster, Value
+from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops import optim
 
@@ -67,11 +69,18 @@ class ServerShell:
     def _handle(self, core: ServerCore, peer: str, message: Message, now: float) -> list[Action]:
         if isinstance(message, Push):
             self.bytes_in += sum(p.data.nbytes for p in (message.value, *message.more))
-            if message.codec and message.slice in core.entries:
-                try:
+        entry = core.entries.get(message.slice) if isinstance(message, Push | Pull) else None
+        if entry is not None and isinstance(message, Push | Pull):
+            try:
+                if message.rows is not None:
+                    _check_rows(entry, message.rows, isinstance(message, Push))
+                if isinstance(message, Push) and message.codec:
                     message = self._decoded(core, message)
-                except ShoalError as e:
-                    return core.reject(peer, message, type(e).__name__, f"push of worker {message.worker}: {e}")
+            except ShoalError as e:
+                text = f"{type(message).__name__.lower()} of worker {message.worker}: {e}"
+                if isinstance(message, Push):
+                    return core.reject(peer, message, type(e).__name__, text)
+                return [Send(peer, Refused(seq=message.seq, error=type(e).__name__, text=text))]
         return core.handle(Received(peer, message), now)
 
     def _decoded(self, core: ServerCore, m: Push) -> Push:
@@ -81,7 +90,7 @@ class ServerShell:
             if len(self._codecs) >= MAX_CODECS:
                 raise RemoteProtocolError(f"more than {MAX_CODECS} codecs in one run; the newest is {m.codec[:60]!r}")
             self._codecs[m.codec] = codecs.parse(m.codec)
-        dense = np.empty(entry.shape, entry.dtype)
+        dense = np.empty(entry.shape, dtype_named(entry.dtype))
         self._codecs[m.codec].decode([as_array(p) for p in (m.value, *m.more)], dense.reshape(-1))
         return dataclasses.replace(m, codec="", value=as_payload(dense), more=())
 
@@ -116,18 +125,21 @@ class ServerShell:
                 self.transport.send(to, message)
             case SendValue():
                 self._send_value(action)
-            case Accumulate(slice_id, rank, clock, value):
-                self.table.accumulate(slice_id, rank, as_array(value), clock)
+            case Accumulate(slice_id, rank, clock, value, brief, None):
+                self.table.accumulate(slice_id, rank, as_array(value), clock, brief)
+            case Accumulate(slice_id, rank, clock, value, brief, Payload() as rows):
+                part = self.table.row_sparse(slice_id, as_array(rows), as_array(value))
+                self.table.accumulate(slice_id, rank, part, clock, brief)
             case Apply(slice_id, parts, reduce, _):
                 self.table.apply(slice_id, parts, reduce)
-            case Create(slice_id, key, value, store, segments):
-                self.table.create(slice_id, key, as_array(value), store, segments)
+            case Create(slice_id, key, value, store, segments, width):
+                self.table.create(slice_id, key, as_array(value), store, segments, width)
             case Configure():
                 self._configure(action)
 
     def _send_value(self, a: SendValue) -> None:
         self.table.was_read(a.slice, a.rank)
-        payload = self.table.payload(a.slice)
+        payload = self.table.payload(a.slice, None if a.rows is None else as_array(a.rows))
         self.bytes_out += payload.data.nbytes
         value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
         self.transport.send(a.to, value, stable=a.stable)
@@ -143,3 +155,14 @@ class ServerShell:
             self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:
             self.transport.send(a.to, Done(seq=a.seq))
+
+
+def _check_rows(entry: Entry, rows: Payload, ascending: bool) -> None:
+    """Raise unless these are numbers of rows that the slice has."""
+    if not entry.width:
+        raise ConfigError(f"{entry.key!r} is not kept by rows: initialise it with rows=True")
+    if len(rows.shape) != 1:
+        raise RemoteProtocolError(f"row numbers are one flat array, got shape {rows.shape}")
+    ids = check_ids(as_array(rows), (prod(entry.shape) // entry.width, entry.width))
+    if ascending and not np.all(ids[1:] > ids[:-1]):
+        raise RemoteProtocolError("the numbers of pushed rows must ascend")

@@ -2,6 +2,7 @@
 
 Contributions are kept as they came, without a copy where the core allows it, and reduced in the order the core says:
 that makes synchronous training bit-identical whatever order they came in. Half precision is reduced in float32.
+If all contributions of a round are row-sparse, its update touches their rows only (``lazy_update``).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from shoal.errors import KeyNotInitializedError
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.events import Contribution
+from shoal.kvstore.rows import RowSparse, reduce_rows, wider
 from shoal.kvstore.rules import CellView, Part, Rule
 from shoal.kvstore.wire.messages import Segment
 from shoal.kvstore.wire.schema import Payload
@@ -38,16 +40,18 @@ def reduce_in_order(parts: Sequence[Array], reduce: str, out: Array) -> Array:
 class Cell:
     """One slice: its key, its store, its value, the state of its update, and how many updates it has had.
 
-    A slice that several keys share has ``segments``, and is a flat array.
+    A slice that several keys share has ``segments``, and is a flat array. One that is kept by rows has the ``width`` of
+    a row.
     """
 
     key: str
     store: int
     value: Array
     segments: tuple[Segment, ...] = ()
+    width: int = 0
     state: Any = None
     updates: int = 0
-    parts: dict[tuple[int, int], Array] = field(default_factory=dict)
+    parts: dict[tuple[int, int], Array | RowSparse] = field(default_factory=dict)
     view: CellView | None = None  # what the rule sees and keeps
 
     def seen(self) -> CellView:
@@ -69,27 +73,45 @@ class Update:
     def step(self, cell: Cell, gradient: Array) -> None:
         """Update ``cell`` in place."""
         if not cell.segments:
-            lr, wd = self.lr_mult.get(cell.key, 1.0), self.wd_mult.get(cell.key, 1.0)
-            self.optimizer.step(cell.value, gradient, cell.state, cell.updates, lr_mult=lr, wd_mult=wd)
+            self._step(cell, cell.key, cell.value, gradient, cell.state)
             return
-        for start, stop, lr, wd in self.runs(cell.segments):
+        for start, stop, key in self.runs(cell.segments):
             state = {name: array[start:stop] for name, array in cell.state.items()}
-            value = cell.value[start:stop]
-            self.optimizer.step(value, gradient[start:stop], state, cell.updates, lr_mult=lr, wd_mult=wd)
+            self._step(cell, key, cell.value[start:stop], gradient[start:stop], state)
 
-    def runs(self, segments: tuple[Segment, ...]) -> list[tuple[int, int, float, float]]:
-        """Neighbouring keys with equal multipliers as one: start, stop, lr_mult, wd_mult."""
-        whole = getattr(self.optimizer, "whole", False)  # norms are taken key by key
+    def step_rows(self, cell: Cell, gradient: RowSparse) -> None:
+        """Update the rows of ``cell`` that ``gradient`` has; neither value nor state of any other row moves."""
+        homes = {"": cell.value, **cell.state}
+        views = {name: array.reshape(gradient.shape) for name, array in homes.items()}
+        rows = {name: view[gradient.ids] for name, view in views.items()}
+        self._step(cell, cell.key, rows[""], gradient.rows, {name: rows[name] for name in cell.state})
+        for name, view in views.items():
+            view[gradient.ids] = rows[name]
+
+    def _step(self, cell: Cell, key: str, value: Array, gradient: Array, state: Any) -> None:
+        lr, wd = self.lr_mult.get(key, 1.0), self.wd_mult.get(key, 1.0)
+        self.optimizer.step(value, gradient, state, cell.updates, lr_mult=lr, wd_mult=wd, name=key)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether row-sparse gradients update their own rows only."""
+        return self.optimizer.lazy_update and not self.optimizer.whole
+
+    def runs(self, segments: tuple[Segment, ...]) -> list[tuple[int, int, str]]:
+        """Neighbouring keys that may be updated as one: start, stop, and the name of the first."""
+        whole = self.optimizer.whole
         if not whole and not self.lr_mult and not self.wd_mult:
-            return [(segments[0].start, segments[-1].stop, 1.0, 1.0)]
-        found: list[tuple[int, int, float, float]] = []
+            return [(segments[0].start, segments[-1].stop, segments[0].key)]
+        found: list[tuple[int, int, str]] = []
         for s in segments:
-            lr, wd = self.lr_mult.get(s.key, 1.0), self.wd_mult.get(s.key, 1.0)
-            if found and not whole and found[-1][2:] == (lr, wd):
-                found[-1] = (found[-1][0], s.stop, lr, wd)
+            if found and not whole and self._alike(found[-1][2], s.key):  # norms are taken key by key
+                found[-1] = (found[-1][0], s.stop, found[-1][2])
             else:
-                found.append((s.start, s.stop, lr, wd))
+                found.append((s.start, s.stop, s.key))
         return found
+
+    def _alike(self, one: str, other: str) -> bool:
+        return all(m.get(one, 1.0) == m.get(other, 1.0) for m in (self.lr_mult, self.wd_mult))
 
 
 class Table:
@@ -100,9 +122,17 @@ class Table:
         self.rules: dict[int, Update] = {}
         self._scratch: dict[tuple[str, int, int], Array] = {}
 
-    def create(self, slice_id: int, key: str, value: Array, store: int = 1, segments: tuple[Segment, ...] = ()) -> None:
+    def create(
+        self,
+        slice_id: int,
+        key: str,
+        value: Array,
+        store: int = 1,
+        segments: tuple[Segment, ...] = (),
+        width: int = 0,
+    ) -> None:
         """Give a slice its first value; it is copied."""
-        cell = Cell(key, store, np.array(value, order="C"), segments)
+        cell = Cell(key, store, np.array(value, order="C"), segments, width)
         if store in self.rules:
             cell.state = self.rules[store].optimizer.init(cell.value)
         self.cells[slice_id] = cell
@@ -117,9 +147,9 @@ class Table:
     ) -> None:
         """Install the update of a store.
 
-        Values stay. An optimizer of the same name and with the same kinds of state keeps the states and update counts,
-        so that a new learning rate does not wipe the momentum; any other one starts anew. A rule keeps what it has kept
-        if it is the same.
+        Values stay. An optimizer of the same name keeps the update counts and the states that both have, so that a new
+        learning rate does not wipe the momentum; any other one starts anew. A rule keeps what it has kept if it is the
+        same.
 
         Raises:
             DTypeError: a value is not a float; nothing is changed.
@@ -129,16 +159,25 @@ class Table:
         before = self.rules.get(store)
         same = before is not None and before.optimizer.spec().name == optimizer.spec().name
         for cell, state in fresh:
-            if not same or cell.state is None or cell.state.keys() != state.keys():
+            if not same or cell.state is None:
                 cell.state, cell.updates = state, 0
+            elif cell.state.keys() != state.keys():
+                cell.state = {name: cell.state.get(name, array) for name, array in state.items()}
         if before is None or before.rule != rule:
             for cell in mine:
                 cell.view = None
         self.rules[store] = Update(optimizer, lr_mult, wd_mult, rule)
 
-    def accumulate(self, slice_id: int, rank: int, value: Array, clock: int = 0, brief: bool = True) -> None:
+    def accumulate(
+        self, slice_id: int, rank: int, value: Array | RowSparse, clock: int = 0, brief: bool = True
+    ) -> None:
         """Keep a contribution until `apply`; copied unless that is ``brief``."""
         self._cell(slice_id).parts[rank, clock] = value if brief else value.copy()
+
+    def row_sparse(self, slice_id: int, ids: Array, rows: Array) -> RowSparse:
+        """A row-sparse contribution to a slice that is kept by rows."""
+        cell = self._cell(slice_id)
+        return RowSparse(ids, rows, (cell.value.size // cell.width, cell.width))
 
     def apply(self, slice_id: int, parts: Sequence[Contribution], reduce: str) -> None:
         """Correct and reduce these contributions, and update the value in place."""
@@ -149,17 +188,35 @@ class Table:
             arrays = [
                 self._corrected(i, update.rule, cell, p, a) for i, (p, a) in enumerate(zip(parts, arrays, strict=True))
             ]
+        cell.updates += 1
+        sparse = [a for a in arrays if isinstance(a, RowSparse)]
+        if len(sparse) == len(arrays) and (update is None or update.lazy):
+            self._update_rows(cell, update, reduce_rows(sparse, reduce))
+        else:
+            self._update(cell, update, [_dense(a, cell) for a in arrays], reduce)
+
+    def _update(self, cell: Cell, update: Update | None, arrays: list[Array], reduce: str) -> None:
         plain = len(arrays) == 1 and update is not None
         total = arrays[0] if plain else reduce_in_order(arrays, reduce, self._buffer(cell.value))
-        cell.updates += 1
         if update is None:
             np.copyto(cell.value, total, casting="same_kind")
         else:
             update.step(cell, total)
 
-    def _corrected(self, index: int, rule: Rule, cell: Cell, part: Contribution, value: Array) -> Array:
+    @staticmethod
+    def _update_rows(cell: Cell, update: Update | None, total: RowSparse) -> None:
+        if update is None:
+            cell.value.reshape(total.shape)[total.ids] = total.rows
+        elif total.ids.size:
+            update.step_rows(cell, total)
+
+    def _corrected(
+        self, index: int, rule: Rule, cell: Cell, part: Contribution, value: Array | RowSparse
+    ) -> Array | RowSparse:
         out = self._buffer(cell.value, 1 + index)
-        rule.correct(cell.seen(), Part(part.rank, part.staleness, value), out)
+        rule.correct(cell.seen(), Part(part.rank, part.staleness, _dense(value, cell)), out)
+        if isinstance(value, RowSparse):  # rules see whole slices; the rows that came stay the ones that are updated
+            return RowSparse(value.ids, out.reshape(value.shape)[value.ids], value.shape)
         return out
 
     def was_read(self, slice_id: int, rank: int) -> None:
@@ -169,9 +226,10 @@ class Table:
         if update is not None and update.rule is not None:
             update.rule.was_read(cell.seen(), rank)
 
-    def payload(self, slice_id: int) -> Payload:
-        """The slice's value, uncopied."""
-        return as_payload(self._cell(slice_id).value)
+    def payload(self, slice_id: int, rows: Array | None = None) -> Payload:
+        """The slice's value, uncopied; or a copy of some of its rows."""
+        cell = self._cell(slice_id)
+        return as_payload(cell.value if rows is None else cell.value.reshape(-1, cell.width)[rows])
 
     def _cell(self, slice_id: int) -> Cell:
         if slice_id not in self.cells:
@@ -179,8 +237,12 @@ class Table:
         return self.cells[slice_id]
 
     def _buffer(self, like: Array, number: int = 0) -> Array:
-        dtype = np.dtype(np.float32) if like.dtype == np.float16 else like.dtype
+        dtype = wider(like.dtype)
         key = (dtype.str, like.size, number)
         if key not in self._scratch:
             self._scratch[key] = np.empty(like.size, dtype)
         return self._scratch[key].reshape(like.shape)
+
+
+def _dense(value: Array | RowSparse, cell: Cell) -> Array:
+    return value.dense().reshape(cell.value.shape) if isinstance(value, RowSparse) else value

@@ -317,6 +317,7 @@ class Init(Message):
     gate: str
     reduce: str
     segments: tuple[Segment, ...] = ()  # the keys that share the slice, if several do
+    width: int = 0  # elements of a row, if the key is cut between rows
     value: Payload
 
 
@@ -335,6 +336,7 @@ class Push(Message):
     codec: str = ""  # "" for a plain contribution, else what decodes it, such as "2bit:threshold=0.5"
     value: Payload  # the contribution, or the first part of a compressed one
     more: tuple[Payload, ...] = ()  # its further parts
+    rows: Payload | None = None  # the value is these rows of the slice only: their numbers, in ascending order
 
 
 @message(36, "worker -> server")
@@ -351,6 +353,7 @@ class Pull(Message):
     clock: int
     payload: bool
     watch: bool = False  # from now on send new values of the slice under this seq, without being asked
+    rows: Payload | None = None  # only these rows of the slice, in this order
 
 
 @message(37, "server -> worker")
