@@ -250,6 +250,16 @@ class KVStore(ABC):
         self.init(key, value)
         return self.pull(key, out, priority)
 
+    def private(self, mode: str, reduce: str) -> "KVStore":
+        """A store on the same servers for the library's own needs: under a mode of its own, and no part of the result.
+
+        Every worker calls it, as it calls `init`.
+
+        Raises:
+            ConfigError: this kind of store cannot make another.
+        """
+        raise ConfigError(f"a store of type {self.type!r} can make no other store of its kind")
+
     def is_capable(self, capability: str) -> bool:
         """Whether the store has a capability; ``"optimizer"``: it can update the values itself."""
         return capability.lower() == "optimizer"

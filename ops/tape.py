@@ -46,15 +46,19 @@ class Node:
 
 
 class Leaf:
-    """Where the backward pass ends: a variable, and the tensor that takes its gradient."""
+    """Where the backward pass ends: a variable, and the tensor that takes its gradient.
 
-    __slots__ = ("grad", "number", "req")
+    ``fresh`` says whether the gradient is new since whoever uses gradients last set it to False; a variable begins
+    with a gradient of zero, which is new.
+    """
+
+    __slots__ = ("fresh", "grad", "number", "req")
 
     inputs: tuple[Any, ...] = ()
 
     def __init__(self, grad: Any, req: str) -> None:
         self.number = next(_numbers)
-        self.grad, self.req = grad, req
+        self.grad, self.req, self.fresh = grad, req, True
 
     def deliver(self, g: Any) -> None:
         """Put a raw gradient into the buffer: overwrite it, or add to it."""
@@ -62,6 +66,13 @@ class Leaf:
             self.grad.data += g
         else:
             self.grad.data[...] = g
+        self.fresh = True
+
+    def clear(self) -> None:
+        """Deliver zero: the variable was reached through functions only that are flat everywhere."""
+        if self.req == "write":
+            self.grad.data[...] = 0
+        self.fresh = True
 
 
 def _reachable(roots: Sequence[Any]) -> list[Any]:
@@ -122,8 +133,8 @@ def backward(
                 node.deliver(g)
             if type(node) is Node and (path is None or node in path):
                 run(node, g, pending, path, kind, xp)
-        elif targets is None and type(node) is Leaf and node.req == "write":
-            node.grad.data[...] = 0  # reached only through functions that are flat everywhere
+        elif targets is None and type(node) is Leaf:
+            node.clear()
         if not retain and type(node) is Node:
             node.inputs, node.out = None, None
     return None if targets is None else result

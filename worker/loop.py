@@ -66,7 +66,7 @@ def fit(
     """Train ``net`` on ``train_data`` until ``epochs`` passes are done.
 
     The same call trains in one process or in a cluster: each worker passes over its own shard, and worker 0 evaluates
-    after each epoch and, on the final weights, at the end.
+    the global weights after each epoch and, when everybody is done, at the end.
 
     Args:
         train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
@@ -87,7 +87,8 @@ def fit(
     for epoch in range(initial_epoch, epochs):
         logs = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
         if val_data is not None and cluster.rank() == 0:
-            found = evaluate(net, val_data, metrics, loss)
+            with trainer.global_weights():
+                found = evaluate(net, val_data, metrics, loss)
             logs |= {f"val_{k}": v for k, v in found.items()}
             record.report(**found)
         history.epochs.append(logs)
@@ -144,9 +145,7 @@ def _final(
     net: Any, trainer: Trainer, val_data: Iterable[Any] | None, metrics: Metrics, loss: Callable[[Any, Any], Any]
 ) -> dict[str, float]:
     """Everybody's updates are in: evaluate what has become of the weights."""
-    if trainer.kvstore is not None:
-        trainer.kvstore.barrier()
-        trainer.pull()
+    trainer.finish()
     if val_data is None or cluster.rank() != 0:
         return {}
     found = evaluate(net, val_data, metrics, loss)

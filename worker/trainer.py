@@ -1,25 +1,28 @@
 """`Trainer`: gradients to the store, new weights back (Gluon's interface)."""
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from shoal.errors import CheckpointError, ConfigError, DeferredInitializationError
+from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
 from shoal.kvstore.api import KVStore, create
-from shoal.kvstore.arrays import Array
-from shoal.kvstore.codecs import Spec, parse
-from shoal.kvstore.local import LocalKVStore
+from shoal.kvstore.codecs import Spec
+from shoal.kvstore.codecs import parse as parse_codec
 from shoal.ops import optim, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
-from shoal.worker import record
+from shoal.worker import record, strategies
 from shoal.worker.checkpoint import load_checkpoint, save_checkpoint
+from shoal.worker.strategies import Site, Snapshot, lag_matched_momentum
+from shoal.worker.strategies.gradient import Gradient, Reduced
+from shoal.worker.strategies.site import applies_at_once, copied
 
 __all__ = ["Trainer"]
+
+SYNC_MOMENTUM = 0.9
+"""The momentum that ``momentum="auto"`` stands for in a synchronous run."""
 
 
 class Trainer:
@@ -28,14 +31,18 @@ class Trainer:
     Args:
         params: what ``net.collect_params()`` gives, or a list of parameters.
         optimizer: a name such as ``"sgd"``, or an `Optimizer`.
-        optimizer_params: its hyper-parameters, when it is given by name.
+        optimizer_params: its hyper-parameters, when it is given by name. ``"momentum": "auto"`` is 0.9, and less in an
+            asynchronous run, whose delays act as momentum already.
         kvstore: a name for `shoal.kv.create`, a store, or None to update here without one. ``"auto"`` is the run's
             store under ``shoal run``, and a local one otherwise.
         update_on_kvstore: let the store apply the optimizer (the default), or only reduce the gradients and apply it on
             every worker.
         reduce: "mean" of the workers' gradients (the learning rate keeps its meaning when workers are added) or "sum".
+            None is what the strategy needs: the mean, except for elastic averaging.
         compression_params: compress gradients on their way to the store, such as ``{"type": "2bit", "threshold": 0.5}``
             or ``"topk:ratio=0.01"``; ``docs/codecs.md`` lists the codecs.
+        strategy: what is pushed, and when: None for the gradient of every step, or text such as ``"local:h=16"`` or
+            ``"diloco:h=50"``; ``docs/strategies.md`` lists the strategies.
     Raises:
         ConfigError: an option is not what it should be, or options contradict each other; for instance an asynchronous
             store that shall not update.
@@ -48,28 +55,24 @@ class Trainer:
         optimizer_params: Mapping[str, Any] | None = None,
         kvstore: str | KVStore | None = "auto",
         update_on_kvstore: bool | None = None,
-        reduce: str = "mean",
+        reduce: str | None = None,
         compression_params: Spec | None = None,
+        strategy: strategies.Spec | None = None,
     ) -> None:
-        if isinstance(params, Block):
-            raise ConfigError(f"a Trainer needs parameters, got a {type(params).__name__}: pass net.collect_params()")
-        if not isinstance(optimizer_params, Mapping | None):
-            given = f"optimizer_params is {optimizer_params!r}"
-            raise ConfigError(f"{given}, expected a mapping such as {{'learning_rate': 0.1}}")
-        named = params if isinstance(params, Mapping) else {p.name: p for p in params}
-        if not named:
-            raise ConfigError("a Trainer needs parameters, got none: pass net.collect_params()")
-        if not isinstance(params, Mapping) and len(named) != len(params):
-            raise ConfigError("two parameters have the same name: pass net.collect_params(), whose names are unique")
-        self._params = _distinct(named)
-        self.optimizer = optim.create(optimizer, **dict(optimizer_params or {}))
+        chosen = _distinct(_named(params, optimizer_params))
+        self.strategy = Gradient() if strategy is None else strategies.parse(strategy)
+        given = dict(optimizer_params or {})
+        reduce = self.strategy.reduce or "mean" if reduce is None else reduce
         self._kvstore = create(kvstore, reduce=reduce) if isinstance(kvstore, str) else kvstore
+        if given.get("momentum") == "auto":
+            given["momentum"] = _momentum(self._kvstore)
+        rule = optim.create(optimizer, **given)
         self._on_store = self._kvstore is not None if update_on_kvstore is None else update_on_kvstore
         self._check_store()
+        self._site = Site(chosen, rule, self._kvstore, self._on_store)
+        self._stepper = self.strategy.bind(self._site)
         if compression_params is not None:
             self._compress(compression_params)
-        self._states: dict[str, tuple[int, Any]] = {}
-        self._buffers: dict[str, Array] = {}
         self._ready = False
         self._steps = 0
 
@@ -85,13 +88,21 @@ class Trainer:
     def _compress(self, params: Spec) -> None:
         if self._kvstore is None:
             raise ConfigError("compression_params needs a kvstore, got None: nothing is sent anywhere")
-        momentum = self.optimizer.spec().params.get("momentum")
-        if parse(params).name == "dgc" and momentum:
+        codec, rule = parse_codec(params), self.optimizer.spec()
+        if codec.gradients_only and not isinstance(self.strategy, Gradient):
             raise ConfigError(
-                f"dgc has a momentum of its own; with the optimizer's {momentum:g} it would be applied twice. "
-                "Give the momentum to dgc and none to the optimizer."
+                f"codec {codec.name} has a momentum of gradients; strategy {self.strategy.name!r} pushes differences "
+                "of weights. Use topk, which sends as little."
             )
+        objection = codec.objection(rule.name, rule.params)
+        if objection:
+            raise ConfigError(objection)
         self._kvstore.set_gradient_compression(params)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The rule that gradients go through; under a strategy with local steps, the inner one."""
+        return self._site.optimizer
 
     @property
     def kvstore(self) -> KVStore | None:
@@ -110,58 +121,86 @@ class Trainer:
         """
         if self.optimizer.lr_scheduler is not None:
             raise ConfigError("the learning rate follows lr_scheduler; make an optimizer without one to set it by hand")
-        self.optimizer = optim.from_spec(_with_rate(self.optimizer.spec(), lr))
-        if self._ready and self._on_store and self._kvstore is not None:
-            self._kvstore.set_optimizer(self.optimizer, *self._multipliers())
+        self._site.optimizer = optim.from_spec(_with_rate(self.optimizer.spec(), lr))
+        if self._ready:
+            self._stepper.optimizer_changed()
 
     def step(self, batch_size: int, ignore_stale_grad: bool = False) -> None:
-        """One update: gradients divided by ``batch_size`` are pushed, weights are pulled.
+        """One update: gradients divided by ``batch_size`` are pushed, weights are pulled; or what the strategy says.
 
         Call it after ``backward()``, outside ``record()``.
 
         Args:
             batch_size: samples in this worker's batch.
-            ignore_stale_grad: accepted for scripts written for MXNet; every parameter is always updated.
+            ignore_stale_grad: leave out parameters whose gradient is no new one (see below). In a cluster such a
+                parameter contributes zero, because the other workers wait for a contribution.
         Raises:
+            AutogradError: no backward pass has delivered a gradient to a parameter since the last step, and nobody has
+                asked for its `grad`: the old gradient would be applied a second time.
             DeferredInitializationError: the model has seen no batch yet.
             StoreTimeoutError, NodeLostError: names who is waited for, or lost.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
-        self._prepare()
-        if self._kvstore is None:
-            self._update({n: self._scaled(n, p, batch_size) for n, p in self._params.items()})
-        elif self._on_store:
-            self._exchange(batch_size, {n: p.data() for n, p in self._params.items()})
-        else:
-            reduced = {n: self._scaled(n, p, batch_size) for n, p in self._params.items()}
-            self._wait([self._pushpull(i, n, g, g) for i, (n, g) in enumerate(reduced.items())])
-            self._update(reduced)
+        self._begin(batch_size, ignore_stale_grad)
+        self._stepper.step(batch_size)
         self._count(batch_size)
 
     def allreduce_grads(self) -> None:
         """Replace every gradient by its mean (or sum) over the workers; then change them as you like and `update`."""
-        if self._on_store or self._kvstore is None:
+        if not isinstance(self._stepper, Reduced):
             raise ConfigError(
                 "allreduce_grads needs a kvstore and update_on_kvstore=False: the store applies the update"
             )
         self._prepare()
-        grads = {n: _memory(p.grad()) for n, p in self._params.items()}
-        self._wait([self._pushpull(i, n, g, g) for i, (n, g) in enumerate(grads.items())])
+        self._stepper.reduce_gradients()
 
-    def update(self, batch_size: int) -> None:
-        """Apply the optimizer here, to gradients that `allreduce_grads` has reduced."""
+    def update(self, batch_size: int, ignore_stale_grad: bool = False) -> None:
+        """Apply the optimizer here, to gradients that `allreduce_grads` has reduced; arguments and errors as `step`."""
         if self._on_store:
             raise ConfigError("update needs update_on_kvstore=False: the store applies the update in step()")
-        self._prepare()
-        self._update({n: self._scaled(n, p, batch_size) for n, p in self._params.items()})
+        self._begin(batch_size, ignore_stale_grad)
+        self._site.update(self._site.gradients(batch_size))
         self._count(batch_size)
 
     def pull(self) -> None:
-        """Read the store's present weights into the parameters."""
+        """Read the store's present weights into the parameters.
+
+        Under a strategy with local steps these are the global weights; steps since the last exchange are given up.
+        """
         self._prepare()
-        if self._kvstore is not None and self._on_store:
-            self._wait([self._kvstore.pull_async(n, p.data(), -i) for i, (n, p) in enumerate(self._params.items())])
+        self._stepper.read()
+
+    def finish(self) -> None:
+        """Training is over: contribute what is still here, wait for everybody, and take over the global weights.
+
+        Every worker calls it. `shoal.fit` does; a loop of your own should, before it evaluates. The run's digest is of
+        the global weights, whether it is called or not.
+        """
+        if self._kvstore is None:
+            return
+        self._prepare()
+        self._stepper.finish()
+        self._kvstore.barrier()
+        self._stepper.read()
+
+    @contextmanager
+    def global_weights(self) -> Iterator[None]:
+        """Within this context the parameters have the global weights as the store has them now: for evaluation.
+
+        Afterwards they are this worker's own again, as strategies with local steps have them between exchanges; without
+        such a strategy nothing is changed.
+        """
+        if not self._stepper.own_weights:
+            yield
+            return
+        self._prepare()
+        weights = self._site.weights()
+        own = copied(weights)
+        self._site.read(weights)
+        try:
+            yield
+        finally:
+            for name, p in self._site.params.items():
+                p.set_data(own[name])
 
     def save_states(self, path: str | os.PathLike[str]) -> None:
         """Write weights, optimizer states and update counts, to go on from later (see `shoal.worker.checkpoint`).
@@ -170,41 +209,31 @@ class Trainer:
             ConfigError: the states are on the servers of a cluster.
         """
         self._prepare()
-        states = self._local_store().optimizer_states() if self._on_store else self._states
-        weights = {n: p.data() for n, p in self._params.items()}
-        save_checkpoint(path, weights, states, {"steps": self._steps, "optimizer": self.optimizer.spec().name})
+        kept = self._stepper.snapshot()
+        place = {"steps": self._steps, "optimizer": self.optimizer.spec().name, "strategy": self.strategy.name}
+        save_checkpoint(path, self._site.weights(), kept.states, {**kept.meta, **place})
 
     def load_states(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save_states` wrote.
 
         Raises:
-            CheckpointError: it is of another model or another optimizer.
+            CheckpointError: it is of another model, another optimizer or another strategy.
             ConfigError: the states belong on the servers of a cluster.
         """
         self._prepare()
-        found = load_checkpoint(path)
-        kind = found.meta.get("optimizer")
-        if found.params.keys() != self._params.keys() or kind != self.optimizer.spec().name:
+        found, params = load_checkpoint(path), self._site.params
+        was = found.meta.get("optimizer"), found.meta.get("strategy", "gradient")
+        now = self.optimizer.spec().name, self.strategy.name
+        if found.params.keys() != params.keys() or was != now:
             raise CheckpointError(
-                f"{os.fspath(path)!r} has {kind} states of {sorted(found.params)}; "
-                f"this trainer is {self.optimizer.spec().name} for {sorted(self._params)}"
+                f"{os.fspath(path)!r} has {' '.join(map(str, was))} states of {sorted(found.params)}; "
+                f"this trainer is {' '.join(now)} for {sorted(params)}"
             )
-        for name, p in self._params.items():
+        self._stepper.restore(found.params, Snapshot(found.states, found.meta))
+        for name, p in params.items():
             p.set_data(found.params[name])
-        if self._on_store:
-            self._local_store().restore(found.params, found.states)
-        else:
-            self._states = dict(found.states)
         self._steps = int(found.meta["steps"])
         random.set_address(step=self._steps)
-
-    def _local_store(self) -> LocalKVStore:
-        if not isinstance(self._kvstore, LocalKVStore):
-            raise ConfigError(
-                "the optimizer's states are on the servers; save the weights with net.save_parameters(), "
-                "or train with update_on_kvstore=False to keep the states here"
-            )
-        return self._kvstore
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -212,7 +241,7 @@ class Trainer:
         """Once, when every shape is known: the store gets worker 0's weights, all get them back."""
         if self._ready:
             return
-        for name, p in self._params.items():
+        for name, p in self._site.params.items():
             try:
                 p.data()
             except DeferredInitializationError as e:
@@ -221,69 +250,45 @@ class Trainer:
                     todo = "it has no value: call initialize() on the model, and run one batch through it first"
                 raise DeferredInitializationError(f"parameter {name!r}: {todo}") from e
         record.current().start()
-        if self._kvstore is not None:
-            names = list(self._params)
-            weights = [p.data() for p in self._params.values()]
-            if self._on_store:
-                self._kvstore.init(names, weights)
-                self._kvstore.set_optimizer(self.optimizer, *self._multipliers())
-                self._kvstore.pull(names, weights)
-            else:
-                self._share(self._kvstore, names, weights)
+        self._stepper.prepare()
         self._ready = True
 
+    def _begin(self, batch_size: int, ignore_stale_grad: bool) -> None:
+        """Before a step: everything is in place, and the gradients are new."""
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
+        self._prepare()
+        stale = [n for n, p in self._site.params.items() if not p.leaf().fresh]
+        if stale and not ignore_stale_grad:
+            raise AutogradError(
+                f"no backward pass has delivered a gradient to {stale[:8]} since the last step: the old one would be "
+                "applied again. Call backward() before step(). If the loss is meant to leave these parameters out, "
+                "call step(batch_size, ignore_stale_grad=True)."
+            )
+        self._site.stale = frozenset(stale)
+
     def _count(self, batch_size: int) -> None:
-        """The step is done: random draws of the next one have an address of their own."""
+        """The step is done: gradients are old ones, random draws of the next step have an address of their own."""
+        for p in self._site.params.values():
+            p.leaf().fresh = False
         self._steps += 1
         random.set_address(step=self._steps)
         record.current().step(batch_size)
 
-    def _share(self, store: KVStore, names: list[str], weights: list[Any]) -> None:
-        """Equal weights everywhere, in a store that will hold gradients."""
-        store.init(names, weights)
-        store.pull(names, weights)
-        record.current().weights = lambda: {n: _memory(p.data()) for n, p in self._params.items()}
 
-    def _multipliers(self) -> tuple[dict[str, float], dict[str, float]]:
-        lr = {n: p.lr_mult for n, p in self._params.items() if p.lr_mult != 1.0}
-        wd = {n: p.wd_mult for n, p in self._params.items() if p.wd_mult != 1.0}
-        return lr, wd
-
-    def _exchange(self, batch_size: int, weights: Mapping[str, Any]) -> None:
-        """Push every gradient and pull every weight; the first layers', needed first, have the highest priority."""
-        futures = []
-        for i, (name, p) in enumerate(self._params.items()):
-            futures.append(self._pushpull(i, name, self._scaled(name, p, batch_size), weights[name]))
-        self._wait(futures)
-
-    def _pushpull(self, index: int, name: str, grad: Array, out: Any) -> "Future[Any]":
-        if self._kvstore is None:
-            raise ConfigError("no kvstore")
-        return self._kvstore.pushpull_async(name, grad, out, priority=-index)
-
-    @staticmethod
-    def _wait(futures: "Sequence[Future[Any]]") -> None:
-        for future in futures:
-            future.result()
-
-    def _scaled(self, name: str, p: Parameter, batch_size: int) -> Array:
-        """The gradient divided by the batch size, in a buffer of its own: the store may still be sending it."""
-        grad = _memory(p.grad())
-        if name not in self._buffers:
-            self._buffers[name] = np.empty_like(grad)
-        return np.multiply(grad, 1.0 / batch_size, out=self._buffers[name])
-
-    def _update(self, grads: Mapping[str, Array]) -> None:
-        for name, p in self._params.items():
-            weight = _memory(p.data())
-            t, state = self._states.get(name) or (0, self.optimizer.init(weight))
-            self._states[name] = (t + 1, state)
-            self.optimizer.step(weight, grads[name], state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult)
-
-
-def _memory(tensor: Any) -> Array:
-    array: Array = tensor.data
-    return array
+def _named(params: Any, optimizer_params: Any) -> Mapping[str, Parameter]:
+    """The parameters by name."""
+    if isinstance(params, Block):
+        raise ConfigError(f"a Trainer needs parameters, got a {type(params).__name__}: pass net.collect_params()")
+    if not isinstance(optimizer_params, Mapping | None):
+        given = f"optimizer_params is {optimizer_params!r}"
+        raise ConfigError(f"{given}, expected a mapping such as {{'learning_rate': 0.1}}")
+    named = params if isinstance(params, Mapping) else {p.name: p for p in params}
+    if not named:
+        raise ConfigError("a Trainer needs parameters, got none: pass net.collect_params()")
+    if not isinstance(params, Mapping) and len(named) != len(params):
+        raise ConfigError("two parameters have the same name: pass net.collect_params(), whose names are unique")
+    return named
 
 
 def _distinct(named: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -297,6 +302,13 @@ def _distinct(named: Mapping[str, Parameter]) -> dict[str, Parameter]:
     if not chosen:
         raise ConfigError("none of the parameters learns: every grad_req is 'null'")
     return chosen
+
+
+def _momentum(store: KVStore | None) -> float:
+    """What ``momentum="auto"`` means with this store."""
+    if store is None or not applies_at_once(store):
+        return SYNC_MOMENTUM
+    return lag_matched_momentum(SYNC_MOMENTUM, store.num_workers)
 
 
 def _with_rate(spec: optim.OptimizerSpec, lr: float) -> optim.OptimizerSpec:

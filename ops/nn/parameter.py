@@ -8,6 +8,7 @@ from shoal.errors import ConfigError, DeferredInitializationError, ShapeError
 from shoal.ops import random
 from shoal.ops.graph import trace
 from shoal.ops.nn import initializer
+from shoal.ops.tape import Leaf
 from shoal.ops.tensor import Tensor
 
 __all__ = ["Constant", "Parameter"]
@@ -163,14 +164,22 @@ class Parameter:
     def grad(self) -> Tensor:
         """The gradient of the last backward pass: the same tensor each time.
 
+        Whoever asks for it may write to it, so for `Trainer.step` it is new afterwards.
+
         Raises:
             ConfigError: ``grad_req`` is "null".
             DeferredInitializationError: it has no value yet.
         """
-        grad = self.current().grad
-        if grad is None:
+        leaf = self.leaf()
+        leaf.fresh = True
+        return cast(Tensor, leaf.grad)
+
+    def leaf(self) -> Leaf:
+        """Where the backward pass delivers its gradient; raises as `grad`."""
+        node = self.current().node
+        if type(node) is not Leaf:
             raise ConfigError(f"parameter {self.name!r} has no gradient: its grad_req is {self._grad_req!r}")
-        return grad
+        return node
 
     def zero_grad(self) -> None:
         """Set the gradient to zero; nothing happens if there is none."""

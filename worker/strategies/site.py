@@ -1,0 +1,166 @@
+"""What a strategy works with in one process: the parameters, the optimizer with its states, and the store."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from shoal.errors import ConfigError
+from shoal.kvstore.api import KVStore
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.gates import parse_gate
+from shoal.ops.nn.parameter import Parameter
+from shoal.ops.optim import Optimizer, State
+
+__all__ = ["Site", "States", "applies_at_once", "copied", "wait"]
+
+States: TypeAlias = dict[str, tuple[int, State]]
+"""Update count and optimizer state by parameter name."""
+
+
+class Site:
+    """One Trainer's parameters, optimizer and store.
+
+    Args:
+        params: those that learn, each once, under the names of their keys; the first layer's first.
+        optimizer: what the Trainer was given; a strategy may run it here or hand it to the store.
+        store: None for a Trainer without one.
+        on_store: whether the store applies the updates.
+        clock: seconds, on any clock that never goes back.
+    Attributes:
+        states: of the updates that are made here.
+        stale: parameters whose gradient is an old one, to be left out of this step.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Parameter],
+        optimizer: Optimizer,
+        store: KVStore | None,
+        on_store: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.params, self.optimizer, self.clock = params, optimizer, clock
+        self.on_store = on_store
+        self.states: States = {}
+        self.stale: frozenset[str] = frozenset()
+        self._store = store
+        self._buffers: dict[str, Array] = {}
+        self._priority = {n: -i for i, n in enumerate(params)}
+
+    @property
+    def store(self) -> KVStore:
+        """The store.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self._store is None:
+            raise ConfigError("no kvstore")
+        return self._store
+
+    @property
+    def has_store(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
+
+    @property
+    def workers(self) -> int:
+        """How many workers share the store; 1 without a store."""
+        return 1 if self._store is None else self._store.num_workers
+
+    def weights(self) -> dict[str, Array]:
+        """The memory of the parameters' values, by name."""
+        return {n: p.current().data for n, p in self.params.items()}
+
+    def scaled(self, name: str, batch_size: int) -> Array:
+        """A parameter's gradient divided by the batch size, in a buffer of its own: a store may still be sending it.
+
+        Zero for one that is `stale`.
+        """
+        grad: Array = self.params[name].leaf().grad.data
+        scaled = self.buffer(name, grad)
+        if name in self.stale:
+            scaled[...] = 0
+        else:
+            np.multiply(grad, 1.0 / batch_size, out=scaled)
+        return scaled
+
+    def gradients(self, batch_size: int) -> dict[str, Array]:
+        """`scaled`, of every parameter that is not stale."""
+        return {n: self.scaled(n, batch_size) for n in self.params if n not in self.stale}
+
+    def contributing(self) -> list[str]:
+        """The parameters to push: all, because other workers wait for a contribution; alone, those not stale."""
+        return [n for n in self.params if n not in self.stale or self.workers > 1]
+
+    def buffer(self, name: str, like: Array) -> Array:
+        """Memory for what is sent for a parameter: content undefined, the same at each call."""
+        if name not in self._buffers:
+            self._buffers[name] = np.empty_like(like)
+        return self._buffers[name]
+
+    def update(self, grads: Mapping[str, Array]) -> None:
+        """One step of the optimizer here, on the parameters that have a gradient in ``grads``."""
+        for name, grad in grads.items():
+            p = self.params[name]
+            weight = p.current().data
+            t, state = self.states.get(name) or (0, self.optimizer.init(weight))
+            self.states[name] = (t + 1, state)
+            self.optimizer.step(weight, grad, state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult, name=name)
+
+    def multipliers(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Factors on rate and decay, where they are not 1."""
+        lr = {n: p.lr_mult for n, p in self.params.items() if p.lr_mult != 1.0}
+        wd = {n: p.wd_mult for n, p in self.params.items() if p.wd_mult != 1.0}
+        return lr, wd
+
+    # --- with the store -----------------------------------------------------------------------------------------------
+
+    def share(
+        self, rule: Optimizer | None, lr_mult: dict[str, float] | None = None, wd_mult: dict[str, float] | None = None
+    ) -> None:
+        """Give the store worker 0's weights and a rule, and all workers the store's weights."""
+        weights = self.weights()
+        names, values = list(weights), list(weights.values())
+        self.store.init(names, values)
+        if rule is not None:
+            self.store.set_optimizer(rule, lr_mult, wd_mult)
+        self.store.pull(names, values)
+
+    def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        """Push ``values``, pull ``into``, and wait; the first layers', needed first, have the highest priority."""
+        wait(self.pushpull(n, v, into[n]) for n, v in values.items())
+
+    def pushpull(self, name: str, value: Array, into: Array) -> "Future[Any]":
+        """Push ``value`` and pull ``into``; neither may be touched before the future is done."""
+        return self.store.pushpull_async(name, value, into, priority=self._priority[name])
+
+    def push(self, values: Mapping[str, Array]) -> None:
+        """Push copies of ``values``, without waiting."""
+        for name, value in values.items():
+            self.store.push_async(name, value, self._priority[name])
+
+    def read(self, into: Mapping[str, Array]) -> None:
+        """Pull the store's values."""
+        wait([self.store.pull_async(n, out, self._priority[n]) for n, out in into.items()])
+
+
+def applies_at_once(store: KVStore) -> bool:
+    """Whether the store applies each contribution as it comes, without gathering any."""
+    if store.type.startswith("dist_"):
+        return parse_gate(store.type.removeprefix("dist_")).need == 1
+    return store.type == "hogwild"
+
+
+def wait(futures: "Iterable[Future[Any]]") -> None:
+    """Wait for all of them; all are made before the first is waited for."""
+    for future in list(futures):
+        future.result()
+
+
+def copied(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Copies, by the same names."""
+    return {n: w.copy() for n, w in weights.items()}
