@@ -1,5 +1,9 @@
-"""Messages to frames and back: one msgpack header, then the payloads as they are. The only importer of msgpack."""
+"""Messages to frames and back: a header, then the payloads as they are. The only importer of msgpack.
 
+The header is packed (`shoal.kvstore.wire.packed`) where the class allows it, else a msgpack list; either is understood.
+"""
+
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +11,7 @@ import msgpack
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.kvstore.wire.messages import PROTOCOL
+from shoal.kvstore.wire.packed import TAG
 from shoal.kvstore.wire.schema import KINDS, FrameSource, Message
 
 __all__ = ["MAX_HEADER_BYTES", "decode", "encode"]
@@ -14,10 +19,20 @@ __all__ = ["MAX_HEADER_BYTES", "decode", "encode"]
 MAX_HEADER_BYTES = 8 << 20
 """Largest header that is read; a layout of 100,000 keys fits."""
 
+_START = struct.Struct("<BBH")
+_TAG = bytes([TAG])
+
 
 def encode(m: Message) -> list[Any]:
-    """Frames of a message: the header ``[PROTOCOL, kind, *fields]``, then its payloads, uncopied."""
+    """Frames of a message: its header, then its payloads, uncopied.
+
+    Raises:
+        LocalProtocolError: a value that its field cannot hold.
+    """
     frames: list[Any] = [b""]
+    if m.packer is not None:
+        frames[0] = m.packer.pack(m, _START.pack(TAG, PROTOCOL, m.kind), frames)
+        return frames
     fields = [write(getattr(m, n), frames) for n, write in zip(m.names, m.writers, strict=True)]
     try:
         frames[0] = msgpack.packb([PROTOCOL, m.kind, *fields], use_bin_type=True)
@@ -34,19 +49,36 @@ def decode(frames: Sequence[Any]) -> Message:
     """
     if not frames:
         raise RemoteProtocolError("a message without frames")
-    head = memoryview(frames[0])
-    if head.nbytes > MAX_HEADER_BYTES:
-        raise RemoteProtocolError(f"a header of {head.nbytes} bytes; at most {MAX_HEADER_BYTES} are read")
+    head = bytes(frames[0])
+    if len(head) > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"a header of {len(head)} bytes; at most {MAX_HEADER_BYTES} are read")
+    if head[:1] == _TAG and len(head) >= _START.size:
+        _, protocol, kind = _START.unpack_from(head)
+        cls = _class(protocol, kind)
+        if cls.packer is None:
+            raise RemoteProtocolError(f"{cls.__name__} has no packed header")
+        message: Message = cls.packer.unpack(head, _START.size, list(frames[1:]))
+        return message
+    return _decode_list(head, frames)
+
+
+def _class(protocol: Any, kind: Any) -> type[Message]:
+    if protocol != PROTOCOL:
+        raise RemoteProtocolError(
+            f"protocol {str(protocol)[:20]!r}; this process speaks {PROTOCOL}: use one shoal version"
+        )
+    cls = KINDS.get(kind) if type(kind) is int else None
+    if cls is None:
+        raise RemoteProtocolError(f"unknown message kind {str(kind)[:20]!r}")
+    return cls
+
+
+def _decode_list(head: bytes, frames: Sequence[Any]) -> Message:
+    """A message whose header is ``[PROTOCOL, kind, *fields]``."""
     parts = _unpack(head)
     if not isinstance(parts, list) or len(parts) < 2:
         raise RemoteProtocolError("a header that is not [protocol, kind, ...]")
-    if parts[0] != PROTOCOL:
-        raise RemoteProtocolError(
-            f"protocol {str(parts[0])[:20]!r}; this process speaks {PROTOCOL}: use one shoal version"
-        )
-    cls = KINDS.get(parts[1]) if type(parts[1]) is int else None
-    if cls is None:
-        raise RemoteProtocolError(f"unknown message kind {str(parts[1])[:20]!r}")
+    cls = _class(parts[0], parts[1])
     fields = parts[2:]
     if len(fields) != len(cls.names):
         raise RemoteProtocolError(f"{cls.__name__}: expected {len(cls.names)} fields, got {len(fields)}")
@@ -56,7 +88,7 @@ def decode(frames: Sequence[Any]) -> Message:
     return cls(**values)
 
 
-def _unpack(head: memoryview) -> Any:
+def _unpack(head: bytes) -> Any:
     try:
         return msgpack.unpackb(head, raw=False, strict_map_key=True, use_list=True)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as e:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
+from shoal.kvstore.wire.packed import MAX_DIMENSIONS, Packer
 
 __all__ = ["KINDS", "Message", "Payload", "Plain", "Reader", "Writer", "field_rows", "message", "record"]
 
@@ -21,9 +22,6 @@ Plain: TypeAlias = Any
 
 MAX_DEPTH = 8
 """Deepest nesting of `Plain` data that is accepted."""
-
-MAX_DIMENSIONS = 64
-"""Most dimensions of a payload: NumPy's own limit."""
 
 Buffer: TypeAlias = Any
 Frames: TypeAlias = list[Buffer]
@@ -74,6 +72,7 @@ class Message:
     writers: ClassVar[tuple[Writer, ...]]
     readers: ClassVar[tuple[Reader, ...]]
     names: ClassVar[tuple[str, ...]]
+    packer: ClassVar[Packer | None]
 
 
 KINDS: dict[int, type[Message]] = {}
@@ -99,6 +98,7 @@ def message(kind: int, flow: str) -> Callable[[type[T]], type[T]]:
             raise LocalProtocolError(f"message kind {kind} is both {KINDS[kind].__name__} and {made.__name__}")
         made.kind, made.flow = kind, flow
         made.names, made.writers, made.readers = _compile(made)
+        made.packer = Packer(made, Payload, ITEM_BYTES) if Packer.fits(made, Payload) else None
         KINDS[kind] = made
         return made  # type: ignore[no-any-return]  # built through Any: class attributes are set after the fact
 
