@@ -62,13 +62,17 @@ def host_array(value: Any) -> Array:
     Raises:
         DTypeError: the value is not numeric.
     """
-    if isinstance(value, RowSparse):
-        raise ConfigError("row-sparse values can be pushed, and nothing else: push them, then row_sparse_pull")
+    _refuse_rows(value)
     data = value if isinstance(value, np.ndarray) else getattr(value, "data", value)
     array = data if isinstance(data, np.ndarray) else np.asarray(value)
     if array.dtype.kind not in "fiub" and not is_float(array.dtype):
         raise DTypeError(f"a store holds numbers; got {type(value).__name__} with dtype {array.dtype}")
     return array
+
+
+def _refuse_rows(value: Any) -> None:
+    if isinstance(value, RowSparse):
+        raise ConfigError("row-sparse values can be pushed, and nothing else: push them, then row_sparse_pull")
 
 
 def key_name(key: Key) -> str:
@@ -376,4 +380,5 @@ def merge_devices(value: Any) -> Array:
 
 def in_place(value: Any) -> Any:
     """Where the answer to a push of ``value`` goes when no place was named; None for a new array."""
+    _refuse_rows(value)
     return None if isinstance(value, list | tuple | int | float) else value
