@@ -103,7 +103,7 @@ class Create:
 class Accumulate:
     """Keep contribution ``clock`` of worker ``rank`` to ``slice`` until it is applied.
 
-    ``brief`` says that this happens in the same breath, or before its sender is answered: it need not be copied.
+    ``brief`` says that this happens in the same breath, or before the sender's push is done: it need not be copied.
     ``rows`` are the numbers of the rows that the value consists of, if it is row-sparse.
     """
 

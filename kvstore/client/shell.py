@@ -6,16 +6,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
-from shoal.kvstore.bundle import Scatter
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
+from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.gates import Gate
-from shoal.kvstore.wire.messages import StatsReply, Value
+from shoal.kvstore.wire.messages import Offer, StatsReply, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 
@@ -48,10 +48,18 @@ class Call(Future[Any]):
         return super().exception(timeout)
 
 
+class Place(Protocol):
+    """Where a value that is read goes, if that is not simply an array."""
+
+    def write(self, flat: Array) -> None:
+        """Take the value of a slice."""
+        ...
+
+
 class Group:
     """Jobs that together make one call: a future that is done when the last one is.
 
-    A job's ``token`` is ``(group, view)``; a value that is read is copied into the view.
+    A job's ``token`` is ``(group, view)``; a value that is read is copied into the view, or written to the `Place`.
 
     Args:
         jobs: how many.
@@ -68,17 +76,21 @@ class Group:
         if jobs == 0:
             self.future.set_result(result)
 
-    def complete(self, view: Array | Scatter | None, reply: Message | None) -> None:
+    def complete(self, view: Array | Place | None, reply: Message | None) -> None:
         if isinstance(reply, Value) and reply.value is not None and view is not None:
-            if isinstance(view, Scatter):
-                view.write(as_array(reply.value))
-            else:
+            if isinstance(view, np.ndarray):
                 np.copyto(view, as_array(reply.value), casting="no")
+            else:
+                view.write(as_array(reply.value))
         if isinstance(reply, StatsReply):
             self.replies.append(reply)
         self._left -= 1
         if self._left == 0 and not self.future.done():
-            self.future.set_result(self.result)
+            self.future.set_result(self.outcome())
+
+    def outcome(self) -> Any:
+        """What the future gives, now that everything is there."""
+        return self.result
 
     def fail(self, error: BaseException) -> None:
         if not self.future.done():
@@ -102,6 +114,7 @@ class ClientShell:
         self._open: set[Group] = set()
         self._stores = itertools.count(1)
         self._woke = 0.0
+        self._staging = Staging(transport.sharing)
 
     def number_store(self) -> int:
         """The number of one more store, from 1; equal on all workers if they begin to use their stores in one order."""
@@ -132,7 +145,10 @@ class ClientShell:
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         server = self._servers.get(peer)
-        if server is not None and self._broken is None:
+        if isinstance(message, Offer):
+            if server is not None and not self.transport.sharing.shares(peer):
+                self.transport.sharing.accept(peer, message.name, message.token)
+        elif server is not None and self._broken is None:
             self._carry_out(self.core.receive(server, message, now))
 
     def wake(self, now: float) -> float:
@@ -170,14 +186,17 @@ class ClientShell:
         for action in actions:
             match action:
                 case Transmit(server, message):
-                    self.transport.send(f"server{server}", message)
+                    peer = f"server{server}"
+                    self.transport.send(peer, self._staging.stage(peer, message))
                 case Complete(job, result):
                     self._group(job).complete(job.token[1], result)
+                    self._staging.release(job)
                     self._settled(self._group(job))
                 case Dropped(job):
                     if job.undo is not None:
                         job.undo()
                 case Fail(job, error, text):
+                    self._staging.forsake(job)
                     if job.undo is not None and error != "StoreTimeoutError":  # after that it may have been counted
                         job.undo()
                     self._group(job).fail(errors.named(error, text, errors.RemoteError))

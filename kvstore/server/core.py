@@ -238,7 +238,8 @@ class ServerCore:
             entry.pending.append(Contribution(m.worker, m.clock, staleness))
             entry.holders.add(m.worker)
             closed = self._close(m.slice, entry)
-            brief = bool(closed) or entry.gate.rounds
+            waits = m.want and (entry.gate.rounds or entry.gate.waits)  # for the round to close
+            brief = bool(closed) or waits
             moved = [Accumulate(m.slice, m.worker, m.clock, m.value, brief, m.rows), *closed]
         answers = self._answer(sender, m, entry)
         return [*moved, *answers, *self._release(m.slice, entry), *self._show(m.slice, entry)]

@@ -13,11 +13,13 @@ from shoal.kvstore import codecs, rules
 from shoal.kvstore.arrays import as_array, as_payload, dtype_named
 from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.rows import check_ids
+from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.loop import IDLE_S
-from shoal.kvstore.wire.messages import Done, Pull, Push, Refused, Roster, Value
+from shoal.kvstore.wire.messages import Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
 from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops import optim
 
@@ -36,7 +38,8 @@ class ServerShell:
     """
 
     def __init__(self, transport: Transport) -> None:
-        self.transport, self.table = transport, Table()
+        self.transport, self.table = transport, Table(transport.sharing.arena.array)
+        self._copies = Copies(transport.sharing)
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
@@ -122,14 +125,16 @@ class ServerShell:
     def _do(self, action: Action) -> None:
         match action:
             case Send(to, message):
+                if isinstance(message, HelloOk):
+                    self._offer(to)
                 self.transport.send(to, message)
             case SendValue():
                 self._send_value(action)
             case Accumulate(slice_id, rank, clock, value, brief, None):
-                self.table.accumulate(slice_id, rank, as_array(value), clock, brief)
+                self.table.accumulate(slice_id, rank, as_array(value), clock, brief or not is_mapped(value.data))
             case Accumulate(slice_id, rank, clock, value, brief, Payload() as rows):
                 part = self.table.row_sparse(slice_id, as_array(rows), as_array(value))
-                self.table.accumulate(slice_id, rank, part, clock, brief)
+                self.table.accumulate(slice_id, rank, part, clock, brief or not is_mapped(value.data, rows.data))
             case Apply(slice_id, parts, reduce, _):
                 self.table.apply(slice_id, parts, reduce)
             case Create(slice_id, key, value, store, segments, width):
@@ -141,8 +146,19 @@ class ServerShell:
         self.table.was_read(a.slice, a.rank)
         payload = self.table.payload(a.slice, None if a.rows is None else as_array(a.rows))
         self.bytes_out += payload.data.nbytes
+        stable = a.stable
+        if not stable and a.rows is None and self.core is not None and not self.core.entries[a.slice].gate.eager:
+            copy = self._copies.make(a.to, a.slice, a.seq, payload)
+            stable, payload = copy is not None, copy or payload
         value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
-        self.transport.send(a.to, value, stable=a.stable)
+        self.transport.send(a.to, value, stable=stable)
+
+    def _offer(self, to: str) -> None:
+        """Should the worker be on this host, it may share memory with this server."""
+        self._copies.forget()
+        name, token = self.transport.sharing.offer(to)
+        if name:
+            self.transport.send(to, Offer(name=name, token=token))
 
     def _configure(self, a: Configure) -> None:
         try:

@@ -5,9 +5,9 @@ that makes synchronous training bit-identical whatever order they came in. Half 
 If all contributions of a round are row-sparse, its update touches their rows only (``lazy_update``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,9 @@ def reduce_in_order(parts: Sequence[Array], reduce: str, out: Array) -> Array:
     if reduce == "mean":
         np.divide(out, len(parts), out=out)
     return out
+
+
+Allocate: TypeAlias = Callable[[tuple[int, ...], Any], Array | None]
 
 
 @dataclass(slots=True)
@@ -115,9 +118,14 @@ class Update:
 
 
 class Table:
-    """Values by slice id, updates by store. Without an update a round's reduction replaces the value, as in MXNet."""
+    """Values by slice id, updates by store. Without an update a round's reduction replaces the value, as in MXNet.
 
-    def __init__(self) -> None:
+    Args:
+        allocate: memory for a value of this shape and dtype that workers can read in place, or None.
+    """
+
+    def __init__(self, allocate: Allocate = lambda shape, dtype: None) -> None:
+        self._allocate = allocate
         self.cells: dict[int, Cell] = {}
         self.rules: dict[int, Update] = {}
         self._scratch: dict[tuple[str, int, int], Array] = {}
@@ -132,7 +140,10 @@ class Table:
         width: int = 0,
     ) -> None:
         """Give a slice its first value; it is copied."""
-        cell = Cell(key, store, np.array(value, order="C"), segments, width)
+        own = self._allocate(value.shape, value.dtype)
+        own = np.empty(value.shape, value.dtype) if own is None else own
+        np.copyto(own, value)
+        cell = Cell(key, store, own, segments, width)
         if store in self.rules:
             cell.state = self.rules[store].optimizer.init(cell.value)
         self.cells[slice_id] = cell

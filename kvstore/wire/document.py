@@ -22,6 +22,10 @@ lane (one byte: 0, or 1 for messages with more than 64 KiB of payloads) and the 
 A header is either *packed*: a fixed binary layout, for the messages whose fields allow it (marked below; the layout is
 in `kvstore/wire/packed.py`); or a msgpack list `[version, kind, *fields]`, which is understood for every message.
 
+Between processes of one host that share memory (`Offer`) a payload that lies in memory which the receiver has mapped is
+left out. The header is then preceded by a byte 0xC1, the number of such payloads in one byte, and for each of them its
+index (1 byte), the region (4), the offset and the length in bytes (8 each): see `kvstore/wire/sharing.py`.
+
 Nothing on the wire executes: there is no pickle, and an optimizer travels as a name and numbers. Unknown kinds, missing
 or surplus fields, wrong types and payloads of the wrong length are counted under the peer's name and dropped; what is
 no message at all, or longer than 64 MiB, ends the connection.

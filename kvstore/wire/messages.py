@@ -30,6 +30,7 @@ __all__ = [
     "Left",
     "Member",
     "NodeStatus",
+    "Offer",
     "Part",
     "Placed",
     "Pull",
@@ -304,6 +305,14 @@ class HelloOk(Message):
 
     server: int
     incarnation: int
+
+
+@message(46, "server -> worker")
+class Offer(Message):
+    """Where a worker on the same host may connect to share memory: an abstract unix socket, and what to say there."""
+
+    name: str
+    token: str  # hexadecimal; serves once
 
 
 @message(34, "worker -> server")

@@ -178,10 +178,6 @@ class Sharing:
 
     # --- what comes through its socket --------------------------------------------------------------------------------
 
-    def owns(self, fd: object) -> bool:
-        """Whether `readable` is to be called for this file descriptor."""
-        return fd in self._sockets or (self._listener is not None and fd == self._listener.fileno())
-
     def readable(self, fd: int) -> None:
         """Something has come: a connection, a token, a region or a confirmation."""
         link = self._sockets.get(fd)
@@ -319,6 +315,15 @@ class Sharing:
                 raise RemoteProtocolError(f"a reference for payload {index} of {len(payloads)}")
             payloads.insert(index, self._view(peer, region, offset, length))
         return [head[stop:], *payloads]
+
+    def locate(self, address: int, nbytes: int) -> tuple[Mapped, int] | None:
+        """The region of a peer in which these bytes of this process's memory lie, and where; None if in none."""
+        for link in self._links.values():
+            for mapped in link.theirs.values():
+                offset = address - mapped.address
+                if offset >= 0 and offset + nbytes <= mapped.size:
+                    return mapped, offset
+        return None
 
     def _view(self, peer: str, region: int, offset: int, length: int) -> memoryview:
         link = self._links.get(peer)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HEADER_BYTES", "NONCE_BYTES", "Mapped", "Region", "address_of", "available_bytes", "supported"]
+__all__ = ["HEADER_BYTES", "NONCE_BYTES", "Mapped", "Region", "address_of", "available_bytes", "is_mapped", "supported"]
 
 HEADER_BYTES = 64
 """At the start of every region: its nonce. One cache line, so that what follows is aligned."""
@@ -124,6 +124,11 @@ def _seal(fd: int) -> None:
     with suppress(OSError):  # an older kernel: peers then map it read-only because they are well-behaved
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FUTURE_WRITE)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+
+
+def is_mapped(*buffers: Any) -> bool:
+    """Whether any of these buffers is memory of a peer, as `Mapped.view` gives it out."""
+    return any(isinstance(getattr(b, "obj", None), mmap.mmap) for b in buffers)
 
 
 def address_of(buffer: Any) -> int:

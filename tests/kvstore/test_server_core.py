@@ -118,11 +118,22 @@ def test_init_under_an_unknown_gate_or_reduction_is_refused(gate: str, reduce: s
     assert refused(feed(server(1), unknown, "w0")).error == "ConfigError"
 
 
+@pytest.mark.parametrize("gate", ["bsp", "ssp:3", "asp", "backup:1", "kbatch:2"])
+@pytest.mark.parametrize("want", [False, True])
+def test_a_contribution_that_outlives_its_push_is_not_brief(gate: str, want: bool) -> None:
+    core = server(3, gate)
+    first, *rest = feed(core, push(0, 0, want=want))
+    assert isinstance(first, Accumulate)
+    closed = any(isinstance(a, Apply) for a in rest)
+    answered = any(isinstance(a, SendValue) or (isinstance(a, Send) and not want) for a in rest)
+    assert first.brief == (closed or not answered)
+
+
 def test_a_round_closes_when_every_worker_has_contributed_and_reduces_in_rank_order() -> None:
     core = server(3)
     for rank in (2, 0):
         assert feed(core, push(rank, 0)) == [
-            Accumulate(7, rank, 0, payload()),
+            Accumulate(7, rank, 0, payload(), brief=False),
             Send(f"w{rank}", Ack(seq=1, version=0, floor=0)),
         ]
     last = feed(core, push(1, 0))

@@ -12,6 +12,7 @@ from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.messages import HelloOk, Init, Pull, Push, Refused, SetOptimizer
 from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.sharing import Sharing
 from tests.kvstore.simnet import roster
 
 
@@ -22,6 +23,7 @@ class Wire:
         self.sent: list[Message] = []
         self.malformed: dict[str, int] = {}
         self.fails = self.forked = False
+        self.sharing = Sharing(lambda fd: None, lambda fd: None, 0)
 
     def send(self, peer: str, message: Message, *, stable: bool = True) -> None:
         if self.fails:
