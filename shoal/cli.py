@@ -98,7 +98,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     )
     parser.add_argument("-V", "--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_run, _add_scheduler, _add_server, _add_worker, _add_simulate, _add_doctor):
+    for add in (_add_run, _add_scheduler, _add_server, _add_worker, _add_simulate, _add_doctor, _add_kv_bench):
         add(commands)
     return parser, commands.choices
 
@@ -357,6 +357,22 @@ def _add_doctor(commands: Any) -> None:
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", type=_address, help=scheduler)
 
 
+def _add_kv_bench(commands: Any) -> None:
+    p = _command(commands, "kv-bench", _kv_bench, "Measure the store on this machine, and check its values.")
+    _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=_count, help="processes that push and pull")
+    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that hold the values")
+    _option(p, "--mode", env="SHOAL_MODE", default="", type=_mode, help="as of shoal run; sync if not given")
+    size = (
+        "of a key, such as 1KB or 100MB, or t100mb, resnet50, k1000x1kb, one1kb; several with commas (default: these)"
+    )
+    p.add_argument("--size", default="", help=size)
+    p.add_argument("--keys", type=_count, default=1, metavar="N", help="how many keys of each size (default: 1)")
+    p.add_argument("--codec", default="", help="compress what is pushed: fp16, 2bit:threshold=0.5, ...")
+    p.add_argument("--optimizer", choices=("none", "sgd"), default="sgd", help="on the servers (default: sgd)")
+    p.add_argument("--iters", type=_count, default=0, metavar="N", help="timed cycles (default: as fits the size)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -481,6 +497,13 @@ def _doctor(o: argparse.Namespace) -> int:
     from shoal.doctor import doctor
 
     return doctor(as_json=o.json, scheduler=o.scheduler)
+
+
+def _kv_bench(o: argparse.Namespace) -> int:
+    from shoal.lab.kvbench import kv_bench, plan
+
+    made = plan(o.size, o.keys, o.codec, o.optimizer, o.iters)
+    return kv_bench(made, workers=o.workers, servers=o.servers, mode=o.mode, as_json=o.json)
 
 
 def _be_a_role() -> bool:
