@@ -1,7 +1,7 @@
 """Simulation of whole runs in virtual time, on the store's own state machines.
 
-The server shells (core, table, update rules) and the client cores are those of a real run; what is simulated is how
-long computing and messages take. There is no thread, no socket and no waiting: thousands of workers, or tens of
+The cores of servers and clients, the tables and the update rules are those of a real run; what is simulated is how long
+computing and messages take. There is no thread, no socket and no waiting: thousands of workers, or tens of
 thousands of rounds, take seconds. The network loses nothing, so nothing is repeated and no deadline passes.
 
 >>> from shoal.lab.simulate_problems import Quadratic
@@ -15,29 +15,26 @@ import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, RemoteError, StoreError, named
+from shoal.errors import ConfigError, StoreError, named
 from shoal.kvstore.arrays import Array, as_array, as_payload
 from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
 from shoal.kvstore.gates import parse_gate
-from shoal.kvstore.server.core import ServerCore
-from shoal.kvstore.server.shell import ServerShell
-from shoal.kvstore.wire.messages import Init, Member, Push, Refused, Roster, SetOptimizer, Value
+from shoal.kvstore.wire.messages import Push, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.lab.simulate_problems import Problem, Still
 from shoal.lab.simulate_result import SimulationResult
 from shoal.lab.simulate_scenario import Scenario
+from shoal.lab.simulate_server import SimulatedServer
 from shoal.lab.simulate_time import Timeline
 from shoal.ops import optim
 
 __all__ = ["Scenario", "simulate"]
 
 CLUSTER = "simulation"
-STORE = 1
 
 
 def simulate(scenario: Scenario | None = None, /, **changes: Any) -> SimulationResult:
@@ -51,27 +48,6 @@ def simulate(scenario: Scenario | None = None, /, **changes: Any) -> SimulationR
         ShapeError, StoreError: as a real worker's push would; or all workers wait for one another.
     """
     return _Simulation(dataclasses.replace(scenario or Scenario(), **changes)).run()
-
-
-class _Wire:
-    """What a server's shell takes for its transport: its messages go on their simulated way."""
-
-    def __init__(self, simulation: "_Simulation", server: int) -> None:
-        self.malformed: Counter[str] = Counter()
-        self.early: list[Message] | None = []  # what is answered before time begins
-        self._simulation, self._server = simulation, server
-
-    def send(self, to: str, message: Message, stable: bool = False) -> None:
-        """Send to worker ``to``; a value that may be overwritten before it is read is copied."""
-        if self.early is not None:
-            self.early.append(message)
-            return
-        size, simulation = 0, self._simulation
-        if isinstance(message, Value) and message.value is not None:
-            size = simulation.slice_bytes
-            if not stable:
-                message = replace(message, value=as_payload(as_array(message.value).copy()))
-        simulation.line.down(int(to), self._server, size, simulation.answered, int(to), self._server, message)
 
 
 class _Worker:
@@ -129,8 +105,7 @@ class _Simulation:
         start = np.ascontiguousarray(self.problem.start())
         self.cuts = _cuts(start, scenario.slices)
         self.slice_bytes = (scenario.model_bytes or start.nbytes) // scenario.slices
-        self.wires = [_Wire(self, s) for s in range(scenario.servers)]
-        self.shells = [self._shell(s) for s in range(scenario.servers)]
+        self.servers = [self._server(s) for s in range(scenario.servers)]
         self.workers = [self._worker(r) for r in range(scenario.workers)]
         self.books = _Books(scenario.workers, [start[a:b] for a, b in self.cuts])
         self.running = True
@@ -139,8 +114,6 @@ class _Simulation:
     def run(self) -> SimulationResult:
         """Go on until a limit is reached, or nothing is left to do."""
         *_, until = self.limits
-        for wire in self.wires:
-            wire.early = None
         for w in self.workers:
             self._read(w)
         self.line.settle()
@@ -157,14 +130,12 @@ class _Simulation:
 
     # --- the cast -----------------------------------------------------------------------------------------------------
 
-    def _shell(self, rank: int) -> ServerShell:
-        ranks = range(self.scenario.workers)
-        members = tuple(Member(role="worker", rank=r, incarnation=1, address="", host="", pid=r) for r in ranks)
-        wire: Any = self.wires[rank]
-        shell = ServerShell(wire)
-        shell.start(rank, 1, CLUSTER)
-        shell.roster(Roster(generation=1, epoch=0, members=members))
-        return shell
+    def _server(self, rank: int) -> SimulatedServer:
+        def send(to: int, message: Message) -> None:
+            size = self.slice_bytes if isinstance(message, Value) and message.value is not None else 0
+            self.line.down(to, rank, size, self.answered, to, rank, message)
+
+        return SimulatedServer(rank, self.scenario.workers, CLUSTER, send)
 
     def _worker(self, rank: int) -> _Worker:
         core = ClientCore(rank, 1, CLUSTER, self.scenario.servers)
@@ -174,37 +145,17 @@ class _Simulation:
         return _Worker(rank, core, durations, len(self.cuts))
 
     def _prepare(self, start: Array) -> None:
-        """Before time begins, worker 0 gives every slice its value and every server its rule."""
+        """Before time begins every slice gets its value, and every server its optimizer."""
+        scenario = self.scenario
         for i, (a, b) in enumerate(self.cuts):
-            first, gate, reduce = as_payload(start[a:b]), self.gate.name, self.scenario.reduce
-            self._ask(
-                i % len(self.shells),
-                Init(seq=0, store=STORE, slice=i, key=f"w{i}", gate=gate, reduce=reduce, value=first),
-            )
-        if self.scenario.problem is None and self.scenario.optimizer is None and not self.scenario.rule:
-            return
-        spec = (self.scenario.optimizer or optim.SGD(learning_rate=0.1)).spec()
-        name, params = spec.name, dict(spec.params)
-        for s in range(len(self.shells)):
-            rule = SetOptimizer(
-                worker=0,
-                incarnation=1,
-                seq=0,
-                store=STORE,
-                name=name,
-                params=params,
-                rule=self.scenario.rule,
-                lr_mult={},
-                wd_mult={},
-            )
-            self._ask(s, rule)
+            self._home(i).create(i, start[a:b], self.gate.name, scenario.reduce)
+        if scenario.problem is not None or scenario.optimizer is not None or scenario.rule:
+            for server in self.servers:
+                server.configure(scenario.optimizer or optim.SGD(learning_rate=0.1), scenario.rule)
 
-    def _ask(self, server: int, message: Message) -> None:
-        self.shells[server].receive("0", message, 0.0)
-        self._check(server)
-        for answer in self.wires[server].early or ():
-            if isinstance(answer, Refused):
-                raise named(answer.error, f"the simulated server refuses: {answer.text}", StoreError)
+    def _home(self, i: int) -> SimulatedServer:
+        """The server of slice ``i``."""
+        return self.servers[i % len(self.servers)]
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -213,7 +164,7 @@ class _Simulation:
         self._submit(w, [self._job(i, None) for i in range(len(self.cuts))])
 
     def _job(self, i: int, gradient: Array | None) -> Job:
-        job = Job(server=i % len(self.shells), slice=i, key=f"w{i}", want=True, token=i)
+        job = Job(server=i % len(self.servers), slice=i, key=f"w{i}", want=True, token=i)
         if gradient is not None:
             job.payload, job.payload_bytes = as_payload(gradient), gradient.nbytes
         return job
@@ -247,8 +198,8 @@ class _Simulation:
             return
         seconds = next(w.durations, None)
         if seconds is None:
-            for shell in self.shells:
-                shell.left(w.rank, 1)
+            for server in self.servers:
+                server.left(w.rank, self.line.now)
             return
         w.since = self.line.now
         self.line.at(self.line.now + seconds, self._computed, w, w.task)
@@ -271,19 +222,9 @@ class _Simulation:
     # --- servers ------------------------------------------------------------------------------------------------------
 
     def _received(self, server: int, rank: int, message: Message) -> None:
-        self.shells[server].receive(str(rank), message, self.line.now)
-        self._check(server)
+        self.servers[server].receive(rank, message, self.line.now)
         if isinstance(message, Push):
             self._account(message.slice, rank)
-
-    def _check(self, server: int) -> None:
-        if self.shells[server].failure():
-            raise RemoteError(self.shells[server].failure())
-
-    def _core(self, i: int) -> ServerCore:
-        core = self.shells[i % len(self.shells)].core
-        assert core is not None  # `_shell` has started it
-        return core
 
     def _account(self, i: int, rank: int) -> None:
         """A contribution to slice ``i`` has come; there may be a new version."""
@@ -291,12 +232,12 @@ class _Simulation:
         if i == 0:
             books.push_times.append(self.line.now)
             books.push_workers.append(rank)
-        version = self._core(i).entries[i].version
+        version = self._home(i).version(i)
         if version > books.versions[i]:
             books.versions[i] = version
             books.times[i].append(self.line.now)
             if self.scenario.record:
-                books.values[i].append(self.shells[i % len(self.shells)].table.cells[i].value.copy())
+                books.values[i].append(self._home(i).value(i).copy())
             if i == 0:
                 self._round_over(rank)
         pushes, updates, _ = self.limits
@@ -313,11 +254,11 @@ class _Simulation:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _result(self) -> SimulationResult:
-        books, reports = self.books, [shell.report() for shell in self.shells]
+        books = self.books
         for w in self.workers:
             if w.since >= 0:
                 w.stop(self.line.now)
-        ledgers = [[r["ledger"][str(w.rank)] for r in reports] for w in self.workers]
+        accounts = [[server.account(w.rank) for server in self.servers] for w in self.workers]
         versions = min(books.versions)
         counts = Counter(books.push_workers)
         return SimulationResult(
@@ -327,9 +268,9 @@ class _Simulation:
             update_times=np.max([np.array(t)[:versions] for t in books.times], axis=0),
             weights=self._weights(versions),
             clocks=tuple(counts[w.rank] for w in self.workers),
-            applied=tuple(sum(b["applied"] for b in mine) for mine in ledgers),
-            dropped=tuple(sum(b["dropped"] for b in mine) for mine in ledgers),
-            staleness=tuple(_staleness(reports, w.rank) for w in self.workers),
+            applied=tuple(sum(applied for applied, _, _ in mine) for mine in accounts),
+            dropped=tuple(sum(dropped for _, dropped, _ in mine) for mine in accounts),
+            staleness=tuple(sum((taus for _, _, taus in mine), Counter[int]()) for mine in accounts),
             computing_s=tuple(w.computing_s for w in self.workers),
             abandoned_s=tuple(w.abandoned_s for w in self.workers),
             closed=tuple(books.closed),
@@ -340,8 +281,7 @@ class _Simulation:
     def _weights(self, versions: int) -> Array:
         if self.scenario.record:
             return np.concatenate([np.stack(v[: versions + 1]) for v in self.books.values], axis=1)
-        cells = [self.shells[i % len(self.shells)].table.cells[i] for i in range(len(self.cuts))]
-        return np.concatenate([cell.value for cell in cells])[np.newaxis]
+        return np.concatenate([self._home(i).value(i) for i in range(len(self.cuts))])[np.newaxis]
 
 
 def _cuts(start: Array, slices: int) -> list[tuple[int, int]]:
@@ -352,10 +292,3 @@ def _cuts(start: Array, slices: int) -> list[tuple[int, int]]:
         )
     edges = [start.size * i // slices for i in range(slices + 1)]
     return list(itertools.pairwise(edges))
-
-
-def _staleness(reports: list[dict[str, Any]], rank: int) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for report in reports:
-        found.update({int(tau): n for tau, n in report["staleness"][str(rank)].items()})
-    return found

@@ -1,7 +1,10 @@
 """The ``shoal simulate`` command: its table, its JSON, and one clear line about what makes no sense."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +110,22 @@ def test_messages_and_stragglers_cost_what_they_cost(run: Run) -> None:
 def test_what_makes_no_sense_is_one_line_and_exit_code_2(run: Run, args: list[str], line: str) -> None:
     code, out, err = run(*args)
     assert (code, out) == (2, "") and line in err and err.count("\n") == 1
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "simulate.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_run(run: Run) -> None:
+    found = re.findall(r"^shoal simulate (.*)$", PAGE, re.MULTILINE)
+    for line in found:
+        code, out, err = run(*line.split(), "--rounds", "3")
+        assert (code, err) == (0, "") and "seconds a round" in out
+    assert found
+
+
+def test_the_python_of_the_page_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102  # the page's own text
+    assert blocks and names["run"].updates == 600
