@@ -75,8 +75,10 @@ def _print(findings: list[Finding]) -> None:
 
 
 def _versions() -> Finding:
+    from shoal.kvstore.wire.transport import versions
+
     names = ("numpy", "msgpack", "rich", "safetensors", "threadpoolctl")
-    found = {"shoal": shoal.__version__, **{n: importlib.metadata.version(n) for n in names}}
+    found = {"shoal": shoal.__version__, **{n: importlib.metadata.version(n) for n in names}, **versions()}
     return Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 

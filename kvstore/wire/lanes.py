@@ -1,54 +1,67 @@
-"""Connections to peers: made, accepted, made again when they break, and read in turn.
+"""Frames between threads and hosts over ZeroMQ: who is connected to whom, and what waits for whom. The only importer of
+zmq.
 
-A peer has up to two *lanes*, each a connection: large messages take the second one, so that small ones overtake them
-even when the kernel's buffers are full. Who opened the first lane opens the second when it is needed.
+A peer has up to two *lanes*, each a connection with an identity of its own: large messages take the second one, so that
+small ones overtake them. Who opened the first lane opens the second when it is needed. Beside its TCP port a listener
+has a unix socket, for the processes of its machine.
+
+The sockets belong to one thread at a time: `wait` touches none of them (it waits for file descriptors, and any thread
+may call it); everything else is called by one thread, or under a lock. A ZeroMQ socket's descriptor tells only that
+there is news since its events were last asked for, so they are asked for after every use.
 """
 
 import logging
 import select
-import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shoal.errors import ConfigError, RemoteProtocolError
-from shoal.kvstore.wire import sockets
-from shoal.kvstore.wire.stream import READ_BYTES, Stream
+import zmq
 
-__all__ = ["Lanes"]
+from shoal.errors import ConfigError, RemoteProtocolError
+from shoal.kvstore.wire import beside
+
+__all__ = ["Lanes", "versions"]
 
 log = logging.getLogger("shoal.wire")
 
 BULK_BYTES = 64 << 10
-"""Messages with larger payloads take the second lane."""
+"""Messages with larger payloads take the second lane, and are not copied."""
 
-PAUSE_BYTES = 16 << 20
-"""Of copies that wait for a peer that does not read: its requests are not read until half of them have gone."""
+PACK_BYTES = 8 << 10
+"""Smaller messages travel as one frame: each further frame costs a call, and wakes a thread."""
+
+MAX_FRAME_BYTES = 64 << 20
+"""A larger frame ends the connection that sent it, before it is allocated."""
 
 QUEUE_BYTES = 64 << 20
-"""... beyond which an answer to an earlier request is dropped. It will be asked for again."""
+"""Of what waits for a peer that does not read; beyond it an answer is dropped: it will be asked for again."""
 
 BURST = 64
-"""Messages of one peer that are handed on at once, so that it cannot starve the others or the clock."""
+"""Messages of one socket that are handed on at once, so that it cannot starve the others or the clock."""
 
-RETRY_S, RETRY_MAX_S = 0.05, 1.0
-"""Pauses before a connection is tried again; each is twice as long as the one before."""
+_BULK = b"\x01"
+_PACKED = 0xC5  # first byte of a message that travels as one frame; neither header format begins with it
+_POLLIN = int(zmq.POLLIN)
+_MORE = int(zmq.SNDMORE) | int(zmq.DONTWAIT)
+_LAST = int(zmq.DONTWAIT)
+_NOW = int(zmq.DONTWAIT)
 
-IN, OUT = select.EPOLLIN, select.EPOLLOUT
-_HELLO = b"shoal"
-_MAX_IDENTITY = 128
+
+def versions() -> dict[str, str]:
+    """Versions of what carries the frames."""
+    return {"pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}
 
 
-class _Lane:
-    """One connection to a peer. One with an ``address`` is opened by this side, again and again."""
+class _Waiting:
+    """Messages that a peer's full queue did not take."""
 
-    __slots__ = ("address", "connecting", "due", "fd", "mask", "number", "pause", "peer", "stream", "turn")
+    __slots__ = ("messages", "nbytes")
 
-    def __init__(self, peer: str, number: int, address: tuple[str, int] | None, scratch: memoryview) -> None:
-        self.peer, self.number, self.address = peer, number, address
-        self.stream = Stream(scratch)
-        self.fd, self.mask, self.turn, self.connecting = -1, 0, 0, False
-        self.due, self.pause = 0.0, RETRY_S
+    def __init__(self) -> None:
+        self.messages: deque[tuple[list[Any], int]] = deque()
+        self.nbytes = 0
 
 
 class Lanes:
@@ -56,62 +69,62 @@ class Lanes:
 
     Args:
         identity: how peers that are connected to know this side.
-        wake: ends `wait`; called on other threads.
-        gone: told when the last connection that a peer has made has ended.
-        malformed: told of a peer that does not speak this protocol; its connection has ended.
+        gone: told of a peer that cannot be reached any more.
+        malformed: told of a peer whose message cannot be taken apart.
     """
 
     def __init__(
         self,
         identity: str,
-        wake: Callable[[], None],
         gone: Callable[[str], None],
         malformed: Callable[[str, RemoteProtocolError], None],
     ) -> None:
         self.identity, self._gone, self._malformed = identity, gone, malformed
-        self._names = sockets.Resolver(wake)
+        self._context = zmq.Context()
         self._poller = select.epoll()
-        self._scratch = memoryview(bytearray(READ_BYTES))
-        self._listeners: dict[int, socket.socket] = {}
         self._watched: dict[int, Callable[[int], None]] = {}
-        self._open: dict[int, _Lane] = {}  # by file descriptor
-        self._peers: dict[str, list[_Lane]] = {}
-        self._dirty: list[_Lane] = []  # have been given something to send
-        self._down: list[_Lane] = []  # are to be opened
-        self._more: list[_Lane] = []  # have messages that are not handed on yet
-        self._turns = 0
+        self._router: Any = None
+        self.port = 0  # where it listens
+        self._bulk_peers: set[str] = set()  # who has opened a second lane to this side
+        self._addresses: dict[str, str] = {}  # endpoint by peer
+        self._dealers: dict[str, list[Any]] = {}
+        self._names: dict[Any, str] = {}
+        self._sockets: dict[int, Any] = {}  # by file descriptor
+        self._used: set[Any] = set()  # sockets whose events must be asked for
+        self._ready: dict[Any, None] = {}  # sockets with messages that are not handed on yet
+        self._waiting: dict[tuple[str, bool], _Waiting] = {}
 
     # --- other file descriptors ---------------------------------------------------------------------------------------
 
     def watch(self, fd: int, readable: Callable[[int], None]) -> None:
         """Call ``readable(fd)`` when there is something to read."""
-        self._poller.register(fd, IN)
+        self._poller.register(fd, select.EPOLLIN)
         self._watched[fd] = readable
 
     def unwatch(self, fd: int) -> None:
         self._poller.unregister(fd)
         del self._watched[fd]
 
-    # --- making connections -------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
     def listen(self, host: str, port: int, local: bool) -> int:
         """See `Transport.bind`."""
-        first, *others = sockets.listen(host, port, local)
-        for listener in (first, *others):
-            self._listeners[listener.fileno()] = listener
-            self.watch(listener.fileno(), self._accept)
-        return int(first.getsockname()[1])
-
-    def _accept(self, fd: int) -> None:
+        router = self._socket(zmq.ROUTER)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
-            sock, _ = self._listeners[fd].accept()
-        except OSError:  # it has gone away again, or no file descriptors are left
-            return
-        sock.setblocking(False)
-        sockets.adjust(sock)
-        lane = _Lane("", 0, None, self._scratch)
-        lane.stream.sock = sock
-        self._attend(lane, IN)
+            router.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as e:
+            router.close()
+            raise ConfigError(_bind_help(host, port, e)) from e
+        chosen = int(bytes(router.getsockopt(zmq.LAST_ENDPOINT)).decode().rsplit(":", 1)[1])
+        if local:
+            try:
+                router.bind(beside.endpoint(host, chosen))
+            except zmq.ZMQError:  # no abstract names on this system, or somebody has taken this one: there is TCP
+                log.debug("no unix socket beside port %d", chosen)
+        self._router, self.port = router, chosen
+        self._attend(router)
+        return chosen
 
     def connect(self, peer: str, address: str) -> None:
         """See `Transport.connect`."""
@@ -119,256 +132,229 @@ class Lanes:
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ConfigError(f"{peer} cannot be at {address!r}: expected host:port, such as 10.0.0.1:9091.")
         self.disconnect(peer)
-        self._peers[peer] = []
-        self._add_lane(peer, (host, int(port)))
+        self._addresses[peer] = beside.find(host, int(port)) or f"tcp://{address}"
+        self._dealers[peer] = []
+        self._open_lane(peer)
 
-    def _add_lane(self, peer: str, address: tuple[str, int]) -> _Lane:
-        lanes = self._peers[peer]
-        lane = _Lane(peer, len(lanes), address, self._scratch)
-        lanes.append(lane)
-        self._dial(lane)
-        return lane
-
-    def _dial(self, lane: _Lane) -> None:
-        assert lane.address is not None
-        host, port = lane.address
-        ip = self._names.address(host)
-        if not ip:
-            self._later(lane)
-            return
+    def _open_lane(self, peer: str) -> Any:
+        lanes = self._dealers[peer]
+        dealer = self._socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, self.identity.encode() + _BULK * len(lanes))
         try:
-            sock, connected = sockets.connect(ip, port)
-        except OSError:
-            self._later(lane)
-            return
-        lane.stream.sock, lane.connecting = sock, True
-        self._attend(lane, IN | OUT)
-        if connected:
-            self._connected(lane)
+            dealer.connect(self._addresses[peer])
+        except zmq.ZMQError as e:
+            dealer.close()
+            raise ConfigError(
+                f"{peer} cannot be at {self._addresses[peer]!r}: {e}. Expected host:port, such as 10.0.0.1:9091."
+            ) from e
+        lanes.append(dealer)
+        self._names[dealer] = peer
+        self._attend(dealer)
+        if len(lanes) > 1:
+            dealer.send(b"", _LAST)  # so that the peer can use it
+        return dealer
 
-    def _later(self, lane: _Lane) -> None:
-        lane.due, lane.pause = time.monotonic() + lane.pause, min(lane.pause * 2, RETRY_MAX_S)
-        self._down.append(lane)
-
-    def _connected(self, lane: _Lane) -> None:
-        assert lane.stream.sock is not None
-        try:
-            sockets.finish(lane.stream.sock)
-        except OSError:
-            self._lost(lane)
-            return
-        lane.connecting = False
-        lane.stream.begin([_HELLO + bytes([lane.number]) + self.identity.encode()])
-        self._send(lane)
-
-    def _welcome(self, lane: _Lane, frames: list[Any]) -> None:
-        """The first message of a connection that was accepted: who it is."""
-        head = bytes(frames[0])
-        name = head[len(_HELLO) + 1 :].decode("utf-8", "replace")
-        known = self._peers.get(name, [])
-        if not head.startswith(_HELLO) or not name or len(name) > _MAX_IDENTITY or any(k.address for k in known):
-            raise RemoteProtocolError(f"a connection that does not begin with a greeting, but with {head[:20]!r}")
-        lane.peer, lane.number = name, min(head[len(_HELLO)], 1)
-        for old in [k for k in known if k.number == lane.number]:  # its sender has given it up
-            self._close(old)
-            known.remove(old)
-        self._peers[name] = sorted([*known, lane], key=lambda k: k.number)
-
-    # --- ending connections -------------------------------------------------------------------------------------------
+    def _attend(self, socket: Any) -> None:
+        fd = socket.getsockopt(zmq.FD)
+        self._sockets[fd] = socket
+        self._poller.register(fd, select.EPOLLIN)
+        self._used.add(socket)
 
     def disconnect(self, peer: str) -> None:
-        for lane in self._peers.pop(peer, ()):
-            self._close(lane)
-            lane.address = None
+        for dealer in self._dealers.pop(peer, ()):
+            fd = dealer.getsockopt(zmq.FD)
+            self._poller.unregister(fd)
+            del self._sockets[fd], self._names[dealer]
+            self._used.discard(dealer)
+            self._ready.pop(dealer, None)
+            dealer.close()
+        self._waiting = {k: w for k, w in self._waiting.items() if k[0] != peer}
 
     def close(self, linger_s: float) -> None:
-        """Close every connection; what waits is given ``linger_s`` to leave this process."""
+        """Close every socket; what was sent is given ``linger_s`` to leave this machine."""
         deadline = time.monotonic() + linger_s
-        for each in self._open.values():
-            self._set_mask(each, OUT)
-        while any(x.stream.waiting for x in self._open.values()) and time.monotonic() < deadline:
-            for fd, _ in self._poller.poll(deadline - time.monotonic()):
-                lane = self._open.get(fd)
-                if lane is not None:
-                    self._writable(lane)
-                    if lane.fd >= 0 and not lane.stream.waiting:
-                        self._set_mask(lane, 0)
-        for left in list(self._open.values()):
-            self._close(left)
-        for listener in self._listeners.values():
-            listener.close()
+        while self._waiting and time.monotonic() < deadline:
+            self._retry()
+            time.sleep(0.005)
+        for socket in self._sockets.values():
+            socket.close(linger=int(linger_s * 1000))
+        self._context.term()
         self._poller.close()
 
-    def _close(self, lane: _Lane) -> None:
-        self._detach(lane)
-        lane.stream.close()
-
-    def _lost(self, lane: _Lane) -> None:
-        """A connection has ended, or could not be made."""
-        self._detach(lane)
-        if lane.connecting:  # nothing was under way: what waits is kept
-            lane.stream.abandon()
-        else:
-            lane.stream.close()
-        lane.connecting = False
-        lanes = self._peers.get(lane.peer, [])
-        if lane not in lanes:
-            return
-        if lane.address is not None:
-            self._later(lane)
-            return
-        lanes.remove(lane)
-        if not lanes:
-            del self._peers[lane.peer]
-            self._gone(lane.peer)
-
-    def _attend(self, lane: _Lane, mask: int) -> None:
-        assert lane.stream.sock is not None
-        lane.fd, lane.mask = lane.stream.sock.fileno(), mask
-        self._open[lane.fd] = lane
-        self._poller.register(lane.fd, mask)
-
-    def _detach(self, lane: _Lane) -> None:
-        if lane.fd >= 0:
-            self._poller.unregister(lane.fd)
-            del self._open[lane.fd]
-        lane.fd, lane.mask = -1, 0
-
-    def _set_mask(self, lane: _Lane, mask: int) -> None:
-        if lane.mask != mask:
-            lane.mask = mask
-            self._poller.modify(lane.fd, mask)
+    def _socket(self, kind: int) -> Any:
+        socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        return socket
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def put(self, peer: str, frames: list[Any], stable: bool) -> None:
-        """Give a message to a peer; `flush` sends it. One to a peer that has gone is dropped."""
-        lanes = self._peers.get(peer)
-        if not lanes:
+        """Send a message. One to a peer that has gone is dropped; one to a peer that does not read waits."""
+        nbytes = sum(map(_size, frames))
+        bulk = nbytes > BULK_BYTES and len(frames) > 1
+        if nbytes <= PACK_BYTES and len(frames) > 1:
+            frames = [_pack(frames)]
+        waiting = self._waiting.get((peer, bulk))
+        if waiting is None and self._send(peer, frames, bulk, stable):
             return
-        lane = lanes[0]
-        if len(frames) > 1 and _size(frames) > BULK_BYTES:
-            lane = self._bulk_lane(lanes)
-        if lane.stream.copied_bytes > QUEUE_BYTES:
-            log.debug("dropped a message to %s, which has not read %d bytes", peer, lane.stream.copied_bytes)
+        if waiting is None:
+            waiting = self._waiting[peer, bulk] = _Waiting()
+        if waiting.nbytes > QUEUE_BYTES:
+            log.debug("dropped a message to %s, which has not read %d bytes", peer, waiting.nbytes)
             return
-        try:
-            lane.stream.put(frames, stable)
-        except OSError:
-            self._lost(lane)
-        else:
-            self._dirty.append(lane)
+        waiting.messages.append((frames if stable else [frames[0], *map(bytes, frames[1:])], nbytes))
+        waiting.nbytes += nbytes
 
-    def _bulk_lane(self, lanes: list[_Lane]) -> _Lane:
-        first = lanes[0]
-        if len(lanes) < 2 and first.address is not None:
-            return self._add_lane(first.peer, first.address)
-        return lanes[-1]
+    def _send(self, peer: str, frames: list[Any], bulk: bool, stable: bool) -> bool:
+        """True if sent, or if the peer is gone and nobody is left to send it to."""
+        lanes = self._dealers.get(peer)
+        try:
+            if lanes is not None:
+                socket = lanes[0] if not bulk else lanes[1] if len(lanes) > 1 else self._open_lane(peer)
+            elif self._router is not None:
+                socket = self._router
+                name = peer.encode()
+                socket.send(name + _BULK if bulk and peer in self._bulk_peers else name, _MORE)
+            else:
+                return True
+            self._used.add(socket)
+            last = len(frames) - 1
+            for i, frame in enumerate(frames):
+                copy = not stable or not bulk or _size(frame) <= BULK_BYTES
+                socket.send(frame, _MORE if i < last else _LAST, copy=copy)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as e:
+            if e.errno != zmq.EHOSTUNREACH:
+                raise
+            if bulk and peer in self._bulk_peers:
+                self._bulk_peers.discard(peer)
+                return self._send(peer, frames, bulk, stable)
+            self._gone(peer)
+        return True
 
     def flush(self) -> None:
-        """Send what the kernel takes."""
-        dirty, self._dirty = self._dirty, []
-        for lane in dirty:
-            if lane.fd >= 0 and not lane.connecting:
-                self._send(lane)
+        """Find out which of the sockets that were used have messages."""
+        while self._used:
+            socket = self._used.pop()
+            if socket.getsockopt(zmq.EVENTS) & _POLLIN:
+                self._ready[socket] = None
 
-    def _send(self, lane: _Lane) -> None:
-        try:
-            done = lane.stream.flush()
-        except OSError:
-            self._lost(lane)
-            return
-        if not done or lane.mask != IN:
-            self._balance(lane)
-
-    def _balance(self, lane: _Lane) -> None:
-        """Listen to a peer unless too much waits for it."""
-        lanes = [x for x in self._peers.get(lane.peer, [lane]) if x.fd >= 0 and not x.connecting]
-        copied = sum(x.stream.copied_bytes for x in lanes)
-        listen = copied <= PAUSE_BYTES // 2 or (copied <= PAUSE_BYTES and all(x.mask & IN for x in lanes))
-        for x in lanes:
-            self._set_mask(x, (IN if listen else 0) | (OUT if x.stream.waiting else 0))
-
-    def _writable(self, lane: _Lane) -> None:
-        if lane.connecting:
-            self._connected(lane)
-        else:
-            self._send(lane)
+    def _retry(self) -> None:
+        for key in list(self._waiting):
+            waiting = self._waiting[key]
+            while waiting.messages and self._send(key[0], waiting.messages[0][0], key[1], True):
+                waiting.nbytes -= waiting.messages.popleft()[1]
+            if not waiting.messages:
+                del self._waiting[key]
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """What has happened, after waiting at most so long; any thread may wait, one may `handle`."""
-        if self._more:
+        if self._ready:
             timeout_s = 0.0
-        elif self._down:
-            timeout_s = min(timeout_s, min(x.due for x in self._down) - time.monotonic())
+        elif self._waiting:
+            timeout_s = min(timeout_s, 0.005)  # a full queue is looked at again soon
         return self._poller.poll(max(0.0, timeout_s))
 
     def handle(self, events: list[tuple[int, int]]) -> Iterator[tuple[str, list[list[Any]]]]:
-        """Do what is to be done; peers and their messages, small ones first, at most one large one."""
-        if self._down:
-            self._dial_again()
-        ready, self._more = self._more, []
-        for fd, mask in events:
-            lane = self._open.get(fd)
-            if lane is None:
-                if fd in self._watched:
-                    self._watched[fd](fd)
-                continue
-            if mask & OUT:
-                self._writable(lane)
-            if mask & ~OUT and lane not in ready:
-                ready.append(lane)
-        for lane in self._order(ready):
-            messages = self._read(lane)
-            if messages:
-                yield lane.peer, messages
+        """Do what is to be done; peers and their messages, each a list of frames."""
+        if self._waiting:
+            self._retry()
+        for fd, _ in events:
+            socket = self._sockets.get(fd)
+            if socket is not None:
+                self._used.add(socket)
+            elif fd in self._watched:
+                self._watched[fd](fd)
+        self.flush()
+        ready, self._ready = self._ready, {}
+        for socket in sorted(ready, key=self._is_bulk) if len(ready) > 1 else ready:
+            yield from self._read(socket)
+            self._used.add(socket)
+        self.flush()
 
-    def _dial_again(self) -> None:
-        now = time.monotonic()
-        down, self._down = self._down, []
-        for lane in down:
-            if lane.address is None:  # given up in the meantime
-                continue
-            if lane.due <= now:
-                self._dial(lane)
+    def _is_bulk(self, socket: Any) -> bool:
+        lanes = self._dealers.get(self._names.get(socket, ""), ())
+        return len(lanes) > 1 and socket is lanes[1]
+
+    def _read(self, socket: Any) -> Iterator[tuple[str, list[list[Any]]]]:
+        peer = self._names.get(socket)
+        for _ in range(BURST):
+            if socket.closed or not socket.getsockopt(zmq.EVENTS) & _POLLIN:
+                return
+            if peer is None:
+                name = socket.recv(_NOW)
+                bulk, sender = name[-1:] == _BULK, name.rstrip(_BULK).decode("utf-8", "replace")
+                if bulk:
+                    self._bulk_peers.add(sender)
             else:
-                self._down.append(lane)
-
-    def _order(self, ready: list[_Lane]) -> list[_Lane]:
-        """First lanes, then the second lane that has waited longest."""
-        if len(ready) < 2:
-            return ready
-        small, large = [x for x in ready if not x.number], [x for x in ready if x.number]
-        if large:
-            lane = min(large, key=lambda x: x.turn)
-            self._turns += 1
-            lane.turn = self._turns
-            small.append(lane)
-            self._more += [x for x in large if x is not lane and x.stream.more]
-        return small
-
-    def _read(self, lane: _Lane) -> list[list[Any]]:
-        try:
-            messages = lane.stream.read(1 if lane.number else BURST)
-            if not lane.peer and messages:
-                self._welcome(lane, messages.pop(0))
-        except RemoteProtocolError as e:
-            self._malformed(lane.peer or "a stranger", e)
-            self._lost(lane)
-            return []
-        except OSError:
-            self._lost(lane)
-            return []
-        if messages:
-            lane.pause = RETRY_S
-            if lane.stream.large and lane.address is not None:
-                self._bulk_lane(self._peers[lane.peer])  # the peer will use it for what it sends
-        if lane.stream.more:
-            self._more.append(lane)
-        return messages
+                bulk, sender = self._is_bulk(socket), peer
+            try:
+                frames = _receive(socket, bulk)
+            except RemoteProtocolError as e:
+                self._malformed(sender, e)
+                continue
+            if frames:
+                yield sender, [frames]
+            if bulk:
+                return  # a large message: look at the small ones first
 
 
-def _size(frames: list[Any]) -> int:
-    return sum(f.nbytes if isinstance(f, memoryview) else len(f) for f in frames)
+def _receive(socket: Any, bulk: bool) -> list[Any]:
+    """The frames of the next message; none for the one that opens a second lane."""
+    first = socket.recv(_NOW)
+    if first[:1] == bytes([_PACKED]):
+        return _unpack(first)
+    frames: list[Any] = [first]
+    while socket.getsockopt(zmq.RCVMORE):
+        frames.append(socket.recv(_NOW, copy=False).buffer if bulk else memoryview(socket.recv(_NOW)))
+    return frames if len(frames) > 1 or first else []
+
+
+def _size(frame: Any) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+
+
+def _pack(frames: list[Any]) -> bytes:
+    """Several small frames as one, each beginning at a multiple of 8 bytes."""
+    sizes = [_size(f) for f in frames]
+    head = b"".join([bytes([_PACKED, len(frames)]), *(n.to_bytes(4, "little") for n in sizes)])
+    parts = [head, b"\0" * (-len(head) % 8)]
+    for frame, n in zip(frames, sizes, strict=True):
+        parts += (frame, b"\0" * (-n % 8))
+    return b"".join(parts)
+
+
+def _unpack(packed: bytes) -> list[Any]:
+    """The frames that `_pack` packed.
+
+    Raises:
+        RemoteProtocolError: it is not what `_pack` makes.
+    """
+    count = packed[1] if len(packed) > 1 else 0
+    at = 2 + 4 * count
+    sizes = [int.from_bytes(packed[i : i + 4], "little") for i in range(2, at, 4)]
+    at += -at % 8
+    if len(packed) < at or len(packed) != at + sum(n + -n % 8 for n in sizes):
+        raise RemoteProtocolError(f"{count} frames in one of {len(packed)} bytes: their sizes do not add up")
+    view, frames = memoryview(packed), []
+    for n in sizes:
+        frames.append(view[at : at + n])
+        at += n + -n % 8
+    return frames
+
+
+def _bind_help(host: str, port: int, error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return (
+            f"port {port} on {host} is already in use, perhaps by another run's scheduler. "
+            "Stop that run, or choose another port with --port (0 picks a free one)."
+        )
+    if error.errno in (zmq.EADDRNOTAVAIL, 19):  # 19: no such device
+        return f"{host} is not an address of this machine; bind to one that is, or to 0.0.0.0 for all of them."
+    return f"cannot listen on {host}:{port}: {error}"

@@ -1,4 +1,4 @@
-"""Typed messages between processes over sockets of this one thread: send, and poll for what has come.
+"""Typed messages between processes over ZeroMQ: send, and poll for what has come.
 
 It may listen (peers are known by the identity they chose) and may hold connections (known by the name given here),
 which are made again when they break. Nothing is repeated at this level: what was under way on a connection that breaks
@@ -14,12 +14,12 @@ from typing import Any
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
-from shoal.kvstore.wire.lanes import Lanes
+from shoal.kvstore.wire.lanes import Lanes, versions
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.sharing import Sharing
 from shoal.kvstore.wire.tuning import tune_malloc
 
-__all__ = ["Transport", "tune_malloc"]
+__all__ = ["Transport", "tune_malloc", "versions"]
 
 log = logging.getLogger("shoal.wire")
 
@@ -40,7 +40,7 @@ class Transport:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
-        self._lanes = Lanes(self.identity, self.wake, self._gone, self._count_malformed)
+        self._lanes = Lanes(self.identity, self._gone, self._count_malformed)
         self._lanes.watch(self._wake_in, self._drain_wakes)
         self.sharing = Sharing(lambda fd: self._lanes.watch(fd, self.sharing.readable), self._lanes.unwatch)
 

@@ -23,7 +23,7 @@ def test_everything_is_looked_at() -> None:
 
 def test_versions_are_those_of_what_is_installed() -> None:
     text = finding("versions").text
-    assert all(f"{name} " in text for name in ("shoal", "numpy", "msgpack"))
+    assert all(f"{name} " in text for name in ("shoal", "numpy", "pyzmq", "libzmq", "msgpack"))
 
 
 def test_json_is_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

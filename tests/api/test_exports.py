@@ -35,7 +35,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_importing_shoal_loads_nothing_heavy() -> None:
     code = (
-        "import sys, shoal; print([m for m in ('numpy', 'msgpack', 'rich', 'cupy', 'ray') if m in sys.modules])"
+        "import sys, shoal; print([m for m in ('numpy', 'zmq', 'msgpack', 'rich', 'cupy', 'ray') if m in sys.modules])"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert got.stdout.strip() == "[]"

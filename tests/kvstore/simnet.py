@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
-from shoal.kvstore.events import Accumulate, Apply, Create, Received, Send, SendValue
+from shoal.kvstore.events import Accumulate, Apply, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.table import Table
@@ -26,19 +26,25 @@ class SimServer:
     def __init__(self, rank: int, workers: int) -> None:
         self.core, self.table = ServerCore(rank, 1, "run"), Table()
         self.core.roster(roster(workers))
+        self.applied: list[tuple[int, int, int]] = []  # slice, rank, clock
 
     def handle(self, sender: str, message: Any, now: float) -> list[tuple[str, Any]]:
+        return self.carry_out(self.core.handle(Received(sender, message), now))
+
+    def carry_out(self, actions: list[Any]) -> list[tuple[str, Any]]:
         out = []
-        for a in self.core.handle(Received(sender, message), now):
+        for a in actions:
             match a:
                 case Send(to, m):
                     out.append((to, m))
                 case SendValue():
+                    self.table.was_read(a.slice, a.rank)
                     value = as_payload(as_array(self.table.payload(a.slice)).copy())
                     out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=value)))
                 case Accumulate(slice_id, rank, clock, value):
                     self.table.accumulate(slice_id, rank, as_array(value), clock)
                 case Apply(slice_id, parts, reduce, _):
+                    self.applied += [(slice_id, p.rank, p.clock) for p in parts]
                     self.table.apply(slice_id, parts, reduce)
                 case Create(slice_id, key, value, store, segments):
                     self.table.create(slice_id, key, as_array(value), store, segments)
@@ -103,6 +109,16 @@ class SimNet:
         else:
             _, rank, server, message = event
             self._client_actions(rank, self.clients[rank].receive(server, message, self.now))
+
+    def leave(self, rank: int) -> None:
+        """Worker ``rank`` is done: nobody waits for it any more."""
+        for i, s in enumerate(self.servers):
+            for to, answer in s.carry_out(s.core.handle(PeerGone(rank, 1), self.now)):
+                self._carry(("client", int(to[1:]), i, answer))
+
+    def busy(self, rank: int) -> bool:
+        """Whether a job of worker ``rank`` is not over yet."""
+        return self._busy(self.clients[rank])
 
     @staticmethod
     def _busy(client: ClientCore) -> bool:

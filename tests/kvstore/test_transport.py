@@ -31,7 +31,7 @@ def pair() -> Iterator[tuple[Transport, Transport]]:
 
 
 def port_of(listener: Transport) -> int:
-    return int(next(iter(listener._lanes._listeners.values())).getsockname()[1])
+    return listener._lanes.port
 
 
 def receive(transport: Transport, n: int = 1, sender: Transport | None = None) -> list[tuple[str, Message]]:
@@ -89,7 +89,7 @@ def test_malformed_messages_are_counted_under_the_peers_name_and_dropped(caplog:
 
 
 def test_a_frame_beyond_the_limit_ends_the_connection_that_sent_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.kvstore.wire.stream.MAX_FRAME_BYTES", 1 << 16)
+    monkeypatch.setattr("shoal.kvstore.wire.lanes.MAX_FRAME_BYTES", 1 << 16)
     huge = Value(seq=0, version=0, floor=0, value=as_payload(np.zeros(1 << 17, np.uint8)))
     with pair() as (listener, dialer):
         other = Transport("other")

@@ -1,0 +1,189 @@
+"""Rounds that close before every worker has contributed: backup workers, K-sync, K-batch-sync, K-async, buffers."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shoal.kvstore.events import Accumulate, Apply, Contribution, PeerGone, Send, SendValue
+from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.wire.messages import Ack, Pull, Push
+from shoal.ops import optim
+from tests.kvstore.simnet import SimNet
+from tests.kvstore.test_lossy_network import bad_networks, contribution
+from tests.kvstore.test_server_core import feed, payload, pull, refused, server
+
+
+def push(rank: int, clock: int, seen: int = 0, *, want: bool = False, seq: int = 1) -> Push:
+    """Contribution ``clock`` of worker ``rank``, computed from version ``seen``."""
+    return Push(
+        worker=rank,
+        incarnation=1,
+        seq=seq,
+        slice=7,
+        clock=clock,
+        pulled=seen,
+        round=seen,
+        want=want,
+        value=payload(),
+    )
+
+
+def applied(core: ServerCore, *messages: Push) -> list[tuple[tuple[int, int, int], ...]]:
+    """(rank, clock, staleness) of the contributions of each update that these pushes cause."""
+    return [tuple(map(tuple, a.parts)) for m in messages for a in feed(core, m) if isinstance(a, Apply)]
+
+
+def acks(core: ServerCore, m: Push) -> list[bool]:
+    return [a.message.taken for a in feed(core, m) if isinstance(a, Send) and isinstance(a.message, Ack)]
+
+
+def test_a_round_with_one_backup_worker_closes_without_the_slowest() -> None:
+    core = server(3, "backup:1")
+    assert applied(core, push(2, 0), push(0, 0)) == [((0, 0, 0), (2, 0, 0))]
+
+
+def test_the_slowest_workers_contribution_is_dropped_and_its_sender_told() -> None:
+    core = server(3, "backup:1")
+    applied(core, push(2, 0), push(0, 0))
+    assert acks(core, push(1, 0)) == [False]
+    assert core.ledgers[1].dropped == 1 and core.ledgers[1].applied == 0 and core.entries[7].version == 1
+
+
+def test_a_dropped_push_that_comes_again_is_answered_as_before() -> None:
+    core = server(3, "backup:1")
+    applied(core, push(2, 0), push(0, 0))
+    assert acks(core, push(1, 0)) == acks(core, push(1, 0)) == [False]
+    assert core.ledgers[1].duplicate == 1
+
+
+def test_a_dropped_worker_gets_the_new_value_at_once() -> None:
+    core = server(3, "backup:1")
+    applied(core, push(2, 0), push(0, 0))
+    assert feed(core, push(1, 0, want=True, seq=5)) == [SendValue("w1", 1, 5, 7, 1, 1, False, False)]
+
+
+def test_who_has_contributed_waits_for_the_round() -> None:
+    core = server(3, "backup:1")
+    feed(core, push(0, 0))
+    assert feed(core, pull(0, 1)) == []
+    assert "ahead of workers (1, 2)" in refused(feed(core, push(0, 1, seq=2))).text
+    assert SendValue("w0", 0, 9, 7, 1, 0, False) in feed(core, push(1, 0))
+
+
+def test_backup_workers_never_lower_the_quota_to_nobody() -> None:
+    assert parse_gate("backup:5").quota(3) == 1
+
+
+def test_k_sync_waits_for_k_workers_and_never_for_more_than_there_are() -> None:
+    assert applied(server(4, "ksync:2"), push(3, 0), push(1, 0)) == [((1, 0, 0), (3, 0, 0))]
+    assert applied(server(2, "ksync:3"), push(0, 0), push(1, 0)) == [((0, 0, 0), (1, 0, 0))]
+
+
+def test_k_batch_sync_takes_two_contributions_of_a_fast_worker_and_no_late_one() -> None:
+    core = server(3, "kbatch:2")
+    assert applied(core, push(0, 0), push(0, 1)) == [((0, 0, 0), (0, 1, 0))]
+    assert acks(core, push(1, 0)) == [False]
+
+
+def test_k_async_keeps_late_contributions_and_lets_their_senders_wait() -> None:
+    core = server(3, "kasync:2")
+    assert applied(core, push(0, 0), push(1, 0)) == [((0, 0, 0), (1, 0, 0))]
+    assert acks(core, push(2, 0)) == [True]
+    assert feed(core, pull(2, 1)) == []
+    assert applied(core, push(0, 1, 1)) == [((0, 1, 0), (2, 0, 1))]
+
+
+def test_a_buffer_takes_any_contributions_and_nobody_waits() -> None:
+    core = server(2, "fedbuff:3")
+    assert applied(core, push(0, 0), push(0, 1), push(1, 0)) == [((0, 0, 0), (0, 1, 0), (1, 0, 0))]
+    assert applied(core, push(0, 2, 1), push(1, 1), push(1, 2)) == [((0, 2, 0), (1, 1, 1), (1, 2, 1))]
+
+
+def test_contributions_older_than_the_limit_are_dropped() -> None:
+    core = server(2, "asp:max=1")
+    for clock in range(3):
+        applied(core, push(0, clock, clock))
+    assert acks(core, push(1, 0, 1)) == [False] and acks(core, push(1, 1, 2)) == [True]
+
+
+def test_what_waits_when_the_last_worker_leaves_is_applied() -> None:
+    core = server(1, "fedbuff:5")
+    feed(core, push(0, 0))
+    assert core.handle(PeerGone(0, 1), 1.0) == [Apply(7, (Contribution(0, 0, 0),), "mean", 1)]
+
+
+def test_a_departure_closes_a_round_that_waited_for_nobody_else() -> None:
+    core = server(3, "backup:1")
+    feed(core, push(0, 0))
+    assert core.handle(PeerGone(2, 1), 1.0) == [Apply(7, (Contribution(0, 0, 0),), "mean", 1)]
+
+
+def test_new_values_are_sent_unasked_whenever_the_floor_rises() -> None:
+    core = server(2, "essp:1")
+    watch = Pull(worker=0, incarnation=1, seq=40, slice=7, clock=0, payload=True, watch=True)
+    assert feed(core, watch) == [SendValue("w0", 0, 40, 7, 0, 0, False)]
+    assert not [a for a in feed(core, push(0, 0)) if isinstance(a, SendValue)]
+    assert SendValue("w0", 0, 40, 7, 2, 1, False) in feed(core, push(1, 0))
+
+
+def test_a_contribution_is_kept_under_its_clock() -> None:
+    core = server(2, "fedbuff:4")
+    feed(core, push(0, 0))
+    assert feed(core, push(0, 1))[0] == Accumulate(7, 0, 1, payload(), False)
+
+
+GATES = ["bsp", "backup:1", "ksync:2", "kbatch:2", "kasync:2", "fedbuff:3", "ssp:1", "essp:2", "asp", "asp:max=1"]
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(bad_networks, st.sampled_from(GATES), st.integers(1, 4), st.sampled_from(["pushpull", "push, pull", "push"]))
+def test_every_contribution_is_applied_once_or_dropped_once(
+    network: dict, gate: str, workers: int, plan: str
+) -> None:
+    net = SimNet(workers, 2, gate, **network)
+    for s in net.servers:
+        s.table.configure(optim.create("test", rescale_grad=1.0), {}, {})
+    for k in range(2):
+        net.init(k, np.zeros(4, np.float32))
+    for rank in range(workers):
+        for r in range(3):
+            for k in range(2):
+                net.submit(rank, [net.job(k, contribution(rank, r, k), plan == "pushpull")])
+                if plan == "push, pull":
+                    net.submit(rank, [net.job(k, None, True)])
+    staying = set(range(workers))
+    while staying and not net.failed:  # those who are done leave, so that nobody waits for them
+        net.run(net.now + 90.0)
+        done = {rank for rank in staying if not net.busy(rank)}
+        for rank in done:
+            net.leave(rank)
+        staying -= done
+    assert not net.failed
+    book = net.ledger()
+    assert book["sent"] == book["acknowledged"] == workers * 6 == book["applied"] + book["dropped"]
+    assert book["dropped"] == sum(c.counters.dropped for c in net.clients)
+    for k in range(2):
+        done = [(rank, clock) for i, rank, clock in net.servers[k].applied if i == k]
+        assert len(done) == len(set(done))
+        want = sum((contribution(rank, clock, k) for rank, clock in done), np.zeros(4, np.float32))
+        np.testing.assert_array_equal(net.servers[k].table.cells[k].value, want)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+def test_an_eager_reader_sees_everything_up_to_its_slack(loss: float) -> None:
+    """A read at clock c includes every contribution made before clock c - s (Ho et al.: c - s - 1 and older)."""
+    slack = 2
+    net = SimNet(3, 1, f"essp:{slack}", seed=5, loss=loss, repeat=0.2)
+    net.servers[0].table.configure(optim.create("test"), {}, {})
+    net.init(0, np.zeros(4, np.float32))
+    reads = []
+    for r in range(6):
+        for rank in range(3):
+            one = np.zeros(4, np.float32)
+            one[rank] = 1.0
+            reads.append((r + 1, net.submit(rank, [net.job(0, one, True)])[0]))
+    net.run()
+    for clock, job in reads:
+        assert net.values[id(job)][:3].min() >= clock - slack
