@@ -1,6 +1,7 @@
 """What users hold: `create` and the `KVStore` interface."""
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -140,6 +141,14 @@ class KVStore(ABC):
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
         """`pushpull` as a future; do not write to ``value`` before it is done."""
 
+    def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
+        """`view` as a future; do not write to ``value`` before it is done."""
+        if value is None:
+            return _read_only(self.pull_async(key, None, priority))
+        names, (values,) = as_lists(key, value)
+        outs = [np.empty_like(merge_devices(v)) for v in values]
+        return _read_only(self.pushpull_async(key, value, outs[0] if isinstance(key, str | int) else outs, priority))
+
     @abstractmethod
     def set_optimizer(
         self,
@@ -215,15 +224,37 @@ class KVStore(ABC):
         """
         return self.push_async(key, value, priority)
 
-    def pull(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Any:
+    def pull(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0, *, copy: bool = True) -> Any:
         """Read keys as this worker's clock may see them: in a synchronous run, with every push before it applied.
 
         Args:
             out: arrays or Tensors that are written in place; without it new arrays are returned.
+            copy: False reads without copying where that is possible: see `view`.
         Raises:
             StoreTimeoutError: names who is waited for.
         """
+        if not copy:
+            if out is not None:
+                raise ConfigError("pull: what is written into out is a copy: leave out one of out and copy=False")
+            return self.view(key, priority=priority)
         return self.pull_async(key, out, priority).result()
+
+    def view(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Any:
+        """`pull`, or `pushpull` of ``value`` if there is one, as read-only arrays.
+
+        Where a server is on this host the arrays are its own memory, and nothing is copied; otherwise they are copies.
+        Either way they are valid until this worker next pushes or reads the key; what they show after that is undefined.
+        A key that is sliced is one array too.
+        """
+        return self.view_async(key, value, priority).result()
+
+    def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
+        """An array of zeros that servers on this host can read where it is: pushing it copies nothing.
+
+        Do not write to it between a `push` of it and the end of the future that gave: it is not copied before `push`
+        returns. Where memory cannot be shared this is an ordinary array, and pushes of it are copied.
+        """
+        return np.zeros(shape, dtype)
 
     def row_sparse_pull(self, key: Key | Sequence[Key], out: Any = None, row_ids: Any = None, priority: int = 0) -> Any:
         """Read some rows of keys that were initialised with ``rows=True``.
@@ -278,7 +309,7 @@ class KVStore(ABC):
 
 Factory: TypeAlias = Callable[[str, str], KVStore]
 _attached: list[Factory] = []
-_KNOWN = ("auto", "local", "dist", "dist_sync", "dist_async", "dist_ssp:S")
+_KNOWN = ("auto", "local", "dist", "dist_sync", "dist_async", "dist_ssp:S", "allreduce", "hogwild")
 
 
 def attach(factory: Factory | None) -> None:
@@ -293,57 +324,82 @@ def attached() -> bool:
     return bool(_attached)
 
 
-def create(name: str = "auto", *, reduce: str = "mean") -> KVStore:
+def create(name: str = "auto", *, reduce: str = "mean", **options: Any) -> KVStore:
     """A store.
 
     ==================  ==========================================================================================
     ``auto``            ``dist`` in a process started by ``shoal run`` or ``shoal worker``, else ``local``
     ``local``           in this process, no servers
+    ``hogwild``         in this process, shared by the threads that train in it: ``workers=4, atomic=False``
     ``dist``            on the run's servers, under the run's ``--mode`` (synchronous if none was given)
     ``dist_sync``       every worker's contribution is in before anybody goes on
     ``dist_async``      every contribution is applied at once
     ``dist_ssp:S``      at once, but nobody is more than S clocks ahead of the slowest
+    ``allreduce``       no servers: the workers reduce among themselves; what ``dist`` is under ``--mode allreduce``
+    another name        what was registered under it with `shoal.kv.register`
     ==================  ==========================================================================================
 
     Args:
         reduce: ``"mean"`` over the contributions, so that the learning rate keeps its meaning whatever the number of
             workers; or ``"sum"``, which is what MXNet does.
+        options: what a hogwild store, or one that was registered, takes beside it.
     Raises:
-        ConfigError: an unknown name (the known ones are listed), or a ``dist`` store outside a cluster.
+        ConfigError: an unknown name (the known ones are listed) or option, or a ``dist`` store outside a cluster.
     """
     if reduce not in ("mean", "sum"):
         raise ConfigError(f"unknown reduction {reduce!r}; known: mean, sum")
+    made = _here(name, reduce, options)
+    if made is not None:
+        return made
     mode = _mode_of(name)
-    if mode is None:
-        from shoal.kvstore.local import LocalKVStore
-
-        return LocalKVStore(reduce)
     if not _attached:
         raise ConfigError(
             f"kvstore {name!r} needs a cluster, and this process is in none. Start the script with "
             "`shoal run -n 2 -s 2 script.py`, or use 'local', or 'auto', which is right in both cases."
         )
+    if options:
+        raise ConfigError(f"kvstore {name!r} takes no option {', '.join(map(repr, options))}")
     return _attached[0](mode, reduce)
 
 
-def _mode_of(name: str) -> str | None:
-    """None for a local store, else the canonical mode, "" for the run's own."""
-    if name == "auto":
-        return "" if _attached else None
-    if name == "local":
+def _here(name: str, reduce: str, options: dict[str, Any]) -> KVStore | None:
+    """A store that needs no cluster; None for one that does."""
+    from shoal.kvstore import registry  # it knows the class above
+
+    if name in ("dist", "allreduce") or name.startswith("dist_") or (name == "auto" and _attached):
         return None
-    if name == "dist":
+    local = name in ("auto", "local")
+    factory = registry.find("local" if local else name)
+    if factory is None:
+        raise _unknown(name, [*_KNOWN, *registry.names()])
+    try:
+        inspect.signature(factory).bind(reduce=reduce, **options)
+    except TypeError as e:
+        raise ConfigError(f"kvstore {name!r}: {e}") from e
+    made: KVStore = factory(reduce=reduce, **options)
+    return made
+
+
+def _mode_of(name: str) -> str:
+    """The canonical mode, "" for the run's own."""
+    if name in ("auto", "dist"):
         return ""
-    if name.startswith("dist_"):
-        try:
-            return canonical_mode(name[5:])
-        except ConfigError:
-            pass
-    near = difflib.get_close_matches(name, _KNOWN, 1, 0.6)
+    if name == "allreduce":
+        return name
+    try:
+        return canonical_mode(name[5:])
+    except ConfigError:
+        raise _unknown(name, _KNOWN) from None
+
+
+def _unknown(name: str, known: Sequence[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, 1, 0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if name in ("device", "nccl"):
         hint = " For the devices of one process use 'local'."
-    raise ConfigError(f"unknown kvstore {name!r}; known: {', '.join(_KNOWN)}.{hint}")
+    if name in ("horovod", "byteps", "ring"):
+        hint = " Did you mean 'allreduce'?"
+    return ConfigError(f"unknown kvstore {name!r}; known: {', '.join(known)}.{hint}")
 
 
 def multipliers(given: Mapping[Any, float] | None) -> dict[str, float]:
@@ -376,6 +432,24 @@ def merge_devices(value: Any) -> Array:
     if total is None:
         raise ConfigError("an empty list is not a value")
     return total
+
+
+def _read_only(future: Future[Any]) -> Future[Any]:
+    """The same arrays, which nobody can write to."""
+    sealed: Future[Any] = Future()
+
+    def seal(done: Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            sealed.set_exception(error)
+            return
+        result = done.result()
+        for array in result if isinstance(result, list) else [result]:
+            array.flags.writeable = False
+        sealed.set_result(result)
+
+    future.add_done_callback(seal)
+    return sealed
 
 
 def in_place(value: Any) -> Any:

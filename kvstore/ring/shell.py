@@ -103,6 +103,31 @@ class RingShell:
         self.transport.wake()
         return event.wait(timeout_s) and self._broken is None
 
+    def late(self) -> str:
+        """Why `wait_idle` has waited."""
+        if self._broken is not None:
+            return str(self._broken)
+        late = ", ".join(f"worker {r}" for r, p in self.core.peers.items() if p.flights)
+        return f"{late or 'the I/O thread'} has not taken what this worker sent for all-reduce"
+
+    def ledger(self) -> dict[str, int]:
+        """This worker's counts; messages count singly, and so do their bytes."""
+        c = self.core.counters
+        counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
+        return {**counts, "bytes_pushed": c.bytes_sent, "bytes_dense": c.bytes_sent, "bytes_pulled": c.bytes_received}
+
+    def books(self) -> dict[str, Any]:
+        """What this worker has taken from each peer, in the form of a server's report: the other side of the ledger.
+
+        A collective is never stale: whoever takes part in it reduces the same clock.
+        """
+        c = self.core.counters
+        ledger = {
+            str(r): {"applied": n, "rejected": 0, "duplicate": c.duplicate.get(r, 0)} for r, n in c.applied.items()
+        }
+        staleness = {str(r): {"0": n} for r, n in c.applied.items()}
+        return {"ledger": ledger, "staleness": staleness, "malformed": sum(self.transport.malformed.values())}
+
     def fail_all(self, error: BaseException) -> None:
         """The cluster is gone: every call, now and later, raises ``error``. Any thread may call it."""
         with self._lock:

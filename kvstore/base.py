@@ -1,0 +1,165 @@
+"""The base of stores that only reduce, such as those that users write: MXNet's ``KVStoreBase``."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.kvstore.api import Key, KVStore, as_lists, host_array
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.checks import check_new, writable
+from shoal.kvstore.codecs import Spec
+from shoal.kvstore.rules import Rule
+from shoal.ops.optim import Optimizer
+
+__all__ = ["KVStoreBase", "done"]
+
+
+def done(result: Any) -> "Future[Any]":
+    """A future that has its result already."""
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+class KVStoreBase(KVStore):
+    """A store that reduces and does not update: write `rank`, `num_workers`, `broadcast` and `pushpull`.
+
+    What follows from them is here: `init` is a broadcast of worker 0's value; `pull` reads that value until the key is
+    first reduced; the optimizer runs on the workers (`Trainer` sees to it). What such a store cannot do is refused with
+    the reason. See `shoal.kv.register`.
+    """
+
+    reduce = "mean"
+    type = ""
+
+    def __init__(self, reduce: str = "mean") -> None:
+        self.reduce = reduce
+        self._first: dict[str, Array | None] = {}  # None once it has been reduced
+        self._first_lock = Lock()
+
+    @property
+    @abstractmethod
+    def rank(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int: ...
+
+    @abstractmethod
+    def broadcast(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
+        """Give every worker the value of worker 0, in ``out`` (in ``value`` itself if there is none)."""
+
+    @abstractmethod
+    def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
+        """Give every worker the reduction of all workers' values, in ``out`` (in ``value`` itself if there is none).
+
+        The reduction is the mean, or with ``self.reduce == "sum"`` the sum.
+        """
+
+    # --- what follows from them ---------------------------------------------------------------------------------------
+
+    def init(
+        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
+    ) -> None:
+        """As `KVStore.init`; there are no slices, so that ``fuse`` and ``whole`` change nothing."""
+        names, (values,) = as_lists(key, value)
+        check_new(names, self._first)
+        self._refuse_rows(rows)
+        copies = [np.array(host_array(v), order="C") for v in values]
+        self.broadcast(names, copies, copies)
+        with self._first_lock:
+            self._first.update(zip(names, copies, strict=True))
+
+    def _refuse_rows(self, rows: bool) -> None:
+        if rows:
+            raise ConfigError(
+                f"rows=True: a store of type {self.type!r} reduces whole arrays; rows need servers (shoal run -s 1)"
+            )
+
+    def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> "Future[Any]":
+        names, (outs,) = as_lists(key, out)
+        results = [self._read(n, o) for n, o in zip(names, outs, strict=True)]
+        return done(results[0] if isinstance(key, str | int) else results)
+
+    def _read(self, name: str, out: Any) -> Any:
+        if name not in self._first:
+            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+        value = self._first[name]
+        if value is None:
+            raise ConfigError(
+                f"pull of {name!r}: a store of type {self.type!r} holds no values once they are reduced; pushpull "
+                "gives the result where it is asked for"
+            )
+        if out is None:
+            return value.copy()
+        np.copyto(writable(f"worker {self.rank}", name, out, value.shape, value.dtype), value)
+        return out
+
+    def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> "Future[Any]":
+        """`pushpull`, which has waited when this returns, as a future."""
+        names, _ = as_lists(key)
+        result = self.pushpull(key, value, out, priority)
+        with self._first_lock:
+            self._first.update(dict.fromkeys(names))
+        return done(result)
+
+    def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> "Future[None]":
+        raise ConfigError(
+            f"push: a store of type {self.type!r} has no place where a contribution could wait for its reader; use "
+            "pushpull, which every worker calls"
+        )
+
+    def set_optimizer(
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
+    ) -> None:
+        raise ConfigError(
+            f"set_optimizer: a store of type {self.type!r} only reduces; the update is made on the workers: leave "
+            "Trainer's update_on_kvstore out, or apply an optimizer to what pushpull gives"
+        )
+
+    def set_gradient_compression(self, compression_params: Spec | None) -> None:
+        if compression_params is not None:
+            raise ConfigError(
+                f"gradient compression: a store of type {self.type!r} adds contributions on their way, and what codecs "
+                "make cannot be added. Use a store with servers (shoal run -s 1 --mode sync)."
+            )
+
+    def is_capable(self, capability: str) -> bool:
+        """False for ``"optimizer"``, and for everything that is not known."""
+        return False
+
+    def barrier(self) -> None:
+        """Nobody to wait for, if there is one worker.
+
+        Raises:
+            ConfigError: there are several, and the store does not say how to wait for them.
+        """
+        if self.num_workers > 1:
+            raise ConfigError(f"barrier: a store of type {self.type!r} has {self.num_workers} workers and no barrier")
+
+    def flush(self) -> None:
+        """Nothing is ever under way."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def keys(self) -> list[str]:
+        return sorted(self._first)
+
+    def ledger(self) -> dict[str, int]:
+        """Nothing is counted."""
+        names = ("sent", "acknowledged", "retries", "bytes_pushed", "bytes_dense", "bytes_pulled")
+        return dict.fromkeys(names, 0)
+
+    def server_stats(self) -> list[dict[str, Any]]:
+        """There are no servers."""
+        return []
