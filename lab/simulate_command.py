@@ -55,19 +55,30 @@ def summary(result: SimulationResult) -> dict[str, Any]:
     return data
 
 
-def compare(scenario: Scenario, gates: Sequence[str]) -> list[dict[str, Any]]:
+def compare(scenario: Scenario, gates: Sequence[str], target: float | None = None) -> list[dict[str, Any]]:
     """The summaries of one scenario under several gates; the durations are the same for all.
 
-    With a problem, ``loss`` is half the mean square of the last weights: `Quadratic`'s, with curvature 1.
+    With a problem, ``loss`` is half the mean square of the last weights: that of `Quadratic`. With a target,
+    ``seconds_to_target`` is when the loss first was no larger, or None.
     """
     found = []
     for gate in gates:
-        result = simulate(scenario, gate=gate, record=False)
+        result = simulate(scenario, gate=gate, record=target is not None)
         data = summary(result)
         if scenario.problem is not None:
-            data["loss"] = float((result.weights[-1] ** 2).mean() / 2)
+            losses = (result.weights**2).mean(axis=1) / 2
+            data["loss"] = float(losses[-1])
+            if target is not None:
+                data["seconds_to_target"] = _first(losses, result, target)
         found.append(data)
     return found
+
+
+def _first(losses: Any, result: SimulationResult, target: float) -> float | None:
+    reached = (losses <= target).nonzero()[0]
+    if not reached.size:
+        return None
+    return float(result.update_times[reached[0] - 1]) if reached[0] else 0.0
 
 
 def run(o: Any) -> int:
@@ -78,7 +89,7 @@ def run(o: Any) -> int:
     """
     scenario = _scenario(o)
     gates = list(dict.fromkeys(o.gate or ["bsp", "ssp:3", "asp"]))
-    runs = compare(scenario, gates)
+    runs = compare(scenario, gates, o.target_loss)
     if o.json:
         print(json.dumps({"scenario": _described(o), "runs": runs}, indent=2))
         return 0
@@ -116,8 +127,9 @@ def _scenario(o: Any) -> Scenario:
     law, slow = parse_law(o.compute), dict(o.slow or ())
     if o.bandwidth and not o.model_size:
         raise ConfigError("--bandwidth says how fast bytes travel; --model-size must say how many there are")
-    if not o.lr and (o.noise or o.rule):
-        raise ConfigError(f"--{'noise' if o.noise else 'rule'} changes gradients, and there are none without --lr")
+    for name in ("noise", "rule", "target_loss"):
+        if getattr(o, name) and not o.lr:
+            raise ConfigError(f"--{name.replace('_', '-')} is about gradients, and there are none without --lr")
     return Scenario(
         workers=o.workers,
         servers=o.servers,
@@ -168,8 +180,9 @@ _ROWS: list[tuple[str, str, str]] = [
     ("staleness, p95", "staleness_p95", "d"),
     ("staleness, max", "staleness_max", "d"),
     ("loss at the end", "loss", ".3g"),
+    ("seconds to target", "seconds_to_target", ",.4g"),
 ]
-_OPTIONAL = ("dropped_share", "abandoned_share", "loss")
+_OPTIONAL = ("dropped_share", "abandoned_share", "loss", "seconds_to_target")
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> Table:
@@ -181,6 +194,6 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Table:
     base = runs[0]["contributions_per_s"]
     for label, key, form in _ROWS:
         values = [r["contributions_per_s"] / base if key == "ratio" and base else r.get(key) for r in runs]
-        if key not in _OPTIONAL or any(values):
-            made.add_row(label, *("-" if v is None else format(v, form) for v in values))
+        if key not in _OPTIONAL or any(values) or (key == "seconds_to_target" and key in runs[0]):
+            made.add_row(label, *("never" if v is None else format(v, form) for v in values))
     return made

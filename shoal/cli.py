@@ -346,6 +346,7 @@ def _add_simulate(commands: Any) -> None:
     rule = "what corrects stale contributions, such as stale or dcasgd:lam=0.04; needs --lr"
     p.add_argument("--rule", type=_rule, default="", metavar="RULE", help=rule)
     p.add_argument("--noise", type=_real, metavar="X", help="standard deviation of what is added to the gradients")
+    p.add_argument("--target-loss", type=_real, metavar="X", help="show when the loss first was no larger")
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     p.add_argument("--json", action="store_true", help="print JSON")
 

@@ -16,6 +16,7 @@ from shoal.lab.simulate import simulate
 from shoal.lab.simulate_laws import Constant, EachWorker, Exponential, Law, Listed, LogNormal, Pareto
 from shoal.lab.simulate_problems import Function, Quadratic
 from shoal.lab.simulate_scenario import Scenario
+from shoal.lab.simulate_server import SimulatedServer
 from shoal.lab.simulate_time import Network
 
 GATES = ["bsp", "ssp:1", "ssp:4", "asp"]
@@ -260,3 +261,54 @@ def test_who_gives_up_hears_of_it_by_message() -> None:
     law, network = EachWorker(1.0, 9.0), Network(delay=0.5)
     run = simulate(workers=2, gate="asp", compute=law, until=9.0, restart=True, network=network)
     assert run.clocks[1] == 0 and run.abandoned_s[0] == 0.0 and run.abandoned_s[1] > 3.0
+
+
+# --- the cores' invariants --------------------------------------------------------------------------------------------
+
+ANY_GATE = st.one_of(
+    st.sampled_from(["bsp", "asp", "asp:max=3"]),
+    st.builds("{}:{}".format, st.sampled_from(["ssp", "essp", "backup"]), st.integers(0, 4)),
+    st.builds("{}:{}".format, st.sampled_from(["ksync", "kbatch", "kasync", "fedbuff"]), st.integers(1, 6)),
+)
+ANY_DELAY = st.sampled_from([0.0, 0.3, Exponential(0.3), Pareto(0.01, 1.2)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gate=ANY_GATE,
+    workers=st.integers(1, 5),
+    delay=ANY_DELAY,
+    servers=st.integers(1, 2),
+    restart=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_the_cores_keep_their_invariants_under_every_gate(
+    gate: str, workers: int, delay: Any, servers: int, restart: bool, seed: int
+) -> None:
+    """After every message; and everybody who waits is let go on in the end: 12 rounds are reached."""
+    scenario = Scenario(
+        workers=workers,
+        gate=gate,
+        rounds=12,
+        seed=seed,
+        network=Network(delay=delay),
+        servers=servers,
+        slices=2,
+        problem=Quadratic(size=2),
+        optimizer=optim.SGD(learning_rate=0.01),
+        restart=restart,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        receive = SimulatedServer.receive
+
+        def checked(self: SimulatedServer, rank: int, message: Any, now: float) -> None:
+            receive(self, rank, message, now)
+            self.core.check()
+
+        patch.setattr(SimulatedServer, "receive", checked)
+        run = simulate(scenario)
+    assert run.pushes == 12 * workers and np.isfinite(run.weights).all()
+    open_rounds = run.histogram.total() - sum(run.applied)  # counted, and not yet applied
+    assert 0 <= open_rounds < 2 * 6
+    first = run.pushes  # of the first slice; the second one's may run a little ahead or behind
+    assert abs(run.histogram.total() + sum(run.dropped) - 2 * first) <= workers

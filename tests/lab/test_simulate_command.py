@@ -69,6 +69,13 @@ def test_with_a_learning_rate_something_is_learned(run: Run) -> None:
     assert "loss at the end" in out
 
 
+def test_the_time_to_a_loss_is_when_the_version_with_it_was_made(run: Run) -> None:
+    args = ["--gate", "bsp", "--lr", "0.5", "--rounds", "9", "--compute", "const:2", "--target-loss"]
+    times = [json.loads(run(*args, x, "--json")[1])["runs"][0]["seconds_to_target"] for x in ("0.5", "0.125", "0.03")]
+    assert times == [0.0, 2.0, 6.0]  # losses 0.5, 0.125, 0.03125, 0.0078
+    assert "never" in run(*args, "1e-9")[1]
+
+
 def test_a_rule_corrects_what_is_stale_and_what_is_late_is_dropped(run: Run) -> None:
     args = ["--gate", "asp", "--gate", "backup:2", "--lr", "0.3", "--rounds", "60"]
     plain, stale = (json.loads(run(*args, "--json", *more)[1])["runs"] for more in ([], ["--rule", "stale"]))
@@ -101,8 +108,9 @@ def test_messages_and_stragglers_cost_what_they_cost(run: Run) -> None:
         (["--bandwidth", "1GB"], "--model-size must say how many there are"),
         (["--model-size", "big"], "expected a size such as 1KB, 4MiB or 100MB, got 'big'"),
         (["--lr", "0"], "expected a positive number, got '0'"),
-        (["--noise", "1"], "--noise changes gradients, and there are none without --lr"),
-        (["--rule", "stale"], "--rule changes gradients, and there are none without --lr"),
+        (["--noise", "1"], "--noise is about gradients, and there are none without --lr"),
+        (["--rule", "stale"], "--rule is about gradients, and there are none without --lr"),
+        (["--target-loss", "1"], "--target-loss is about gradients, and there are none without --lr"),
         (["--rule", "stael"], "argument --rule: no rule is called 'stael'; known: dcasgd, stale"),
         (["--round", "3"], "unknown option '--round'; did you mean '--rounds'?"),
     ],
