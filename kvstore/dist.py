@@ -30,6 +30,7 @@ from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
+from shoal.kvstore.wire.lanes import MAX_FRAME_BYTES
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
 from shoal.ops.optim import Optimizer
@@ -138,6 +139,11 @@ class DistKVStore(KVStore):
         dtype = wire_name(array.dtype)
         if dtype not in ITEM_BYTES:
             raise ConfigError(f"key {name!r}: dtype {array.dtype} cannot travel; known: {' '.join(ITEM_BYTES)}")
+        if cut.endswith("whole") and array.nbytes > MAX_FRAME_BYTES:
+            raise ConfigError(
+                f"key {name!r} has {array.nbytes} bytes; a key that is kept whole has at most {MAX_FRAME_BYTES}. Make "
+                "it several keys, or use an optimizer that needs no norm of the whole key."
+            )
         return KeySpec(key=self._global(name), dtype=dtype, shape=array.shape, cut=cut)
 
     def _init_jobs(self, shared: list[Bundle], layouts: Sequence[KeyLayout], arrays: list[Array]) -> list[Job]:

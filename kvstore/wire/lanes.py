@@ -32,8 +32,8 @@ BULK_BYTES = 64 << 10
 PACK_BYTES = 8 << 10
 """Smaller messages travel as one frame: each further frame costs a call, and wakes a thread."""
 
-MAX_FRAME_BYTES = 64 << 20
-"""A larger frame ends the connection that sent it, before it is allocated."""
+MAX_FRAME_BYTES = 1 << 30
+"""A larger frame ends the connection that sent it, before it is allocated. Keys that are kept whole are one frame."""
 
 QUEUE_BYTES = 64 << 20
 """Of what waits for a peer that does not read; beyond it an answer is dropped: it will be asked for again."""

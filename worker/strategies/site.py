@@ -125,7 +125,10 @@ class Site:
         """Give the store worker 0's weights and a rule, and all workers the store's weights."""
         weights = self.weights()
         names, values = list(weights), list(weights.values())
-        self.store.init(names, values)
+        if rule is not None and rule.whole:
+            self.store.init(names, values, whole=True)
+        else:
+            self.store.init(names, values)
         if rule is not None:
             self.store.set_optimizer(rule, lr_mult, wd_mult)
         self.store.pull(names, values)
