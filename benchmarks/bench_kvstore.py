@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kv_control import Meeting, System, SystemError_
+from kv_control import Meeting, NotMeasured, System
 from kv_peers import PEERS, Unavailable, prepare
 from kv_report import Turns, best_way, figures, markdown, ratio
 
@@ -38,14 +38,14 @@ CYCLES = {"t100mb": 3, "resnet50": 3, "k1000x1kb": 5, "one1kb": 100}
 """Timed cycles a turn; fewer for a system that would take longer than `TURN_S`."""
 TURN_S = 1.5
 LIMITS = ("echo", "memcpy")
-OURS: dict[str, dict[str, str]] = {"shoal": {}}
-"""Ours by name, with the variables that choose the path."""
+OURS: dict[str, dict[str, str]] = {"shoal_tcp": {"SHOAL_SHM": "0"}, "shoal_shm": {"SHOAL_SHM": "1"}}
+"""Ours by name, with the variable that chooses the path: sockets only, or shared memory on one host."""
 
 
-def ours(name: str, servers: int, workers: int, logs: Path) -> System:
+def ours(name: str, servers: int, workers: int, logs: Path, env: Mapping[str, str], *arguments: str) -> System:
     """A real cluster, as a user starts it."""
     run = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", str(servers), "--no-progress"]
-    return System(name, [*run, str(HERE / "kv_worker.py")], workers, logs / f"{name}.log", OURS[name])
+    return System(name, [*run, str(HERE / "kv_worker.py"), *arguments], workers, logs / f"{name}.log", env)
 
 
 def limit(name: str, servers: int, workers: int, logs: Path) -> System:
@@ -70,7 +70,7 @@ def groups(
         (apart if peer.apart else together).append(system)
     made = []
     for members in [together, *([s] for s in apart)]:
-        base = [ours(n, servers, workers, logs) for n in OURS]
+        base = [ours(n, servers, workers, logs, env) for n, env in OURS.items()]
         made.append([*base, *(limit(n, servers, workers, logs) for n in LIMITS if not made), *members])
     return made
 
@@ -92,14 +92,17 @@ def one_turn(system: System, way: str, t: Turns, cycles: int) -> None:
     t.other_cpu.append(max(0.0, (busy_s() - busy - spent) / wall))
 
 
-def measure(systems: Sequence[System], shapes: Sequence[Shape], sgd: bool, cycles: int, rounds: int) -> dict[str, Any]:
-    """By system: its ways, or why there are none; every system has a turn in every round."""
-    servers_workers = {"servers": 0, "workers": systems[0].workers}
+def measure(systems: Sequence[System], task: Mapping[str, Any], cycles: int, rounds: int) -> dict[str, Any]:
+    """By system: its ways, or why there are none; every system has a turn in every round.
+
+    Args:
+        task: ``shapes`` of the set, ``sgd`` on the servers or not, ``servers`` and ``workers``.
+        cycles: timed, a turn.
+    """
     found: dict[str, Any] = {}
     meeting = Meeting()
     try:
-        servers_workers["servers"] = int(systems[0].command[systems[0].command.index("-s") + 1])
-        found |= meeting.gather(systems, {"shapes": shapes, "sgd": sgd, **servers_workers})
+        found |= meeting.gather(systems, task)
         alive = [s for s in systems if s.name not in found]
         turns = {s.name: {w: Turns() for w in s.ways} for s in alive}
         for _ in range(rounds):
@@ -107,7 +110,7 @@ def measure(systems: Sequence[System], shapes: Sequence[Shape], sgd: bool, cycle
                 try:
                     for way, t in turns[s.name].items():
                         one_turn(s, way, t, allowed(t, cycles))
-                except (SystemError_, OSError) as e:
+                except (NotMeasured, OSError) as e:
                     found[s.name] = str(e)
         for s in [s for s in alive if s.name not in found]:
             right = all(a["right"] for a in s.order(check=True))
@@ -148,9 +151,11 @@ def configuration(
 ) -> dict[str, Any]:
     """Everything about one case, topology and update."""
     result: dict[str, Any] = {"case": case, "topology": topology, "sgd": sgd, "keys": len(CASES[case]), "systems": []}
+    servers, workers = map(int, topology.split("x"))
+    task = {"shapes": CASES[case], "sgd": sgd, "servers": servers, "workers": workers}
     with tempfile.TemporaryDirectory(prefix="kvbench") as logs:
         for systems in groups(o.peers, ready, topology, Path(logs)):
-            found = measure(systems, CASES[case], sgd, o.cycles or CYCLES[case], o.rounds)
+            found = measure(systems, task, o.cycles or CYCLES[case], o.rounds)
             result["systems"] += report(systems, found, CASES[case])
     return result
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Meeting", "System", "SystemError_", "cpu_seconds", "descendants"]
+__all__ = ["Meeting", "NotMeasured", "System", "cpu_seconds", "descendants"]
 
 PEERS = Path(__file__).parent / "peers"
 SETUP_S = 180.0
@@ -23,7 +23,7 @@ SETUP_S = 180.0
 TURN_S = 300.0
 
 
-class SystemError_(Exception):
+class NotMeasured(Exception):
     """A system cannot be measured; the text says why."""
 
 
@@ -63,7 +63,7 @@ class System:
     def check_alive(self) -> None:
         """Raise if its processes have ended."""
         if self.process is not None and self.process.poll() is not None:
-            raise SystemError_(f"ended with exit code {self.process.returncode}: {self._last_words()}")
+            raise NotMeasured(f"ended with exit code {self.process.returncode}: {self._last_words()}")
 
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", "replace").strip().splitlines()
@@ -119,14 +119,14 @@ class Line:
             if system is not None:
                 system.check_alive()
             if time.monotonic() > deadline:
-                raise SystemError_(f"no answer within {timeout_s:g} s")
+                raise NotMeasured(f"no answer within {timeout_s:g} s")
             self._connection.settimeout(0.5)
             try:
                 got = self._connection.recv(1 << 16)
             except TimeoutError:
                 continue
             if not got:
-                raise SystemError_("a worker has hung up" + (f": {system._last_words()}" if system else ""))
+                raise NotMeasured("a worker has hung up" + (f": {system._last_words()}" if system else ""))
             self._rest += got
         first, _, self._rest = self._rest.partition(b"\n")
         answer: dict[str, Any] = json.loads(first)
@@ -137,11 +137,21 @@ class Line:
 
 
 class Meeting:
-    """Where the workers of all systems call."""
+    """Where the workers of all systems call.
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+    Args:
+        path: of a socket in the file system, for workers in other network namespaces; else it is a port of this host.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
+            self.address = str(path)
 
     def gather(self, systems: Sequence[System], task: Mapping[str, Any]) -> dict[str, str]:
         """Start all, give them their task, and wait until they are ready; reasons of those that are not, by name."""
@@ -156,7 +166,7 @@ class Meeting:
                 for line in s.lines.values():
                     ready = line.hear(SETUP_S, s)
                     s.version, s.ways = ready["version"], ready["ways"]
-            except (SystemError_, OSError) as e:
+            except (NotMeasured, OSError) as e:
                 failed[s.name] = str(e)
         return failed
 
@@ -168,7 +178,7 @@ class Meeting:
                 for s in missing:
                     try:
                         s.check_alive()
-                    except SystemError_ as e:
+                    except NotMeasured as e:
                         failed[s.name] = str(e)
                 if time.monotonic() > deadline:
                     failed |= {s.name: f"not all workers have called within {SETUP_S:g} s" for s in missing}

@@ -27,7 +27,7 @@ def main() -> None:
     orders = control.Orders(kv.rank)
     shapes, sgd = [tuple(s) for s in orders.task["shapes"]], bool(orders.task["sgd"])
     keys = [f"key{i}" for i in range(len(shapes))]
-    kv.init(keys, [np.zeros(s, np.float32) for s in shapes])
+    kv.init(keys, [np.zeros(s, np.float32) for s in shapes], fuse=True)
     if sgd:
         kv.set_optimizer(shoal.optim.create("sgd", learning_rate=LR))
     if options.codec:

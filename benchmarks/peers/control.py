@@ -20,14 +20,24 @@ SYSTEM = "KVBENCH_SYSTEM"
 CONNECT_S = 10.0
 
 
+def call(address):
+    """A connection to where the benchmark listens: ``host:port``, or a path."""
+    if address.startswith("/"):
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(address)
+        return line
+    host, port = address.rsplit(":", 1)
+    line = socket.create_connection((host, int(port)), CONNECT_S)
+    line.settimeout(None)
+    return line
+
+
 class Orders:
     """The worker's end of the line."""
 
     def __init__(self, rank):
-        host, port = os.environ[ADDRESS].rsplit(":", 1)
         self.rank = rank
-        self._line = socket.create_connection((host, int(port)), CONNECT_S)
-        self._line.settimeout(None)
+        self._line = call(os.environ[ADDRESS])
         self._file = self._line.makefile("rw")
         self.say(system=os.environ[SYSTEM], rank=rank)
         self.task = self.next()
