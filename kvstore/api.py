@@ -145,7 +145,7 @@ class KVStore(ABC):
         """`view` as a future; do not write to ``value`` before it is done."""
         if value is None:
             return _read_only(self.pull_async(key, None, priority))
-        names, (values,) = as_lists(key, value)
+        _, (values,) = as_lists(key, value)
         outs = [np.empty_like(merge_devices(v)) for v in values]
         return _read_only(self.pushpull_async(key, value, outs[0] if isinstance(key, str | int) else outs, priority))
 
@@ -243,7 +243,7 @@ class KVStore(ABC):
         """`pull`, or `pushpull` of ``value`` if there is one, as read-only arrays.
 
         Where a server is on this host the arrays are its own memory, and nothing is copied; otherwise they are copies.
-        Either way they are valid until this worker next pushes or reads the key; what they show after that is undefined.
+        Either way they are valid until this worker next pushes or reads the key, and show who knows what after that.
         A key that is sliced is one array too.
         """
         return self.view_async(key, value, priority).result()

@@ -1,9 +1,9 @@
 """Small keys that share a slice: one message, one update, for all of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,12 @@ from shoal.kvstore.arrays import Array, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
 
 __all__ = ["Bundle", "Scatter", "bundles"]
+
+
+class Target(Protocol):
+    """A flat array, or what takes parts as if it were one."""
+
+    def __setitem__(self, part: slice, value: Array, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ class Bundle:
                 "pushed together, in one call. Push them all, or initialise them without fuse."
             ) from None
 
-    def gather(self, arrays: Iterable[Array]) -> Array:
-        """The slice that these values of all keys, in order, make: a new flat array."""
-        out = np.empty(self.size, self.dtype)
+    def gather(self, arrays: Iterable[Array], room: Callable[[tuple[int, ...], Any], Array] = np.empty) -> Array:
+        """The slice that these values of all keys, in order, make: a new flat array, for which there is ``room``."""
+        out = room((self.size,), self.dtype)
         np.concatenate([a.reshape(-1) for a in arrays], out=out)
         return out
 
-    def scatter(self, wanted: Sequence[tuple[int, Array]]) -> "Scatter":
+    def scatter(self, wanted: Sequence[tuple[int, Target]]) -> "Scatter":
         """Where the values of some keys go: pairs of (place of the key here, flat memory)."""
         stops = (0, *self.stops)
         return Scatter([(view, stops[i], stops[i + 1]) for i, view in wanted])
@@ -78,7 +84,7 @@ class Scatter:
 
     __slots__ = ("_parts",)
 
-    def __init__(self, parts: list[tuple[Array, int, int]]) -> None:
+    def __init__(self, parts: list[tuple[Target, int, int]]) -> None:
         self._parts = parts
 
     def write(self, flat: Array) -> None:

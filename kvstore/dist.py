@@ -25,6 +25,7 @@ from shoal.kvstore.checks import (
     writable,
 )
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
@@ -88,6 +89,7 @@ class DistKVStore(KVStore):
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._number, self._lock = 0, Lock()
         self._compressor: Compressor | None = None
+        self._in_place = InPlace(shell.transport.sharing)
         self._needs_whole = False  # the optimizer does not take slices
 
     @property
@@ -204,7 +206,7 @@ class DistKVStore(KVStore):
                 continue
             array = self._fitting(name, entry, v)
             entries.append(entry)
-            arrays.append(array if entry.bundle is not None else array.copy())
+            arrays.append(array if entry.bundle is not None or self._shell.lies_well(array) else self._copy(array))
         return self._remember(self._run(jobs + self._jobs(entries, arrays, None, priority), None))
 
     def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
@@ -259,9 +261,33 @@ class DistKVStore(KVStore):
         targets = [self._target(n, e, p) for n, e, p in zip(names, entries, places, strict=True)]
         for i, (e, a) in enumerate(zip(entries, arrays, strict=True)):
             if e.bundle is None and np.may_share_memory(a, targets[i][1]):
-                arrays[i] = a.copy()  # the answer is written where the question still lies
+                arrays[i] = self._copy(a)  # the answer is written where the question still lies
         jobs = self._jobs(entries, arrays, [flat for _, flat in targets], priority)
         return self._remember(self._run(jobs, _like(key, [t for t, _ in targets])))
+
+    def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
+        names, (values,) = as_lists(key, value)
+        entries = [self._entry(n) for n in names]
+        readings = [Reading(self._in_place, n, e.shape) for n, e in zip(names, entries, strict=True)]
+        arrays = None
+        if value is not None:
+            arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
+        jobs = self._jobs(entries, arrays, readings, priority)
+        call = self._submit(jobs, ReadingGroup(len(jobs), readings, isinstance(key, str | int)))
+        return call if arrays is None else self._remember(call)
+
+    def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
+        array = self._shell.transport.sharing.arena.array((shape,) if isinstance(shape, int) else shape, dtype)
+        if array is None:
+            return super().alloc(shape, dtype)
+        array[...] = 0
+        return array
+
+    def _copy(self, array: Array) -> Array:
+        """A copy that need not be copied again to be sent."""
+        copy = self._shell.room(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
 
     def _fitting(self, name: str, entry: _Entry, value: Any) -> Array:
         if type(value) is not np.ndarray:
@@ -280,7 +306,7 @@ class DistKVStore(KVStore):
         return out, memory.reshape(-1)
 
     def _jobs(
-        self, entries: list[_Entry], arrays: list[Array] | None, outs: list[Array] | None, priority: int
+        self, entries: list[_Entry], arrays: list[Array] | None, outs: Sequence[Array | Reading] | None, priority: int
     ) -> list[Job]:
         """One job a slice: a push if there are ``arrays``, a read into ``outs`` if there are any."""
         jobs: list[Job] = []
@@ -304,7 +330,7 @@ class DistKVStore(KVStore):
         entries: list[_Entry],
         members: list[int],
         arrays: list[Array] | None,
-        outs: list[Array] | None,
+        outs: Sequence[Array | Reading] | None,
         priority: int,
     ) -> Job:
         """One job for the keys ``members`` of one bundle; a push must be of all its keys."""
@@ -314,7 +340,7 @@ class DistKVStore(KVStore):
         job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=outs is not None)
         if arrays is not None:
             order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
-            self._load(job, bundle.gather([arrays[i] for i in order]), 0)
+            self._load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0)
         if outs is not None:
             job.token = bundle.scatter([(entries[i].place, outs[i]) for i in members])
         return job

@@ -19,6 +19,9 @@ __all__ = ["BUCKET_BYTES", "CUTS", "FUSE_BYTES", "SLICE_BYTES", "Piece", "Placem
 SLICE_BYTES = 1 << 20
 """Largest slice: big enough for full throughput, small enough to stay in cache and to be overtaken."""
 
+PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
+"""Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
+
 FUSE_BYTES = 64 << 10
 """Smaller keys are fused if their declaration asks for it; gathering a larger one costs more than its own message."""
 
@@ -33,12 +36,19 @@ CUTS = ("", "rows", "whole", "fuse", "fuse-whole")
 def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tuple[int, int]]:
     """Near-equal element ranges of a flattened value, each at most ``slice_bytes``; one empty range for size 0.
 
+    Slices of 64 KiB and more begin at multiples of `PAGE_BYTES`, so that they can be mapped side by side.
+
     >>> cut(10, 4, 16)
     [(0, 4), (4, 7), (7, 10)]
+    >>> cut(40_000, 4, 65536)
+    [(0, 14336), (14336, 27648), (27648, 40000)]
     """
-    n = max(1, -(-size * item_bytes // (slice_bytes // item_bytes * item_bytes)))
-    base, extra = divmod(size, n)
-    stops = [(i + 1) * base + min(i + 1, extra) for i in range(n)]
+    paged = slice_bytes >= PAGED_BYTES and PAGE_BYTES % item_bytes == 0
+    unit = PAGE_BYTES // item_bytes if paged else 1
+    units = -(-size // unit)
+    n = max(1, -(-units // (slice_bytes // (item_bytes * unit))))
+    base, extra = divmod(units, n)
+    stops = [min(size, ((i + 1) * base + min(i + 1, extra)) * unit) for i in range(n)]
     return list(zip([0, *stops[:-1]], stops, strict=True))
 
 

@@ -17,6 +17,7 @@ from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import Offer, StatsReply, Value
 from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.shm import address_of
 from shoal.kvstore.wire.transport import Transport
 
 __all__ = ["Call", "ClientShell", "Group"]
@@ -124,6 +125,20 @@ class ClientShell:
         """Slices that later jobs will name."""
         self._calls.put(([], list(slices)))
         self.transport.wake()
+
+    def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array with undefined content; where servers on this host can read it, if there are any and there is room.
+
+        It may be called from any thread.
+        """
+        shared = self.transport.sharing
+        array = shared.arena.array(shape, dtype) if shared.peers() else None
+        return np.empty(shape, dtype) if array is None else array
+
+    def lies_well(self, array: Array) -> bool:
+        """Whether servers on this host can read the array where it is. It may be called from any thread."""
+        shared = self.transport.sharing
+        return bool(array.nbytes and shared.peers() and shared.arena.find(address_of(array), array.nbytes))
 
     def submit(self, jobs: list[Job]) -> None:
         """Hand jobs over; their groups' futures tell what became of them."""

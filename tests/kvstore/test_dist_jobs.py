@@ -14,6 +14,7 @@ from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.placement import Placement
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
+from shoal.kvstore.wire.sharing import Sharing
 from shoal.ops import optim
 
 
@@ -27,6 +28,8 @@ class Desk:
         self.log: list[str] = []
         self.core = SimpleNamespace(links={0: None, 1: None})
         self.number_store = itertools.count(1).__next__
+        self.transport = SimpleNamespace(sharing=Sharing(lambda fd: None, lambda fd: None, 0))
+        self.room, self.lies_well = np.empty, lambda array: False
 
     def declare(
         self,
