@@ -200,7 +200,8 @@ class KVStore(ABC):
     def ledger(self) -> dict[str, int]:
         """This worker's counts; slices count singly.
 
-        sent, acknowledged, retries, bytes_pushed, bytes_dense (bytes_pushed without compression), bytes_pulled.
+        sent, acknowledged, retries, bytes_pushed, bytes_dense (bytes_pushed without compression), bytes_pulled; a store
+        with servers also says how many of these bytes it did not send, because memory is shared: bytes_shared.
         """
 
     @abstractmethod

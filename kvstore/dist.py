@@ -441,6 +441,7 @@ class DistKVStore(KVStore):
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
         counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries, "dropped": c.dropped}
+        counts["bytes_shared"] = self._shell.transport.sharing.spared_bytes
         return {**counts, "bytes_pushed": c.bytes_pushed, "bytes_dense": c.bytes_dense, "bytes_pulled": c.bytes_pulled}
 
     def server_stats(self) -> list[dict[str, Any]]:

@@ -81,6 +81,7 @@ class Sharing:
         self._tokens: dict[bytes, str] = {}
         self._sockets: dict[int, _Link] = {}
         self._links: dict[str, _Link] = {}
+        self.spared_bytes = 0  # of payloads that were left out of messages, in both directions
 
     # --- how a link comes about ---------------------------------------------------------------------------------------
 
@@ -274,6 +275,7 @@ class Sharing:
             if found is None:
                 left.append(frame)
             else:
+                self.spared_bytes += found[2]
                 references.append(_REFERENCE.pack(index, *found))
         if not references:
             return frames
@@ -314,6 +316,7 @@ class Sharing:
             if index > len(payloads):
                 raise RemoteProtocolError(f"a reference for payload {index} of {len(payloads)}")
             payloads.insert(index, self._view(peer, region, offset, length))
+            self.spared_bytes += length
         return [head[stop:], *payloads]
 
     def locate(self, address: int, nbytes: int) -> tuple[Mapped, int] | None:
