@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
+from shoal.simulating import add_options as simulate_options
+from shoal.simulating import simulate
 
 if TYPE_CHECKING:
     from shoal.kvstore.wire.messages import Snapshot
@@ -144,22 +146,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, got {text!r}")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return value
-
-
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) >= 1 << 16:
         raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
@@ -192,45 +178,6 @@ def _mode(text: str) -> str:
     return str(_checked(canonical_mode, text)) if text else ""
 
 
-def _gate(text: str) -> str:
-    from shoal.kvstore.gates import parse_gate
-
-    return str(_checked(parse_gate, text).name)
-
-
-def _rule(text: str) -> str:
-    from shoal.kvstore.rules import parse
-
-    _checked(parse, text)
-    return text
-
-
-def _law(text: str) -> str:
-    from shoal.lab.simulate_laws import parse_law
-
-    _checked(parse_law, text)
-    return text
-
-
-def _delay(text: str) -> str:
-    from shoal.lab.simulate_command import delay
-
-    _checked(delay, text)
-    return text
-
-
-def _size(text: str) -> int:
-    from shoal.lab.kvcases import parse_bytes
-
-    return int(_checked(parse_bytes, text))
-
-
-def _slow(text: str) -> Any:
-    from shoal.lab.simulate_command import slowed
-
-    return _checked(slowed, text)
-
-
 def _target(text: str) -> str:
     from shoal.worker.record import parse_target
 
@@ -245,6 +192,12 @@ def _checked(parse: Callable[[str], Any], text: str) -> Any:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 
+def _server_count(text: str) -> Any:
+    from shoal.scheduler.gather import parse_count
+
+    return _checked(lambda t: parse_count(t, least=0), text)
+
+
 def _run_options(p: argparse.ArgumentParser) -> None:
     _option(
         p,
@@ -252,7 +205,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
         env="SHOAL_MODE",
         default="",
         type=_mode,
-        help="sync, async or ssp:S (nobody more than S steps ahead of the slowest); the script decides if not given",
+        help="sync, async, ssp:S (nobody more than S steps ahead of the slowest); the script decides if not given",
     )
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     lease = "a process that is silent for this long ends the run"
@@ -327,28 +280,11 @@ def _add_worker(commands: Any) -> None:
 
 def _add_simulate(commands: Any) -> None:
     text = "Compare gates in virtual time: the store's own state machines, with simulated workers."
-    p = _command(commands, "simulate", _simulate, text)
-    gates = "consistency model, such as sync, ssp:3 or async; repeat it to compare (default: sync, ssp:3 and async)"
-    p.add_argument("--gate", type=_gate, action="append", metavar="GATE", help=gates)
+    p = _command(commands, "simulate", simulate, text)
     _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=8, type=_count, help="processes that compute")
     _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that share the weights")
-    laws = "const:S, exp:S, shifted:S,S, uniform:S,S, lognormal:S,SIGMA, pareto:S,ALPHA or each:S,S,..."
-    law = f"how long a gradient takes: {laws} (default: exp:1, exponential of mean 1 s)"
-    p.add_argument("--compute", type=_law, default="exp:1", metavar="LAW", help=law)
-    p.add_argument("--slow", type=_slow, action="append", metavar="RANK:X", help="this worker takes X times as long")
-    p.add_argument("--rounds", type=_whole, default=1000, metavar="N", help="contributions a worker (default: 1000)")
-    p.add_argument("--restart", action="store_true", help="a worker whose round is over gives up and begins anew")
-    p.add_argument("--delay", type=_delay, default="0", metavar="S", help="of a message: seconds, or a law as above")
-    p.add_argument("--bandwidth", type=_size, metavar="BYTES", help="a process sends, and receives, so much a second")
-    p.add_argument("--model-size", type=_size, metavar="BYTES", help="of all weights on their way, such as 100MB")
-    p.add_argument("--handling-s", type=float, default=0.0, metavar="S", help="a server's time for a contribution")
-    p.add_argument("--lr", type=_real, metavar="X", help="minimise w**2 / 2 from w = 1 too, with this learning rate")
-    rule = "what corrects stale contributions, such as stale or dcasgd:lam=0.04; needs --lr"
-    p.add_argument("--rule", type=_rule, default="", metavar="RULE", help=rule)
-    p.add_argument("--noise", type=_real, metavar="X", help="standard deviation of what is added to the gradients")
-    p.add_argument("--target-loss", type=_real, metavar="X", help="show when the loss first was no larger")
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    simulate_options(p)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -486,12 +422,6 @@ def _worker(o: argparse.Namespace) -> int:
         timeout_s=o.timeout_s,
         target=o.target,
     )
-
-
-def _simulate(o: argparse.Namespace) -> int:
-    from shoal.lab.simulate_command import run
-
-    return run(o)
 
 
 def _doctor(o: argparse.Namespace) -> int:
