@@ -1,0 +1,193 @@
+"""Multipliers, schedules and changes of the optimizer, as the servers carry them out."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.errors import ConfigError
+from shoal.kvstore.api import KVStore
+from shoal.kvstore.local import LocalKVStore
+from shoal.ops import optim
+from tests.kvstore.threads import thread_cluster
+
+TINY = 64
+NAMES = ("a", "b", "c")
+
+
+def ones(size: int = 50) -> Any:
+    return np.ones(size, np.float32)
+
+
+def multiplied(kv: KVStore, fuse: bool) -> list[Any]:
+    kv.init(NAMES, [ones(), ones(), ones()], fuse=fuse)
+    kv.set_optimizer(optim.SGD(learning_rate=0.5, wd=0.25), lr_mult={"a": 2.0, "b": 0.0}, wd_mult={"c": 0.0})
+    kv.push(NAMES, [ones(), ones(), ones()])
+    return [sorted(set(v.tolist())) for v in kv.pull(NAMES)]
+
+
+MULTIPLIED = [[1.0 - 0.5 * 2.0 * 1.25], [1.0], [0.5]]
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_multipliers_of_rate_and_decay_are_by_key(fuse: bool) -> None:
+    assert multiplied(LocalKVStore(), fuse) == MULTIPLIED
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_multipliers_reach_every_slice_on_every_server(servers: int, fuse: bool) -> None:
+    with thread_cluster(2, servers, slice_bytes=TINY) as cluster:
+        assert cluster.each(lambda kv: multiplied(kv, fuse)) == [MULTIPLIED] * 2
+
+
+@pytest.mark.net
+def test_multipliers_are_those_of_the_store_whose_key_it_is() -> None:
+    with thread_cluster(1, 2, slice_bytes=TINY) as cluster:
+        first, second = cluster.store(0), cluster.store(0)
+        for kv, factor in ((first, 1.0), (second, 3.0)):
+            kv.init("a", np.zeros(50, np.float32))
+            kv.set_optimizer(optim.SGD(learning_rate=1.0), lr_mult={"a": factor})
+            kv.push("a", ones())
+        assert (first.pull("a")[0], second.pull("a")[0]) == (-1.0, -3.0)
+
+
+SCHEDULES = st.one_of(
+    st.builds(optim.FactorScheduler, step=st.integers(1, 4), factor=st.floats(0.1, 0.9), base_lr=st.just(1.0)),
+    st.builds(
+        optim.CosineScheduler, max_update=st.integers(5, 12), warmup_steps=st.integers(0, 3), base_lr=st.just(1.0)
+    ),
+)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SCHEDULES)
+def test_the_rate_follows_the_number_of_updates(schedule: optim.LRScheduler) -> None:
+    kv, rule = LocalKVStore(), optim.SGD(lr_scheduler=schedule)
+    kv.init("w", np.zeros(3))
+    kv.set_optimizer(rule)
+    want = 0.0
+    for t in range(1, 15):
+        kv.push("w", np.ones(3))
+        want -= rule.rate(t)
+        assert kv.pull("w")[0] == pytest.approx(want, rel=1e-12)
+
+
+def scheduled(kv: KVStore) -> list[float]:
+    kv.init("w", np.zeros(50, np.float64))
+    kv.set_optimizer(optim.SGD(lr_scheduler=optim.FactorScheduler(step=2, factor=0.5, base_lr=1.0)))
+    found = []
+    for _ in range(6):
+        kv.push("w", np.ones(50))
+        found.append(float(kv.pull("w")[-1]))
+    return found
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("workers", [1, 3])
+def test_in_rounds_the_rate_follows_the_clock_whatever_the_number_of_workers(workers: int) -> None:
+    with thread_cluster(workers, 2, slice_bytes=TINY) as cluster:
+        assert cluster.each(scheduled) == [[-1.0, -2.0, -2.5, -3.0, -3.25, -3.5]] * workers
+
+
+@pytest.mark.net
+def test_without_rounds_the_rate_follows_the_contributions() -> None:
+    def work(kv: KVStore) -> float:
+        kv.init("w", np.zeros(50, np.float64))
+        kv.set_optimizer(optim.SGD(lr_scheduler=optim.FactorScheduler(step=2, factor=0.5, base_lr=1.0)))
+        for _ in range(3):
+            kv.push("w", np.ones(50))
+        kv.barrier()
+        return float(kv.pull("w")[-1])
+
+    with thread_cluster(2, 2, "asp", slice_bytes=TINY) as cluster:
+        assert cluster.each(work) == [-3.5, -3.5]
+
+
+def changed(kv: KVStore, rules: list[optim.Optimizer]) -> Any:
+    kv.init("w", np.zeros(50, np.float64))
+    for rule in rules:
+        kv.set_optimizer(rule)
+        for _ in range(3):
+            kv.push("w", np.ones(50))
+    return kv.pull("w")
+
+
+def by_hand(rules: list[optim.Optimizer]) -> Any:
+    value = np.zeros(50)
+    state, t = rules[0].init(value), 0
+    for rule in rules:
+        for _ in range(3):
+            t += 1
+            rule.step(value, np.ones(50), state, t)
+    return value
+
+
+CHANGES = {
+    "rate": [optim.Adam(learning_rate=0.1), optim.Adam(learning_rate=0.01)],
+    "momentum": [optim.SGD(momentum=0.9), optim.SGD(momentum=0.5)],
+    "schedule": [
+        optim.SGD(momentum=0.9, learning_rate=1.0),
+        optim.SGD(momentum=0.9, lr_scheduler=optim.FactorScheduler(step=4, factor=0.1, base_lr=1.0)),
+    ],
+}
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_keeps_states_and_update_counts_on_every_server(change: str) -> None:
+    with thread_cluster(2, 2, slice_bytes=TINY) as cluster:
+        for found in cluster.each(lambda kv: changed(kv, CHANGES[change])):
+            np.testing.assert_array_equal(found, by_hand(CHANGES[change]))
+
+
+def test_momentum_that_is_turned_on_later_begins_at_zero_and_the_count_goes_on() -> None:
+    kv = LocalKVStore()
+    kv.init("w", np.zeros(2))
+    kv.set_optimizer(optim.SGD(learning_rate=1.0))
+    kv.push("w", np.ones(2))
+    kv.set_optimizer(optim.SGD(learning_rate=1.0, momentum=0.5))
+    updates, state = kv.optimizer_states()["w"]
+    assert updates == 1 and state["momentum"].tolist() == [0.0, 0.0]
+
+
+def test_another_optimizer_starts_anew() -> None:
+    kv = LocalKVStore()
+    kv.init("w", np.zeros(2))
+    kv.set_optimizer(optim.SGD(momentum=0.9))
+    kv.push("w", np.ones(2))
+    kv.set_optimizer(optim.Adam())
+    updates, state = kv.optimizer_states()["w"]
+    assert updates == 0 and not state["mean"].any()
+
+
+def test_keys_that_come_later_begin_at_the_first_update() -> None:
+    kv = LocalKVStore()
+    kv.init("w", np.zeros(2))
+    kv.set_optimizer(optim.SGD(lr_scheduler=optim.FactorScheduler(step=1, factor=0.5, base_lr=1.0)))
+    kv.push("w", np.ones(2))
+    kv.init("v", np.zeros(2))
+    kv.push(["w", "v"], [np.ones(2), np.ones(2)])
+    assert (kv.pull("w")[0], kv.pull("v")[0]) == (-1.5, -1.0)
+
+
+@pytest.mark.net
+def test_a_rule_that_the_servers_do_not_know_is_refused_and_the_present_one_stays() -> None:
+    class Unknown(optim.SGD):
+        """Registered nowhere."""
+
+    Unknown.name = "unknown"
+
+    def work(kv: KVStore) -> float:
+        kv.init("w", np.zeros(3, np.float32))
+        kv.set_optimizer(optim.SGD(learning_rate=1.0))
+        with pytest.raises(ConfigError, match="no optimizer is called 'unknown'; known: "):
+            kv.set_optimizer(Unknown())
+        kv.push("w", np.ones(3, np.float32))
+        return float(kv.pull("w")[0])
+
+    with thread_cluster(1, 2) as cluster:
+        assert cluster.each(work) == [-1.0]
