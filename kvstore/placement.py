@@ -22,6 +22,9 @@ SLICE_BYTES = 1 << 20
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
+ROW_SLICES = 8
+"""A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
+
 FUSE_BYTES = 64 << 10
 """Smaller keys are fused if their declaration asks for it; gathering a larger one costs more than its own message."""
 
@@ -59,7 +62,7 @@ def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
         return [(0, size)]
     if spec.cut == "rows" and size:
         width = prod(spec.shape[1:])
-        rows = cut(spec.shape[0], width * item, max(slice_bytes, width * item))
+        rows = cut(spec.shape[0], width * item, max(ROW_SLICES * slice_bytes, width * item))
         return [(a * width, b * width) for a, b in rows]
     return cut(size, item, slice_bytes)
 

@@ -83,3 +83,14 @@ def test_the_largest_slices_are_placed_first() -> None:
     sizes = {"a": 5, "b": 5, "c": 20, "d": 10}
     placement.add([KeySpec(key=k, dtype="|u1", shape=(n,)) for k, n in sizes.items()])
     assert placement.load_bytes == [20, 20]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.lists(st.integers(1, 5), max_size=2), st.integers(1, 3))
+def test_a_key_that_is_kept_by_rows_is_cut_between_them(rows: int, rest: list[int], servers: int) -> None:
+    width = prod(rest)
+    [layout] = Placement(servers, slice_bytes=8).add([KeySpec(key="e", dtype="<f4", shape=(rows, *rest), cut="rows")])
+    assert all(s.start % width == 0 and s.stop % width == 0 for s in layout.slices)
+    assert [s.start for s in layout.slices[1:]] == [s.stop for s in layout.slices[:-1]]
+    assert layout.slices[-1].stop == rows * width
+    assert all((s.stop - s.start) * 4 <= max(64, width * 4) for s in layout.slices)

@@ -24,8 +24,8 @@ from tests.kvstore.test_shells import Wire
 from tests.kvstore.threads import thread_cluster
 
 SHAPE = (12, 5)
-TINY = 3 * 5 * 4
-"""Bytes of three rows: the key lies in four slices."""
+TINY = 8
+"""Of this a slice of rows has eight times as much, three rows: the key lies in four slices."""
 
 
 def start(shape: tuple[int, ...] = SHAPE, dtype: str = "float32") -> Any:
