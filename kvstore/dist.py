@@ -1,5 +1,6 @@
 """The store of a cluster: keys sharded over servers."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from shoal.kvstore.checks import (
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
 from shoal.kvstore.client.shell import Call, ClientShell, Group
-from shoal.kvstore.codecs import Compressor, Spec, whole_rows
+from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
@@ -37,6 +38,8 @@ from shoal.kvstore.wire.schema import ITEM_BYTES, Message
 from shoal.ops.optim import Optimizer
 
 __all__ = ["DistKVStore"]
+
+log = logging.getLogger("shoal.kvstore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class DistKVStore(KVStore):
         coordinator: the cluster's membership.
         shell: the client of the I/O thread.
         timeout_s: deadline of every wait.
-        private: the library made it for its own needs: it is not bound to the run's mode.
+        private: the library made it for its own needs: it is not bound to the run's mode, nor to its compression.
+        compression: the run's; the script may ask for no other.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class DistKVStore(KVStore):
         shell: ClientShell,
         timeout_s: float = 600.0,
         private: bool = False,
+        compression: Spec | None = None,
     ) -> None:
         self._gate = parse_gate(mode or coordinator.mode or "bsp")
         self.type = {"bsp": "dist_sync", "asp": "dist_async"}.get(self._gate.name, f"dist_{self._gate.name}")
@@ -88,7 +93,13 @@ class DistKVStore(KVStore):
         self._called: dict[str, str] = {}  # from a key's name in the run to this store's name for it
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._number, self._lock = 0, Lock()
+        self._desk = -1  # the server that gives places in this store's rounds
+        self._pushed = False
+        self._optimizer: Optimizer | None = None
         self._compressor: Compressor | None = None
+        self._fixed = None if compression is None or private else Plan.of(compression)
+        if self._fixed is not None:
+            self._compressor = Compressor.of(self._fixed, self.rank)
         self._in_place = InPlace(shell.transport.sharing)
         self._needs_whole = False  # the optimizer does not take slices
 
@@ -120,10 +131,22 @@ class DistKVStore(KVStore):
         for name, layout, array in zip(names, layouts, arrays, strict=True):
             self._entries[name] = _Entry(layout, array.shape, array.dtype, *places.get(layout.key, ()))
             self._called[layout.key] = name
-        self._shell.register([(i, self._gate) for i in {s.id: None for layout in layouts for s in layout.slices}])
+        self._register(layouts)
         if self.rank == 0:
             self._run(self._init_jobs(shared, layouts, arrays), None).result()
         self._coordinator.barrier(f"init of store {self.number}", self._timeout_s)
+
+    def _register(self, layouts: Sequence[KeyLayout]) -> None:
+        """Tell the client of new slices; the server of the store's first one gives places in its rounds."""
+        slices = {s.id: None for layout in layouts for s in layout.slices}
+        if self._desk < 0 and layouts:
+            self._desk = layouts[0].slices[0].server
+        elif self._gate.asks and self._pushed:
+            raise ConfigError(
+                f"under mode {self._gate.name} all keys are initialised before the first push, because a round belongs "
+                "to all of them; call init for these keys earlier"
+            )
+        self._shell.register([(i, self._gate, self.number, self._desk) for i in slices])
 
     @property
     def number(self) -> int:
@@ -309,6 +332,7 @@ class DistKVStore(KVStore):
         self, entries: list[_Entry], arrays: list[Array] | None, outs: Sequence[Array | Reading] | None, priority: int
     ) -> list[Job]:
         """One job a slice: a push if there are ``arrays``, a read into ``outs`` if there are any."""
+        self._pushed = self._pushed or arrays is not None
         jobs: list[Job] = []
         fused: dict[int, list[int]] = {}
         for i, e in enumerate(entries):
@@ -321,7 +345,8 @@ class DistKVStore(KVStore):
                 job = Job(server=s.server, slice=s.id, key=e.layout.key, priority=priority, want=out is not None)
                 if flat is not None:
                     self._load(job, flat[s.start : s.stop], whole_rows(e.layout.shape, s.start, s.stop))
-                job.token = None if out is None else out[s.start : s.stop]
+                if out is not None:
+                    self._land(job, out[s.start : s.stop], s.stop - s.start, e.dtype)
                 jobs.append(job)
         return jobs + [self._fused_job(entries, m, arrays, outs, priority) for m in fused.values()]
 
@@ -342,8 +367,16 @@ class DistKVStore(KVStore):
             order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
             self._load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0)
         if outs is not None:
-            job.token = bundle.scatter([(entries[i].place, outs[i]) for i in members])
+            self._land(job, bundle.scatter([(entries[i].place, outs[i]) for i in members]), bundle.size, bundle.dtype)
         return job
+
+    def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
+        """Say where the job's value goes, and whether it may come encoded."""
+        compressor = self._compressor
+        if compressor is None or not compressor.reply or dtype.kind != "f":
+            job.token = to
+            return
+        job.reply, job.token = compressor.reply, Landing(compressor, to, size, dtype)
 
     def _load(self, job: Job, part: Array, columns: int) -> None:
         """Make the job a push of ``part``, compressed if the store compresses."""
@@ -356,10 +389,32 @@ class DistKVStore(KVStore):
         job.codec, job.more = compressor.spec, tuple(more)
         job.payload_bytes, job.dense_bytes = sum(p.nbytes for p in parts), part.nbytes
         job.undo = lambda: compressor.give_back(job.slice, parts)
+        advice = compressor.advice(self._link())
+        if advice:
+            log.warning("worker %d: %s", self.rank, advice)
+
+    def _link(self) -> Link:
+        c = self._shell.core.counters
+        return Link(c.bytes_acknowledged, c.pushing_s)
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
+        plan = Plan.of(compression_params)
+        if self._fixed is not None and plan.spec() != self._fixed.spec():
+            raise ConfigError(
+                f"the script asks for compression {plan.spec()!r}, but the run was started with --compression "
+                f"{self._fixed.spec()}. Drop one of them."
+            )
         self.flush()
-        self._compressor = Compressor.of(compression_params, self.rank)
+        self._compressor = Compressor.of(plan, self.rank, self._optimizer)
+
+    @property
+    def compression(self) -> str:
+        """What compresses pushes and pulls, such as ``"2bit:threshold=0.5/bf16"``; "" for nothing."""
+        return "" if self._compressor is None else self._compressor.plan.spec()
+
+    def compression_report(self) -> dict[str, Any] | None:
+        """Seconds that compression took on this worker, bytes that it saved, and whether that pays; see `Cost`."""
+        return None if self._compressor is None else self._compressor.report(self._link())
 
     def _run(self, jobs: list[Job], result: Any) -> Call:
         return self._submit(jobs, Group(len(jobs), result))
@@ -382,6 +437,9 @@ class DistKVStore(KVStore):
         check_rule(optimizer)
         check_whole(optimizer, [n for n, e in self._entries.items() if len(e.layout.slices) > 1])
         self._needs_whole = optimizer.whole
+        if self._compressor is not None:
+            self._compressor.check(optimizer)
+        self._optimizer = optimizer
         corrects = parse(rule)
         self.flush()
         self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)

@@ -70,7 +70,8 @@ class SendValue:
     """Send the present value of ``slice`` to worker ``rank`` at ``to``, in answer to its request ``seq``.
 
     ``stable`` says that the value is not written before the receiver has asked again, so that it need not be copied.
-    ``taken`` is false if the request was a push that was dropped. Only ``rows`` are sent if there are any.
+    ``taken`` is false if the request was a push that was dropped. Only ``rows`` are sent if there are any; else codec
+    ``reply`` may encode the value, if it is not empty.
     """
 
     to: str
@@ -82,6 +83,7 @@ class SendValue:
     stable: bool
     taken: bool = True
     rows: Payload | None = None
+    reply: str = ""
 
 
 @dataclass(frozen=True, slots=True)

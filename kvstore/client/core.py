@@ -18,6 +18,7 @@ from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import (
     Ack,
     Done,
+    Granted,
     Hello,
     HelloOk,
     Init,
@@ -28,12 +29,16 @@ from shoal.kvstore.wire.messages import (
     SetOptimizer,
     Stats,
     StatsReply,
+    Ticket,
     Value,
     Waiting,
 )
 from shoal.kvstore.wire.schema import Message, Payload
 
 __all__ = ["ClientAction", "ClientCore", "Complete", "Dropped", "Fail", "Job", "Stage", "Transmit", "Warn"]
+
+KEPT_TICKETS = 64
+"""Turns whose place in a round is remembered, for slices that are behind."""
 
 RETRY_S = 1.0
 RETRY_MAX_S = 8.0
@@ -71,8 +76,10 @@ class Job:
     undo: Callable[[], None] | None = None  # a push that is refused or dropped returns what it held
     dense_bytes: int = 0  # what it would be without compression
     want: bool = False
+    reply: str = ""  # what may encode the value that is wanted
     request: Message | None = None
     token: Any = None  # the caller's; the core never looks at it
+    ticket: "_Ticket | None" = None  # what the push belongs to; of a request: what it asks for
     seq: int = -1
     clock: int = 0
     stage: Stage = Stage.QUEUED
@@ -127,13 +134,23 @@ ClientAction: TypeAlias = Transmit | Complete | Dropped | Fail | Warn
 
 
 @dataclass(slots=True)
+class _Ticket:
+    """A place in a round for one contribution to every slice of a store, and the jobs that wait for it."""
+
+    granted: Granted | None = None
+    waiting: list[Job] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Lane:
     """What the worker knows of one slice, and its jobs in order."""
 
+    store: int = 1
+    desk: int = 0  # the server that gives places in the store's rounds
+    turn: int = 0  # contributions begun, those included that were not sent because they came too late
+    read: bool = False
     clock: int = 0
     pulled: int = 0  # version of the value that the worker has
-    round: int = 0  # newest version that it has heard of when it was free to contribute
-    told: bool = False  # whether that was after its last contribution
     floor: int = 0
     gate: Gate | None = None
     fresh: Value | None = None  # of an eager gate: the newest value that came
@@ -162,10 +179,13 @@ class Counters:
     sent: int = 0
     acknowledged: int = 0
     dropped: int = 0  # acknowledged, but too late for their round
+    skipped: int = 0  # not sent, because they would have come too late for their round
     retries: int = 0
     bytes_pushed: int = 0
     bytes_dense: int = 0  # what bytes_pushed would be without compression
     bytes_pulled: int = 0
+    bytes_acknowledged: int = 0  # of bytes_pushed
+    pushing_s: float = 0.0  # while a push was under way
     staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
 
 
@@ -185,15 +205,19 @@ class ClientCore:
         self.lanes: dict[int, _Lane] = {}
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
+        self.tickets: dict[tuple[int, int], _Ticket] = {}  # by store and turn
+        self._turns: dict[int, int] = {}  # by store, how many places have been asked for
         self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
         self.counters = Counters()
         self._seq = 0
         self._order = 0
         self._look_due = 0.0
+        self._pushes = 0  # under way
+        self._push_seen = 0.0  # since when, or the last that was settled
 
-    def register(self, slice_id: int, gate: Gate) -> None:
-        """A slice exists, under this gate."""
-        self.lanes.setdefault(slice_id, _Lane(gate=gate))
+    def register(self, slice_id: int, gate: Gate, store: int = 1, desk: int = 0) -> None:
+        """A slice of ``store`` exists, under this gate; server ``desk`` gives places in the store's rounds."""
+        self.lanes.setdefault(slice_id, _Lane(gate=gate, store=store, desk=desk))
 
     # --- what the caller asks -----------------------------------------------------------------------------------------
 
@@ -243,14 +267,74 @@ class ClientCore:
             return [Fail(job, "StoreTimeoutError", lane.doubt)]
         if job.payload is None:
             return self._read(job, lane, now)
-        if lane.gate is not None and not self._may_push(lane, lane.gate):
+        if lane.gate is not None and lane.gate.asks:
+            return self._use_ticket(job, lane, now)
+        if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
             return self._enter(job, Stage.ENTER, now)
         return self._enter_push(job, now)
 
-    @staticmethod
-    def _may_push(lane: _Lane, gate: Gate) -> bool:
-        """Whether the worker knows that the server will take its next contribution."""
-        return gate.ready(lane.clock, lane.floor) and (lane.told or not gate.asks)
+    def _use_ticket(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
+        """Push under the place that this turn has in a round; ask for one if nobody has."""
+        key = lane.store, lane.turn
+        ticket = self.tickets.get(key)
+        if ticket is not None and ticket.granted is not None:
+            return self._push_under(job, lane, ticket.granted, now)
+        self.flying.pop(job.seq, None)
+        job.stage = Stage.ENTER
+        if ticket is not None:
+            ticket.waiting.append(job)
+            return []
+        if lane.turn < self._turns.get(lane.store, 0):
+            text = (
+                f"worker {self.rank} pushes {job.key!r} for the {lane.turn + 1}. time, and other keys more than "
+                f"{KEPT_TICKETS} times more: where rounds do not wait for every worker, all are pushed equally often"
+            )
+            return self._failed(job, "ConfigError", text)
+        self._turns[lane.store] = lane.turn + 1
+        self.tickets.pop((lane.store, lane.turn - KEPT_TICKETS), None)
+        ticket = self.tickets[key] = _Ticket(waiting=[job])
+        seen = [x.pulled for x in self.lanes.values() if x.store == lane.store and x.read]
+        ask = Ticket(
+            worker=self.rank,
+            incarnation=self.incarnation,
+            seq=0,
+            store=lane.store,
+            index=lane.turn,
+            base=min(seen, default=-1),
+        )
+        request = Job(server=lane.desk, key=job.key, priority=job.priority, request=ask, ticket=ticket)
+        return self.submit([request], now)
+
+    def _push_under(self, job: Job, lane: _Lane, granted: Granted, now: float) -> list[ClientAction]:
+        lane.turn += 1
+        if granted.taken:
+            job.ticket = self.tickets[lane.store, lane.turn - 1]
+            return self._enter_push(job, now)
+        self.counters.skipped += 1
+        job.payload, job.more, job.rows = None, (), job.rows if job.want else None
+        skipped: list[ClientAction] = [Dropped(job)]
+        return [*skipped, *(self._read(job, lane, now) if job.want else self._finish(job, None, now))]
+
+    def _granted(self, request: Job, m: Granted, now: float) -> list[ClientAction]:
+        """A place in a round, or the news that it is too late for one, for all who wait for it."""
+        ticket = request.ticket
+        self._over(request)
+        if ticket is None:
+            return []
+        ticket.granted = m
+        waiting, ticket.waiting = ticket.waiting, []
+        for job in waiting:
+            self._make_ready(job)
+        return self._pump(now)
+
+    def _failed(self, job: Job, error: str, text: str) -> list[ClientAction]:
+        """End a job without success; with a request for a place, all that wait for it."""
+        self._over(job)
+        if job.request is None or job.ticket is None:
+            return [Fail(job, error, text)]
+        waiting, job.ticket.waiting = job.ticket.waiting, []
+        self.tickets = {k: t for k, t in self.tickets.items() if t is not job.ticket}
+        return [a for each in waiting for a in self._failed(each, error, text)]
 
     def _read(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
         """Ask for the value, unless one that came unasked is new enough."""
@@ -258,7 +342,7 @@ class ClientCore:
         if gate is None or not gate.eager or job.rows is not None:
             return self._enter(job, Stage.READ, now)
         if lane.fresh is not None and gate.ready(clock, lane.fresh.floor):
-            lane.pulled = lane.round = lane.fresh.version
+            lane.pulled = lane.fresh.version
             return self._finish(job, lane.fresh, now)
         self._number(job)
         self.streams.pop(lane.stream, None)
@@ -285,6 +369,9 @@ class ClientCore:
         job.credit = job.payload_bytes
         self.links[job.server].credit -= job.credit
         self.counters.sent += 1
+        if not self._pushes:
+            self._push_seen = now
+        self._pushes += 1
         self.counters.bytes_pushed += job.payload_bytes
         self.counters.bytes_dense += job.dense_bytes or job.payload_bytes
         return self._enter(job, Stage.PUSH, now)
@@ -303,6 +390,7 @@ class ClientCore:
         if job.stage is Stage.REQUEST:
             return self._stamped(job)
         if job.stage is Stage.PUSH and job.payload is not None and lane is not None:
+            granted = None if job.ticket is None else job.ticket.granted
             return Push(
                 worker=self.rank,
                 incarnation=self.incarnation,
@@ -310,8 +398,11 @@ class ClientCore:
                 slice=job.slice,
                 clock=job.clock,
                 pulled=lane.pulled,
-                round=lane.round,
+                round=lane.pulled if granted is None else granted.round,
+                quota=0 if granted is None else granted.quota,
+                holds=granted is not None and granted.holds,
                 want=job.want and not (lane.gate is not None and lane.gate.eager),
+                reply=job.reply,
                 codec=job.codec,
                 value=job.payload,
                 more=job.more,
@@ -325,6 +416,7 @@ class ClientCore:
             slice=job.slice,
             clock=clock,
             payload=job.stage is Stage.READ,
+            reply=job.reply,
             watch=lane is not None and job.seq == lane.stream,
             rows=job.rows if job.stage is Stage.READ else None,
         )
@@ -332,7 +424,7 @@ class ClientCore:
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
         m = job.request
-        if isinstance(m, Init | SetOptimizer | Retire | Stats):
+        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket):
             stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
             return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -361,13 +453,13 @@ class ClientCore:
             case Waiting():
                 job.missing = m.missing
                 return []
+            case Granted():
+                return self._granted(job, m, now)
             case Done() | StatsReply():
                 return self._finish(job, m, now)
             case Refused():
-                self._settle(job)
-                refusal = Fail(job, m.error, self._refusal(job, m))
-                self._over(job)
-                return [refusal, *self._pump(now)]
+                self._settle(job, now)
+                return [*self._failed(job, m.error, self._refusal(job, m)), *self._pump(now)]
         return []
 
     def _refusal(self, job: Job, m: Refused) -> str:
@@ -384,10 +476,9 @@ class ClientCore:
         lane = self.lanes[job.slice]
         lane.floor = max(lane.floor, m.floor)
         lane.clock += 1
-        lane.told = False
         staleness = max(0, m.version - lane.pulled - 1)  # the updates in between, without the push's own
         self.counters.staleness += (staleness - self.counters.staleness) / 32
-        self._settle(job)
+        self._settle(job, now)
         self._give_back(job)
         actions: list[ClientAction] = [] if m.taken else [Dropped(job)]
         self.counters.dropped += not m.taken
@@ -398,10 +489,17 @@ class ClientCore:
         self._set_due(job, Stage.READ, now)
         return [*actions, *self._pump(now)]
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: Job, now: float) -> None:
         """The push is acknowledged (or refused): its bytes are no longer under way."""
         if job.stage is Stage.PUSH:
             self.counters.acknowledged += 1
+            self.counters.bytes_acknowledged += job.payload_bytes
+            self._landed(now)
+
+    def _landed(self, now: float) -> None:
+        self._pushes -= 1
+        self.counters.pushing_s += now - self._push_seen
+        self._push_seen = now
 
     def _give_back(self, job: Job) -> None:
         self.links[job.server].credit += job.credit
@@ -411,7 +509,6 @@ class ClientCore:
         if job.stage is Stage.ENTER:
             lane = self.lanes[job.slice]
             lane.floor = max(lane.floor, m.floor)
-            lane.round, lane.told = m.version, True
             self._number(job)
             return self._enter_push(job, now)
         actions = self._acknowledged(job, m, now)
@@ -419,8 +516,8 @@ class ClientCore:
             return actions
         lane = self.lanes[job.slice]
         lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
-        lane.round, lane.told = m.version, True
-        self.counters.bytes_pulled += m.value.data.nbytes
+        lane.read = True
+        self.counters.bytes_pulled += m.value.data.nbytes + sum(p.data.nbytes for p in m.more)
         return [*actions, *self._finish(job, m, now)]
 
     def _finish(self, job: Job, result: Message | None, now: float) -> list[ClientAction]:
@@ -445,8 +542,7 @@ class ClientCore:
         actions: list[ClientAction] = []
         while link.ready:  # the end of one job makes the next of its slice ready
             job = heapq.heappop(link.ready)[2]
-            self._over(job)
-            actions.append(Fail(job, m.error, m.text))
+            actions += self._failed(job, m.error, m.text)
         return actions
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -484,9 +580,9 @@ class ClientCore:
         text = self._too_late(job, now)
         if text:
             if job.stage is Stage.PUSH:
+                self._landed(now)
                 self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
-            self._over(job)
-            return [Fail(job, "StoreTimeoutError", text), *self._pump(now)]
+            return [*self._failed(job, "StoreTimeoutError", text), *self._pump(now)]
         job.pause = min(job.pause * 2, RETRY_MAX_S)
         job.due = now + job.pause
         self.counters.retries += 1
@@ -512,7 +608,7 @@ class ClientCore:
     def describe(self, job: Job) -> str:
         """Who waits for whom, about which key and clock."""
         what = f"{type(job.request).__name__}" if job.request is not None else f"{job.key!r} at clock {job.clock}"
-        if job.missing and job.stage in (Stage.ENTER, Stage.READ):
+        if job.missing and (job.stage in (Stage.ENTER, Stage.READ) or job.ticket is not None):
             late = ", ".join(f"worker {r}" for r in job.missing)
             return f"worker {self.rank} has waited for {late} to push {what} (server {job.server} is alive)"
         return f"worker {self.rank} has waited for server {job.server}: {job.stage.value} of {what}"

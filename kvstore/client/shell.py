@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.staging import Staging
+from shoal.kvstore.codecs import Landing
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import Offer, StatsReply, Value
 from shoal.kvstore.wire.schema import Message
@@ -23,6 +24,9 @@ from shoal.kvstore.wire.transport import Transport
 __all__ = ["Call", "ClientShell", "Group"]
 
 log = logging.getLogger("shoal.client")
+
+Registration: TypeAlias = tuple[int, Gate] | tuple[int, Gate, int, int]
+"""A slice, its gate, its store and the server that gives places in the store's rounds."""
 
 STOPPED_S = 5.0
 """The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
@@ -79,7 +83,9 @@ class Group:
 
     def complete(self, view: Array | Place | None, reply: Message | None) -> None:
         if isinstance(reply, Value) and reply.value is not None and view is not None:
-            if isinstance(view, np.ndarray):
+            if reply.codec and isinstance(view, Landing):
+                view.unpack(reply.codec, [as_array(p) for p in (reply.value, *reply.more)])
+            elif isinstance(view, np.ndarray):
                 np.copyto(view, as_array(reply.value), casting="no")
             else:
                 view.write(as_array(reply.value))
@@ -108,7 +114,7 @@ class ClientShell:
 
     def __init__(self, transport: Transport, core: ClientCore) -> None:
         self.transport, self.core = transport, core
-        self._calls: SimpleQueue[tuple[list[Job], list[tuple[int, Gate]]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[list[Job], list[Registration]]] = SimpleQueue()
         self._servers = {f"server{i}": i for i in core.links}
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
@@ -121,7 +127,7 @@ class ClientShell:
         """The number of one more store, from 1; equal on all workers if they begin to use their stores in one order."""
         return next(self._stores)
 
-    def register(self, slices: Sequence[tuple[int, Gate]]) -> None:
+    def register(self, slices: Sequence[Registration]) -> None:
         """Slices that later jobs will name."""
         self._calls.put(([], list(slices)))
         self.transport.wake()
@@ -183,8 +189,8 @@ class ClientShell:
                 jobs, slices = self._calls.get_nowait()
             except Empty:
                 return
-            for slice_id, gate in slices:
-                self.core.register(slice_id, gate)
+            for registration in slices:
+                self.core.register(*registration)
             self._carry_out(self.core.submit(jobs, now))
 
     @staticmethod

@@ -31,6 +31,7 @@ from shoal.kvstore.events import (
     SendValue,
 )
 from shoal.kvstore.gates import Gate, Progress, parse_gate
+from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.wire.messages import (
     Ack,
     Done,
@@ -45,6 +46,7 @@ from shoal.kvstore.wire.messages import (
     SetOptimizer,
     Stats,
     StatsReply,
+    Ticket,
     Value,
     Waiting,
 )
@@ -69,6 +71,7 @@ class Parked:
     clock: int
     payload: bool
     rows: Payload | None = None
+    reply: str = ""
 
 
 @dataclass(slots=True)
@@ -84,12 +87,13 @@ class Entry:
     progress: Progress
     width: int = 0  # of a row, if rows may be pushed and pulled singly
     version: int = 0
-    pending: list[Contribution] = field(default_factory=list)
-    holders: set[int] = field(default_factory=set)  # whose contributions wait
+    pending: dict[int, list[Contribution]] = field(default_factory=dict)  # by round; round r makes version r + 1
+    quotas: dict[int, int] = field(default_factory=dict)  # by round, where it was granted with one
+    holders: dict[int, int] = field(default_factory=dict)  # by rank, the round whose end it waits for
     late: dict[int, int] = field(default_factory=dict)  # by rank, the clock of its last contribution that was dropped
     parked: dict[tuple[str, int], Parked] = field(default_factory=dict)
-    watchers: dict[str, tuple[int, int]] = field(default_factory=dict)  # sender -> (rank, seq): sent every new floor
-    shown: int = 0  # the floor that the watchers were last sent
+    watchers: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # sender -> (rank, seq, reply): sent ...
+    shown: int = 0  # ... every new floor, and this one last
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
 
     def fits(self, value: Payload, rows: Payload | None) -> bool:
@@ -98,13 +102,27 @@ class Entry:
 
     def may_read(self, worker: int, clock: int) -> bool:
         """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
-        return self.gate.ready(clock, self.progress.floor) and not (self.gate.waits and worker in self.holders)
+        return self.gate.ready(clock, self.progress.floor) and self.holders.get(worker, -1) < self.version
 
     def missing(self, clock: int) -> tuple[int, ...]:
         """Whom a worker at ``clock`` waits for."""
-        if self.gate.waits:
-            return tuple(r for r in self.progress.clocks if r not in self.holders)
+        if self.gate.asks:
+            here = self.contributors()
+            return tuple(r for r in self.progress.clocks if r not in here)
         return self.progress.behind(clock - (self.gate.slack or 0))
+
+    def contributors(self) -> set[int]:
+        """Who has contributed to the open round."""
+        return {p.rank for p in self.pending.get(self.version, ())}
+
+    def complete(self) -> bool:
+        """Whether the open round has what it needs, or nobody is left to add to it."""
+        here, clocks = self.pending.get(self.version), self.progress.clocks
+        if not here or not clocks:
+            return bool(here)
+        ranks = self.contributors()
+        quota = self.quotas.get(self.version) or self.gate.quota(len(ranks | clocks.keys()))
+        return len(here) >= quota or (self.gate.waits and clocks.keys() <= ranks)
 
 
 @dataclass(slots=True)
@@ -136,6 +154,7 @@ class ServerCore:
         self.ledgers: dict[int, Ledger] = {}
         self.updates = 0
         self.strangers = 0
+        self.desks: dict[int, Desk] = {}  # by store
         self._configured: dict[tuple[int, int], int] = {}
         self._retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
         self._handlers: dict[type[Any], Any] = {
@@ -146,6 +165,7 @@ class ServerCore:
             SetOptimizer: self._set_optimizer,
             Retire: self._retire,
             Stats: self._stats,
+            Ticket: self._ticket,
         }
 
     def roster(self, roster: Roster) -> list[Action]:
@@ -192,7 +212,8 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", str(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
-        progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
+        progress = Progress(self._live(m.store))
+        self.desks.setdefault(m.store, Desk(gate))
         self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress, m.width)
         return [Create(m.slice, m.key, m.value, m.store, m.segments, m.width), done]
 
@@ -225,7 +246,8 @@ class ServerCore:
 
     def _take(self, sender: str, m: Push, book: Ledger, entry: Entry) -> list[Action]:
         """Count a contribution, and keep it for its round unless it is too late for that."""
-        staleness = max(0, entry.version - m.pulled)
+        round_ = max(m.round, entry.version) if m.quota else entry.version
+        staleness = max(0, round_ - m.pulled)
         entry.progress.advance(m.worker)
         if entry.gate.drops(staleness, m.round < entry.version):
             book.dropped += 1
@@ -235,10 +257,13 @@ class ServerCore:
             book.staleness[staleness] += 1
             count, total, most = entry.staleness
             entry.staleness = [count + 1, total + staleness, max(most, staleness)]
-            entry.pending.append(Contribution(m.worker, m.clock, staleness))
-            entry.holders.add(m.worker)
+            entry.pending.setdefault(round_, []).append(Contribution(m.worker, m.clock, staleness))
+            if m.quota:
+                entry.quotas[round_] = m.quota
+            if m.holds or entry.gate.waits:
+                entry.holders[m.worker] = round_
             closed = self._close(m.slice, entry)
-            waits = m.want and (entry.gate.rounds or entry.gate.waits)  # for the round to close
+            waits = m.want and (entry.gate.rounds or m.holds or entry.gate.waits)  # for the round to close
             brief = bool(closed) or waits
             moved = [Accumulate(m.slice, m.worker, m.clock, m.value, brief, m.rows), *closed]
         answers = self._answer(sender, m, entry)
@@ -281,7 +306,7 @@ class ServerCore:
                 f"worker {m.worker} pushes {entry.key!r} at clock {m.clock}, but only {clock} of its pushes have come"
             )
             return _refuse(sender, m.seq, "LocalProtocolError", text)
-        if m.clock == clock and not entry.may_read(m.worker, clock):
+        if m.clock == clock and not m.quota and not entry.may_read(m.worker, clock):
             waits = entry.missing(clock)
             text = (
                 f"worker {m.worker} pushes {entry.key!r} at clock {clock}, ahead of workers {waits} ({entry.gate.name})"
@@ -295,25 +320,40 @@ class ServerCore:
         ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor, taken=taken))
         if not m.want:
             return [ack]
-        reader = Parked(sender, m.worker, m.clock + 1, True)
+        reader = Parked(sender, m.worker, m.clock + 1, True, None, m.reply)
         if entry.may_read(m.worker, reader.clock):
             return [self._value(m.slice, entry, m.seq, reader, taken)]
         return [ack, *self._park(m.seq, reader, entry)]
 
     def _close(self, slice_id: int, entry: Entry) -> list[Action]:
         """Apply what waits, in the order of ranks and clocks, if it is enough or if nobody is left to add to it."""
-        workers = len(entry.holders | entry.progress.clocks.keys())
-        enough = len(entry.pending) >= entry.gate.quota(workers) or not entry.progress.clocks
-        if not entry.pending or not enough:
-            return []
-        parts = tuple(sorted(entry.pending))
-        entry.pending.clear()
-        entry.holders.clear()
-        entry.version += 1
-        self.updates += 1
-        for part in parts:
-            self.ledgers[part.rank].applied += 1
-        return [Apply(slice_id, parts, entry.reduce, entry.version)]
+        actions: list[Action] = []
+        while entry.complete():
+            parts = tuple(sorted(entry.pending.pop(entry.version)))
+            entry.quotas.pop(entry.version, None)
+            entry.version += 1
+            self.updates += 1
+            for part in parts:
+                self.ledgers[part.rank].applied += 1
+            actions.append(Apply(slice_id, parts, entry.reduce, entry.version))
+        return actions
+
+    def _live(self, store: int) -> tuple[int, ...]:
+        return tuple(r for r in self.members if (store, r) not in self._retired)
+
+    def _ticket(self, sender: str, m: Ticket) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        if stranger:
+            return stranger
+        desk = self.desks.get(m.store)
+        if desk is None:
+            text = f"worker {m.worker} asks server {self.rank} for a round of store {m.store}, which has no keys here"
+            return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
+        return desk.ask(sender, m, self._live(m.store))
+
+    def _recount(self, stores: list[int]) -> list[Action]:
+        """Workers have left these stores: rounds may be full."""
+        return [a for s in stores if s in self.desks for a in self.desks[s].recount(self._live(s))]
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -325,9 +365,9 @@ class ServerCore:
         if entry is None:
             text = f"worker {m.worker} pulls slice {m.slice} from server {self.rank} before anybody initialised it"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
-        reader = Parked(sender, m.worker, m.clock, m.payload, m.rows)
+        reader = Parked(sender, m.worker, m.clock, m.payload, m.rows, m.reply)
         if m.watch and entry.gate.eager and m.worker in entry.progress.clocks:
-            entry.watchers[sender] = (m.worker, m.seq)
+            entry.watchers[sender] = (m.worker, m.seq, m.reply)
         if m.worker not in entry.progress.clocks or entry.may_read(m.worker, m.clock):
             return [self._value(m.slice, entry, m.seq, reader)]
         return self._park(m.seq, reader, entry)
@@ -352,7 +392,8 @@ class ServerCore:
         if not reader.payload:
             return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
         stable = entry.gate.rounds and reader.worker in entry.progress.clocks  # the next round waits for this reader
-        return SendValue(reader.sender, reader.worker, seq, slice_id, version, floor, stable, taken, reader.rows)
+        to, rows, reply = reader.sender, reader.rows, reader.reply
+        return SendValue(to, reader.worker, seq, slice_id, version, floor, stable, taken, rows, reply)
 
     @staticmethod
     def _show(slice_id: int, entry: Entry) -> list[Action]:
@@ -361,8 +402,8 @@ class ServerCore:
             return []
         entry.shown = entry.progress.floor
         return [
-            SendValue(to, rank, seq, slice_id, entry.version, entry.shown, False)
-            for to, (rank, seq) in entry.watchers.items()
+            SendValue(to, rank, seq, slice_id, entry.version, entry.shown, False, reply=reply)
+            for to, (rank, seq, reply) in entry.watchers.items()
         ]
 
     # --- departures, refusals, accounts -------------------------------------------------------------------------------
@@ -373,13 +414,14 @@ class ServerCore:
             return stranger
         self._retired.add((m.store, m.worker))
         mine = {i: e for i, e in self.entries.items() if e.store == m.store}
-        return [*self._drop(m.worker, mine), Send(sender, Done(seq=m.seq))]
+        left = self._drop(m.worker, mine) + self._recount([m.store])
+        return [*left, Send(sender, Done(seq=m.seq))]
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:
             return []
         del self.members[event.rank]
-        return self._drop(event.rank, self.entries)
+        return self._drop(event.rank, self.entries) + self._recount(list(self.desks))
 
     def _drop(self, rank: int, entries: dict[int, Entry]) -> list[Action]:
         """Wait for worker ``rank`` no more in these slices; what it waits for itself it must ask again."""
@@ -440,12 +482,12 @@ class ServerCore:
             assert all(c >= entry.progress.floor for c in clocks.values())
             if entry.gate.rounds and clocks:
                 assert entry.version == entry.progress.floor, (entry.version, entry.progress.floor)
-                assert all(c == entry.version + (r in entry.holders) for r, c in clocks.items())
+                assert all(c == entry.version + (r in entry.contributors()) for r, c in clocks.items())
             if entry.gate.waits:
-                assert len(entry.holders) == len(entry.pending), "a worker contributes once to a round"
-            if clocks:
-                assert len(entry.pending) < entry.gate.quota(len(entry.holders | clocks.keys()))
-            assert {p.rank for p in entry.pending} == entry.holders
+                for parts in entry.pending.values():
+                    assert len(parts) == len({p.rank for p in parts}), "a worker contributes once to a round"
+            assert not entry.complete()
+            assert all(r >= entry.version for r in entry.pending)
             if entry.gate.slack is not None and clocks:
                 assert max(clocks.values()) - entry.progress.floor <= entry.gate.slack + 1
             assert not any(entry.may_read(r.worker, r.clock) for r in entry.parked.values())

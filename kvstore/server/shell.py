@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import traceback
 from math import prod
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,6 @@ __all__ = ["ServerShell"]
 
 log = logging.getLogger("shoal.server")
 
-MAX_CODECS = 64
-"""Different codecs, or parameters of one, that one run may use."""
-
 
 class ServerShell:
     """One shard of the store behind a `Transport` that listens.
@@ -43,7 +41,9 @@ class ServerShell:
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
-        self._codecs: dict[str, codecs.Codec] = {}
+        self._codecs = codecs.Codecs()
+        self._replies = codecs.Replies(self._codecs)
+        self.decode_s = 0.0
 
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
@@ -89,12 +89,10 @@ class ServerShell:
     def _decoded(self, core: ServerCore, m: Push) -> Push:
         """The plain push that a compressed one stands for."""
         entry = core.entries[m.slice]
-        if m.codec not in self._codecs:
-            if len(self._codecs) >= MAX_CODECS:
-                raise RemoteProtocolError(f"more than {MAX_CODECS} codecs in one run; the newest is {m.codec[:60]!r}")
-            self._codecs[m.codec] = codecs.parse(m.codec)
+        began = perf_counter()
         dense = np.empty(entry.shape, dtype_named(entry.dtype))
         self._codecs[m.codec].decode([as_array(p) for p in (m.value, *m.more)], dense.reshape(-1))
+        self.decode_s += perf_counter() - began
         return dataclasses.replace(m, codec="", value=as_payload(dense), more=())
 
     def wake(self, now: float) -> float:
@@ -108,7 +106,8 @@ class ServerShell:
         """Counters as plain data, for the final report and for `Stats`."""
         data = self.core.report() if self.core is not None else {}
         malformed = sum(self.transport.malformed.values())
-        return {**data, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
+        traffic = {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
+        return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -144,6 +143,8 @@ class ServerShell:
 
     def _send_value(self, a: SendValue) -> None:
         self.table.was_read(a.slice, a.rank)
+        if a.reply and a.rows is None and self._send_encoded(a):
+            return
         payload = self.table.payload(a.slice, None if a.rows is None else as_array(a.rows))
         self.bytes_out += payload.data.nbytes
         stable = a.stable
@@ -152,6 +153,26 @@ class ServerShell:
             stable, payload = copy is not None, copy or payload
         value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
         self.transport.send(a.to, value, stable=stable)
+
+    def _send_encoded(self, a: SendValue) -> bool:
+        """Whether the value could be sent encoded."""
+        flat = as_array(self.table.payload(a.slice)).reshape(-1)
+        parts = self._replies.encode(a.reply, flat, a.slice, a.version)
+        if parts is None:
+            return False
+        first, *more = [as_payload(p) for p in parts]
+        self.bytes_out += sum(p.nbytes for p in parts)
+        value = Value(
+            seq=a.seq,
+            version=a.version,
+            floor=a.floor,
+            taken=a.taken,
+            codec=a.reply,
+            value=first,
+            more=tuple(more),
+        )
+        self.transport.send(a.to, value, stable=True)
+        return True
 
     def _offer(self, to: str) -> None:
         """Should the worker be on this host, it may share memory with this server."""

@@ -18,6 +18,7 @@ __all__ = [
     "Done",
     "Farewell",
     "Goodbye",
+    "Granted",
     "Greet",
     "Greeted",
     "Heartbeat",
@@ -48,6 +49,7 @@ __all__ = [
     "Stats",
     "StatsReply",
     "Stop",
+    "Ticket",
     "Took",
     "Value",
     "Waiting",
@@ -66,7 +68,7 @@ class Member:
     role: str  # "worker" or "server"
     rank: int
     incarnation: int  # grows each time that a process takes this role and rank
-    address: str  # where it listens; "" for workers
+    address: str  # where it listens; "" if it does not
     host: str
     pid: int
 
@@ -340,8 +342,11 @@ class Push(Message):
     slice: int
     clock: int  # how many contributions to this slice this worker has made before
     pulled: int  # version of the slice that the contribution was computed from
-    round: int = 0  # newest version that this worker knew of when it began the contribution
+    round: int = 0  # that the contribution belongs to: the one granted, or the newest version that the worker knew of
+    quota: int = 0  # how many contributions close that round; 0: as the gate says
+    holds: bool = False  # the worker reads only after that round has closed
     want: bool  # also answer with the value that the next clock may read
+    reply: str = ""  # that may come encoded by this codec, such as "bf16"
     codec: str = ""  # "" for a plain contribution, else what decodes it, such as "2bit:threshold=0.5"
     value: Payload  # the contribution, or the first part of a compressed one
     more: tuple[Payload, ...] = ()  # its further parts
@@ -361,6 +366,7 @@ class Pull(Message):
     slice: int
     clock: int
     payload: bool
+    reply: str = ""  # the value may come encoded by this codec, such as "bf16"
     watch: bool = False  # from now on send new values of the slice under this seq, without being asked
     rows: Payload | None = None  # only these rows of the slice, in this order
 
@@ -383,7 +389,9 @@ class Value(Message):
     version: int
     floor: int
     taken: bool = True  # of the push that this answers, as in `Ack`
-    value: Payload | None
+    codec: str = ""  # "" for the value as it is, else what decodes it
+    value: Payload | None  # the value, or the first part of an encoded one
+    more: tuple[Payload, ...] = ()  # its further parts
 
 
 @message(39, "server -> worker")
@@ -433,6 +441,29 @@ class Retire(Message):
     incarnation: int
     seq: int
     store: int
+
+
+@message(50, "worker -> server")
+class Ticket(Message):
+    """Ask, of the server that owns a store's first slice, for a place in a round, for contributions to all slices."""
+
+    worker: int
+    incarnation: int
+    seq: int
+    store: int
+    index: int  # how many places this worker has asked for before
+    base: int  # smallest version that the contribution was computed from; -1 if nothing was read
+
+
+@message(51, "server -> worker")
+class Granted(Message):
+    """A place in ``round``; or none (``taken`` false), because the contribution would come too late."""
+
+    seq: int
+    round: int
+    quota: int  # how many places the round has
+    holds: bool  # read only after the round has closed
+    taken: bool
 
 
 @message(43, "worker -> server")

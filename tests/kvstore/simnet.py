@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.kvstore.arrays import as_array, as_payload
-from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
+from shoal.kvstore.client.core import ClientCore, Complete, Dropped, Fail, Job, Transmit
 from shoal.kvstore.events import Accumulate, Apply, Create, PeerGone, Received, Send, SendValue
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.core import ServerCore
@@ -27,6 +27,7 @@ class SimServer:
         self.core, self.table = ServerCore(rank, 1, "run"), Table()
         self.core.roster(roster(workers))
         self.applied: list[tuple[int, int, int]] = []  # slice, rank, clock
+        self.rounds: dict[int, list[tuple[tuple[int, int], ...]]] = {}  # by slice, who was applied together
 
     def handle(self, sender: str, message: Any, now: float) -> list[tuple[str, Any]]:
         return self.carry_out(self.core.handle(Received(sender, message), now))
@@ -45,6 +46,7 @@ class SimServer:
                     self.table.accumulate(slice_id, rank, as_array(value), clock)
                 case Apply(slice_id, parts, reduce, _):
                     self.applied += [(slice_id, p.rank, p.clock) for p in parts]
+                    self.rounds.setdefault(slice_id, []).append(tuple((p.rank, p.clock) for p in parts))
                     self.table.apply(slice_id, parts, reduce)
                 case Create(slice_id, key, value, store, segments):
                     self.table.create(slice_id, key, as_array(value), store, segments)
@@ -65,6 +67,7 @@ class SimNet:
         self._heap: list[tuple[float, int, Any]] = []
         self.done: list[Job] = []
         self.failed: list[Fail] = []
+        self.dropped: list[Job] = []  # pushes that came too late for their round
         self.values: dict[int, np.ndarray] = {}  # by id of the job that read it
 
     def init(self, key: int, value: np.ndarray, reduce: str = "sum") -> None:
@@ -132,6 +135,8 @@ class SimNet:
                 self.done.append(a.job)
                 if isinstance(a.result, Value) and a.result.value is not None:
                     self.values[id(a.job)] = as_array(a.result.value)
+            elif isinstance(a, Dropped):
+                self.dropped.append(a.job)
             elif isinstance(a, Fail):
                 self.failed.append(a)
 

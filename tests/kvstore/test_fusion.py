@@ -1,5 +1,6 @@
 """Small keys that share slices."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_every_element_has_one_place_and_no_bucket_is_too_large(sizes: list[int]
             assert s.size * 4 <= BUCKET_BYTES
     for spans in places.values():
         spans.sort()
-        assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
+        assert all(b <= c for (_, b), (c, _) in itertools.pairwise(spans))
 
 
 def test_a_worker_that_names_fewer_keys_is_told() -> None:

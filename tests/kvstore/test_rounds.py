@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shoal.kvstore.events import Accumulate, Apply, Contribution, PeerGone, Send, SendValue
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.core import ServerCore
-from shoal.kvstore.wire.messages import Ack, Pull, Push
+from shoal.kvstore.wire.messages import Ack, Granted, Pull, Push, Ticket, Waiting
 from shoal.ops import optim
 from tests.kvstore.simnet import SimNet
 from tests.kvstore.test_lossy_network import bad_networks, contribution
@@ -139,18 +139,18 @@ GATES = ["bsp", "backup:1", "ksync:2", "kbatch:2", "kasync:2", "fedbuff:3", "ssp
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(GATES), st.integers(1, 4), st.sampled_from(["pushpull", "push, pull", "push"]))
-def test_every_contribution_is_applied_once_or_dropped_once(
-    network: dict, gate: str, workers: int, plan: str
-) -> None:
+def test_every_contribution_is_applied_once_or_dropped_once(network: dict, gate: str, workers: int, plan: str) -> None:
     net = SimNet(workers, 2, gate, **network)
     for s in net.servers:
         s.table.configure(optim.create("test", rescale_grad=1.0), {}, {})
     for k in range(2):
         net.init(k, np.zeros(4, np.float32))
+    pushed = []
     for rank in range(workers):
         for r in range(3):
             for k in range(2):
-                net.submit(rank, [net.job(k, contribution(rank, r, k), plan == "pushpull")])
+                (job,) = net.submit(rank, [net.job(k, contribution(rank, r, k), plan == "pushpull")])
+                pushed.append((job, k, contribution(rank, r, k)))
                 if plan == "push, pull":
                     net.submit(rank, [net.job(k, None, True)])
     staying = set(range(workers))
@@ -162,12 +162,14 @@ def test_every_contribution_is_applied_once_or_dropped_once(
         staying -= done
     assert not net.failed
     book = net.ledger()
-    assert book["sent"] == book["acknowledged"] == workers * 6 == book["applied"] + book["dropped"]
+    skipped = sum(c.counters.skipped for c in net.clients)
+    assert book["sent"] == book["acknowledged"] == book["applied"] + book["dropped"]
+    assert book["sent"] + skipped == workers * 6
     assert book["dropped"] == sum(c.counters.dropped for c in net.clients)
     for k in range(2):
         done = [(rank, clock) for i, rank, clock in net.servers[k].applied if i == k]
         assert len(done) == len(set(done))
-        want = sum((contribution(rank, clock, k) for rank, clock in done), np.zeros(4, np.float32))
+        want = sum((g for job, key, g in pushed if key == k and job not in net.dropped), np.zeros(4, np.float32))
         np.testing.assert_array_equal(net.servers[k].table.cells[k].value, want)
 
 
@@ -187,3 +189,90 @@ def test_an_eager_reader_sees_everything_up_to_its_slack(loss: float) -> None:
     net.run()
     for clock, job in reads:
         assert net.values[id(job)][:3].min() >= clock - slack
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(bad_networks, st.sampled_from(["backup:1", "ksync:2", "kbatch:2", "kasync:2"]), st.integers(2, 4))
+def test_every_slice_takes_the_same_contributions_into_a_round(network: dict, gate: str, workers: int) -> None:
+    """What one slice applies together another applies together: nobody waits on two slices for two others."""
+    net = SimNet(workers, 3, gate, **network)
+    together: list[dict[int, list[tuple[tuple[int, int], ...]]]] = [{} for _ in net.servers]
+    for one, found in zip(net.servers, together, strict=True):
+        one.table.configure(optim.create("test"), {}, {})
+        one.rounds = found
+    for k in range(6):
+        net.init(k, np.zeros(4, np.float32))
+    for rank in range(workers):
+        for r in range(4):
+            for k in range(6):
+                net.submit(rank, [net.job(k, contribution(rank, r, k), True)])
+    staying = set(range(workers))
+    while staying and not net.failed:
+        net.run(net.now + 90.0)
+        done = {rank for rank in staying if not net.busy(rank)}
+        for rank in done:
+            net.leave(rank)
+        staying -= done
+    assert not net.failed
+    histories = {k: [set(r) for r in found[k]] for found in together for k in found}
+    assert sum(c.counters.skipped + c.counters.sent for c in net.clients) == workers * 4 * 6
+    ranks = [[{rank for rank, _ in r} for r in rounds] for rounds in histories.values()]
+    assert all(r == ranks[0] for r in ranks)
+
+
+def test_a_place_is_given_once_however_often_it_is_asked_for() -> None:
+    core = server(3, "ksync:2")
+    ask = Ticket(worker=0, incarnation=1, seq=4, store=1, index=0, base=0)
+    granted = Granted(seq=4, round=0, quota=2, holds=True, taken=True)
+    assert feed(core, ask) == feed(core, ask) == [Send("w0", granted)]
+    assert core.desks[1].takers == [0]
+
+
+def test_who_has_a_place_waits_for_the_next_round_and_is_told_for_whom() -> None:
+    core = server(3, "ksync:2")
+    first = Ticket(worker=0, incarnation=1, seq=4, store=1, index=0, base=0)
+    second = Ticket(worker=0, incarnation=1, seq=5, store=1, index=1, base=-1)
+    feed(core, first)
+    assert feed(core, second) == []
+    assert feed(core, second) == [Send("w0", Waiting(seq=5, missing=(1, 2)))]
+    other = Ticket(worker=1, incarnation=1, seq=9, store=1, index=0, base=0)
+    assert [a.message.round for a in feed(core, other) if isinstance(a, Send)] == [0, 1]
+
+
+def test_who_comes_too_late_for_a_round_gets_no_place() -> None:
+    core = server(3, "backup:1")
+    for rank in (0, 1):
+        feed(core, Ticket(worker=rank, incarnation=1, seq=1, store=1, index=0, base=0))
+    (late,) = feed(core, Ticket(worker=2, incarnation=1, seq=1, store=1, index=0, base=0))
+    assert isinstance(late, Send) and isinstance(late.message, Granted) and not late.message.taken
+
+
+def test_a_round_is_full_when_everybody_who_is_left_has_a_place() -> None:
+    core = server(2, "ksync:2")
+    feed(core, Ticket(worker=0, incarnation=1, seq=1, store=1, index=0, base=0))
+    waiting = Ticket(worker=0, incarnation=1, seq=2, store=1, index=1, base=-1)
+    assert feed(core, waiting) == []
+    (granted,) = core.handle(PeerGone(1, 1), 1.0)
+    assert isinstance(granted, Send) and isinstance(granted.message, Granted) and granted.message.round == 1
+
+
+def test_a_contribution_to_a_later_round_waits_for_the_one_before() -> None:
+    core = server(3, "kbatch:2")
+    for rank, clock, round_ in ((0, 0, 0), (0, 1, 1), (2, 0, 1)):
+        m = Push(
+            worker=rank,
+            incarnation=1,
+            seq=1,
+            slice=7,
+            clock=clock,
+            pulled=0,
+            round=round_,
+            quota=2,
+            want=False,
+            value=payload(),
+        )
+        assert applied(core, m) == []
+    last = Push(
+        worker=1, incarnation=1, seq=1, slice=7, clock=0, pulled=0, round=0, quota=2, want=False, value=payload()
+    )
+    assert applied(core, last) == [((0, 0, 0), (1, 0, 0)), ((0, 1, 1), (2, 0, 1))]

@@ -1,0 +1,76 @@
+"""Who belongs to which round of a store, decided in one place.
+
+Where a round takes fewer contributions than there are workers, slices must not choose by themselves whose it takes: a
+worker that waits for a round of one slice while another waits for a round of a second slice would wait for ever. So
+before a worker contributes it asks the server that owns the store's first slice, once for all slices; a slice closes a
+round when the contributions of all who were given a place in it have come (docs/decisions/0011-one-desk-a-store.md).
+"""
+
+from dataclasses import dataclass, field
+
+from shoal.kvstore.events import Action, Send
+from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.messages import Granted, Ticket, Waiting
+
+__all__ = ["Desk"]
+
+
+@dataclass(slots=True)
+class Desk:
+    """Places in the rounds of one store.
+
+    Args:
+        gate: of the store.
+    """
+
+    gate: Gate
+    round: int = 0  # that places are given in
+    takers: list[int] = field(default_factory=list)  # who has one
+    quota: int = 0  # how many there are; settled when the first is given
+    given: dict[int, tuple[int, Granted]] = field(default_factory=dict)  # by rank, the last index and its answer
+    queue: dict[tuple[str, int], Ticket] = field(default_factory=dict)  # who waits for the next round
+
+    def ask(self, sender: str, m: Ticket, live: tuple[int, ...]) -> list[Action]:
+        """Give worker ``m.worker`` a place, or let it wait for the next round; ``live`` are the store's workers."""
+        last = self.given.get(m.worker)
+        if last is not None and last[0] >= m.index:
+            return [Send(sender, _again(last[1], m.seq))]
+        if self.gate.waits and m.worker in self.takers:
+            again = (sender, m.seq) in self.queue
+            self.queue[sender, m.seq] = m
+            missing = tuple(r for r in live if r not in self.takers)
+            return [Send(sender, Waiting(seq=m.seq, missing=missing))] if again else []
+        self.queue.pop((sender, m.seq), None)
+        behind = 0 if m.base < 0 else max(0, self.round - m.base)
+        if self.gate.drops(behind, behind > 0):
+            return [self._answer(sender, m, Granted(seq=m.seq, round=self.round, quota=0, holds=False, taken=False))]
+        if not self.takers:
+            self.quota = self.gate.quota(len(live))
+        self.takers.append(m.worker)
+        round_, full = self.round, self._full(live)
+        granted = Granted(seq=m.seq, round=round_, quota=self.quota, holds=self.gate.waits or full, taken=True)
+        answer = self._answer(sender, m, granted)
+        return [answer, *(self._next(live) if full else [])]
+
+    def recount(self, live: tuple[int, ...]) -> list[Action]:
+        """Workers have left."""
+        self.queue = {k: m for k, m in self.queue.items() if m.worker in live}
+        return self._next(live) if self.takers and self._full(live) else []
+
+    def _full(self, live: tuple[int, ...]) -> bool:
+        return len(self.takers) >= self.quota or (self.gate.waits and set(live) <= set(self.takers))
+
+    def _next(self, live: tuple[int, ...]) -> list[Action]:
+        """The round is full: whoever waits comes into the next one."""
+        self.round += 1
+        self.takers.clear()
+        queue, self.queue = self.queue, {}
+        return [a for (sender, _), m in queue.items() for a in self.ask(sender, m, live)]
+
+    def _answer(self, sender: str, m: Ticket, granted: Granted) -> Action:
+        self.given[m.worker] = (m.index, granted)
+        return Send(sender, granted)
+
+
+def _again(granted: Granted, seq: int) -> Granted:
+    return Granted(seq=seq, round=granted.round, quota=granted.quota, holds=granted.holds, taken=granted.taken)
