@@ -112,6 +112,14 @@ def head(*parts: Any) -> list[bytes]:
     return [msgpack.packb(list(parts))]
 
 
+def push_head(payload: list[Any]) -> list[bytes]:
+    """The header of a push of this payload, as a msgpack list."""
+    plain = {"value": payload, "more": [], "rows": None}
+    defaults = {int: 0, bool: False, str: ""}
+    hints = get_type_hints(Push)
+    return head(PROTOCOL, Push.kind, *(plain[n] if n in plain else defaults[hints[n]] for n in Push.names))
+
+
 @pytest.mark.parametrize(
     ("frames", "says"),
     [
@@ -128,13 +136,13 @@ def head(*parts: Any) -> list[bytes]:
         (head(PROTOCOL, 37, 1, 2, "three", True), "Ack.floor: expected int, got str 'three'"),
         (head(PROTOCOL, 37, 1, 2, True, True), "Ack.floor: expected int, got bool"),
         ([*head(PROTOCOL, 37, 1, 2, 3, True), b"more"], "expected 0 payload frames, got 1"),
-        (head(PROTOCOL, 35, 0, 1, 2, 3, 4, 5, 6, True, "", ["<f4", [2]], [], None), "payload frame 0 is missing"),
+        (push_head(["<f4", [2]]), "payload frame 0 is missing"),
         (
-            [*head(PROTOCOL, 35, 0, 1, 2, 3, 4, 5, 6, True, "", ["<f4", [2]], [], None), b"1234"],
+            [*push_head(["<f4", [2]]), b"1234"],
             "needs 8 bytes, its frame has 4",
         ),
-        ([*head(PROTOCOL, 35, 0, 1, 2, 3, 4, 5, 6, True, "", ["|O", [1]], [], None), b"12345678"], "one of the dtypes"),
-        ([*head(PROTOCOL, 35, 0, 1, 2, 3, 4, 5, 6, True, "", ["<f4", [-1]], [], None), b""], "non-negative"),
+        ([*push_head(["|O", [1]]), b"12345678"], "one of the dtypes"),
+        ([*push_head(["<f4", [-1]]), b""], "non-negative"),
         (head(PROTOCOL, 3, 1, 2, [["worker", 1]]), "6 fields of Member"),
         (head(PROTOCOL, 3, 1, 2, "x"), "a list"),
         (head(PROTOCOL, 4, {"a": b"bytes"}), "plain data"),
@@ -190,6 +198,6 @@ def test_every_message_says_who_sends_it_and_what_it_means(cls: type[Message]) -
 
 
 def test_a_payload_has_at_most_numpys_number_of_dimensions() -> None:
-    frames = [msgpack.packb([PROTOCOL, Push.kind, 0, 1, 2, 3, 4, 5, 6, True, "", ["<f4", [1] * 65], [], None]), b"1234"]
+    frames = [*push_head(["<f4", [1] * 65]), b"1234"]
     with pytest.raises(RemoteProtocolError, match="at most 64 dimensions"):
         decode(frames)
