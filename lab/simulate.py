@@ -15,13 +15,14 @@ import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from shoal.errors import ConfigError, StoreError, named
 from shoal.kvstore.arrays import Array, as_array, as_payload
-from shoal.kvstore.client.core import ClientCore, Complete, Fail, Job, Transmit
+from shoal.kvstore.client.core import ClientCore, Complete, Dropped, Fail, Job, Transmit
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.wire.messages import Push, Value
 from shoal.kvstore.wire.schema import Message
@@ -50,30 +51,21 @@ def simulate(scenario: Scenario | None = None, /, **changes: Any) -> SimulationR
     return _Simulation(dataclasses.replace(scenario or Scenario(), **changes)).run()
 
 
+@dataclass(slots=True, eq=False)
 class _Worker:
     """One simulated worker: reads all slices, computes, pushes all slices and reads them again."""
 
-    __slots__ = (
-        "abandoned_s",
-        "answers",
-        "computing_s",
-        "core",
-        "durations",
-        "rank",
-        "since",
-        "step",
-        "task",
-        "values",
-    )
-
-    def __init__(self, rank: int, core: ClientCore, durations: Iterator[float], slices: int) -> None:
-        self.rank, self.core, self.durations = rank, core, durations
-        self.values: list[Array] = [np.empty(0)] * slices
-        self.answers = 0  # that it waits for
-        self.step = 0
-        self.task = 0  # number of the computation that is under way; one that is given up is not finished
-        self.since = -1.0  # when it began to compute, or -1
-        self.computing_s = self.abandoned_s = 0.0
+    rank: int
+    core: ClientCore
+    durations: Iterator[float]
+    values: list[Array]  # by slice
+    answers: int = 0  # that it waits for
+    step: int = 0
+    task: int = 0  # number of the computation that is under way; one that is given up is not finished
+    since: float = -1.0  # when it began to compute, or -1
+    computing_s: float = 0.0
+    abandoned_s: float = 0.0
+    dropped: int = 0
 
     def stop(self, now: float) -> float:
         """Computing is over; how long it has taken."""
@@ -142,7 +134,7 @@ class _Simulation:
         for i in range(len(self.cuts)):
             core.register(i, self.gate)
         durations = self.scenario.compute.times(self.scenario.seed, "compute", rank)
-        return _Worker(rank, core, durations, len(self.cuts))
+        return _Worker(rank, core, durations, [np.empty(0)] * len(self.cuts))
 
     def _prepare(self, start: Array) -> None:
         """Before time begins every slice gets its value, and every server its optimizer."""
@@ -190,6 +182,10 @@ class _Simulation:
                     w.answers -= 1
                     if w.answers == 0:
                         self._compute(w)
+                case Dropped(job):
+                    w.dropped += 1
+                    if job.payload is None:  # not even sent
+                        self._ended(job.slice, w.rank)
                 case Fail(_, error, text):
                     raise named(error, text, StoreError)
 
@@ -228,11 +224,7 @@ class _Simulation:
 
     def _account(self, i: int, rank: int) -> None:
         """A contribution to slice ``i`` has come; there may be a new version."""
-        books = self.books
-        if i == 0:
-            books.push_times.append(self.line.now)
-            books.push_workers.append(rank)
-        version = self._home(i).version(i)
+        books, version = self.books, self._home(i).version(i)
         if version > books.versions[i]:
             books.versions[i] = version
             books.times[i].append(self.line.now)
@@ -240,7 +232,14 @@ class _Simulation:
                 books.values[i].append(self._home(i).value(i).copy())
             if i == 0:
                 self._round_over(rank)
-        pushes, updates, _ = self.limits
+        self._ended(i, rank)
+
+    def _ended(self, i: int, rank: int) -> None:
+        """A contribution to slice ``i`` is in, or given up as too late; the run may be over."""
+        books, (pushes, updates, _) = self.books, self.limits
+        if i == 0:
+            books.push_times.append(self.line.now)
+            books.push_workers.append(rank)
         if len(books.push_times) >= pushes or books.versions[i] >= updates <= min(books.versions):
             self.running = False
 
@@ -268,9 +267,9 @@ class _Simulation:
             update_times=np.max([np.array(t)[:versions] for t in books.times], axis=0),
             weights=self._weights(versions),
             clocks=tuple(counts[w.rank] for w in self.workers),
-            applied=tuple(sum(applied for applied, _, _ in mine) for mine in accounts),
-            dropped=tuple(sum(dropped for _, dropped, _ in mine) for mine in accounts),
-            staleness=tuple(sum((taus for _, _, taus in mine), Counter[int]()) for mine in accounts),
+            applied=tuple(sum(applied for applied, _ in mine) for mine in accounts),
+            dropped=tuple(w.dropped for w in self.workers),
+            staleness=tuple(sum((taus for _, taus in mine), Counter[int]()) for mine in accounts),
             computing_s=tuple(w.computing_s for w in self.workers),
             abandoned_s=tuple(w.abandoned_s for w in self.workers),
             closed=tuple(books.closed),

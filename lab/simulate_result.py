@@ -23,7 +23,8 @@ class SimulationResult:
         update_times: when each version was complete on all slices, from version 1 on.
         weights: all weights at each version, from version 0 on: shape (versions + 1, weights); one row, the last, if
             they were not recorded.
-        clocks: contributions of each worker that the servers have counted (of its first slice).
+        clocks: contributions of each worker that came to a server, that of its first slice, or were not
+            sent because they would have come too late for their round.
         applied, dropped: contributions of each worker that were applied, and that came too late; one of each slice
             counts as one.
         staleness: for each worker, how many of its contributions that were not dropped had which staleness, as the
@@ -31,7 +32,7 @@ class SimulationResult:
         computing_s: time that each worker computed, what was in vain included.
         abandoned_s: time of that in which it computed what it then gave up, since its round was over.
         closed: how often a worker's contribution completed a version: where a round waits, who was waited for.
-        push_times, push_workers: when each contribution came to the server of its first slice, and whose it was.
+        push_times, push_workers: when each of these contributions came to its end, and whose it was.
     """
 
     gate: str
@@ -56,7 +57,7 @@ class SimulationResult:
 
     @property
     def pushes(self) -> int:
-        """Contributions that the servers were sent."""
+        """Contributions of all workers, those that came too late included."""
         return len(self.push_times)
 
     @property

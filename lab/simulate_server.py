@@ -66,10 +66,10 @@ class SimulatedServer:
         """A slice's present value; not a copy."""
         return self.table.cells[slice_id].value
 
-    def account(self, rank: int) -> tuple[int, int, Counter[int]]:
-        """Contributions of a worker that were applied, and dropped; and staleness of those that were not dropped."""
+    def account(self, rank: int) -> tuple[int, Counter[int]]:
+        """Contributions of a worker that were applied, and the staleness of those that are or will be."""
         book = self.core.ledgers[rank]
-        return book.applied, book.dropped, book.staleness
+        return book.applied, book.staleness
 
     def _prepare(self, message: Message) -> None:
         for action in self.core.handle(Received("0", message), 0.0):
