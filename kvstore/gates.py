@@ -15,6 +15,7 @@ gate            slack  closes a round    waits  late   source
 ``ssp:s``       s      each at once      -      -      stale synchronous: Ho et al., NIPS 2013
 ``essp:s``      s      each at once      -      -      the same; new values are sent unasked: Dai et al., AAAI 2015
 ``asp``         -      each at once      -      -      asynchronous: Downpour, Dean et al., NIPS 2012
+``allreduce``   0      all workers       -      -      without servers: see ``shoal.kvstore.ring``
 ==============  =====  ================  =====  =====  ================================================================
 
 *Slack*: a worker at clock c may read or push when ``c - floor <= slack``. *Waits*: whoever has contributed to the open
@@ -34,7 +35,7 @@ __all__ = ["Gate", "Progress", "canonical_mode", "mode_label", "parse_gate", "re
 _SYNONYMS = {"sync": "bsp", "async": "asp", "asgd": "asp", "kbatchasync": "fedbuff"}
 _KNOWN = (
     "sync (bsp), async (asp), ssp:S and essp:S with S >= 0, backup:B, ksync:K, kbatch:K, kasync:K, fedbuff:K; "
-    "each also with max=T, such as asp:max=20"
+    "each also with max=T, such as asp:max=20; and allreduce, which needs no servers"
 )
 _LIMIT = 10**9
 
@@ -92,6 +93,7 @@ Maker = Callable[[int], Gate]
 _GATES: dict[str, tuple[Maker, int | None]] = {
     "bsp": (lambda _: Gate("", slack=0, need=0), None),
     "asp": (lambda _: Gate(""), None),
+    "allreduce": (lambda _: Gate("", slack=0, need=0), None),
     "ssp": (lambda s: Gate("", slack=s), 0),
     "essp": (lambda s: Gate("", slack=s, eager=True), 0),
     "backup": (lambda b: Gate("", need=-b, waits=True, late="drop"), 0),

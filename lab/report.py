@@ -5,7 +5,7 @@ The report is plain data, the same in memory and in the file that ``shoal run --
 ==================  ================================================================================================
 key                 value
 ==================  ================================================================================================
-mode                consistency mode: "sync", "async" or "ssp:S"
+mode                consistency mode: "sync", "async", "ssp:S", ..., or "allreduce"
 workers, servers    how many processes of each role
 accuracy            the last accuracy that worker 0 reported, or null
 seconds             training time of the slowest worker
@@ -20,8 +20,9 @@ bytes_saved         what compression made it smaller by
 bytes_pulled        payload that they received
 ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate (counted by the
                     servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped. One
-                    push of one slice counts as one. Dropped is what came too late for its round; a duplicate is a
-                    repetition that a server answered without counting it again.
+                    push of one slice counts as one; in an all-reduce one message does, and the worker that takes it is
+                    the server. Dropped is what came too late for its round; a duplicate is a repetition that was
+                    answered without being counted again.
 weights_sha256      hash of the final weights, from worker 0, or null
 metrics             every metric that worker 0 reported, with its last value
 per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
@@ -64,7 +65,8 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         seed: of the run.
     """
     workers = [n for n in snapshot.nodes if n.role == "worker"]
-    servers = [_report(n) for n in snapshot.nodes if n.role == "server"]
+    holders = [_report(n) for n in snapshot.nodes if n.role == "server"]
+    servers = [*holders, *(_mapping(_report(n).get("taken")) for n in workers)]  # in an all-reduce workers take pushes
     staleness = {n.rank: _staleness(servers, n.rank) for n in workers}
     rows = [_worker_row(n, servers, staleness[n.rank]) for n in workers]
     first = _report(workers[0]) if workers and workers[0].rank == 0 else {}
@@ -74,7 +76,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
     return {
         "mode": mode_label(snapshot.mode),
         "workers": len(workers),
-        "servers": len(servers),
+        "servers": len(holders),
         "accuracy": metrics.get("accuracy"),
         "seconds": seconds,
         "target": first.get("target"),

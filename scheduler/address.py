@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from shoal.errors import ConfigError, MembershipError
 
-__all__ = ["address_towards", "check_host", "parse_address"]
+__all__ = ["address_towards", "advertised", "check_host", "parse_address"]
 
 log = logging.getLogger("shoal.address")
 
@@ -64,6 +64,29 @@ def address_towards(peer: str, timeout_s: float = 60.0) -> str:
                 log.warning("no way to %s yet (%s); trying for %g s", peer, e, timeout_s)
                 said = True
             time.sleep(RESOLVE_RETRY_S)
+
+
+def advertised(advertise: str, host: str, facing: str, port: int) -> str:
+    """Under which ``host:port`` the others reach a process of this machine that listens on ``port``.
+
+    >>> advertised("", "0.0.0.0", "10.0.0.7", 4242), advertised("node7:9000", "", "10.0.0.7", 4242)
+    ('10.0.0.7:4242', 'node7:9000')
+
+    Args:
+        advertise: host, or ``host:port``, that was asked for; "" for the one it listens on, or, if that is every
+            address, the one that faces the scheduler.
+        host: where it listens; "" for ``facing``.
+        facing: what `address_towards` says of the scheduler.
+    Raises:
+        ConfigError: nobody can reach it there.
+    """
+    if ":" in advertise:
+        given, given_port = parse_address(advertise)
+        return f"{given}:{given_port}"
+    listens = facing if host in ("", "0.0.0.0") else host
+    if advertise == "0.0.0.0":
+        raise ConfigError("nobody can reach a process at 0.0.0.0: advertise an address of this machine, or none")
+    return f"{advertise or listens}:{port}"
 
 
 def _advice(host: str) -> str:

@@ -50,7 +50,7 @@ class Membership:
         transport: connected to the scheduler under the name ``"scheduler"``.
         role: "worker" or "server".
         rank: the rank it would like, or -1 for any.
-        address: ``host:port`` where this process listens; "" for workers.
+        address: ``host:port`` where this process listens; "" if it does not.
         scheduler: ``host:port``, for texts.
         join_timeout_s: how long to wait for the scheduler's first answer.
     """

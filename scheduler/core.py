@@ -42,7 +42,7 @@ from shoal.kvstore.wire.messages import (
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
 from shoal.scheduler.contacts import Contacts, Watchers
-from shoal.scheduler.gather import Count, Gathering, as_count
+from shoal.scheduler.gather import ALLREDUCE, Count, Gathering, as_count, check_servers
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
     Aborted,
@@ -89,7 +89,7 @@ class SchedulerConfig:
 
     Args:
         workers: number of workers; a `Count` with ``more`` means at least so many.
-        servers: number of servers, likewise.
+        servers: number of servers, likewise; 0 for a run whose workers reduce among themselves.
         cluster: id of the run.
         version: of shoal; nodes of another version are refused.
         mode: consistency mode that every script must use, or "" to let the script decide.
@@ -110,8 +110,9 @@ class SchedulerConfig:
     settle_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if min(as_count(self.workers).least, as_count(self.servers).least) < 1:
-            raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
+        if as_count(self.workers).least < 1:
+            raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
+        check_servers(as_count(self.servers).least, self.mode)
 
 
 class SchedulerCore:
@@ -120,6 +121,8 @@ class SchedulerCore:
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self.mode = canonical_mode(config.mode) if config.mode else ""
+        if not as_count(config.servers).least and not as_count(config.servers).more:
+            self.mode = ALLREDUCE
         counts = {"server": as_count(config.servers), "worker": as_count(config.workers)}
         self.gathering = Gathering(counts, config.settle_s)
         self.state = ClusterState(counts["worker"].least, counts["server"].least)

@@ -10,9 +10,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from shoal.errors import ConfigError
+from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import Join, Member
 
-__all__ = ["MAX_NODES", "Count", "Gathering", "Place", "as_count", "parse_count"]
+__all__ = [
+    "ALLREDUCE",
+    "MAX_NODES",
+    "Count",
+    "Gathering",
+    "Place",
+    "as_count",
+    "check_servers",
+    "parse_count",
+    "unreachable",
+]
+
+ALLREDUCE = "allreduce"
+"""The mode of a run that needs no servers."""
 
 MAX_NODES = 4096
 """Most processes of one role."""
@@ -36,19 +50,30 @@ def as_count(number: int | Count) -> Count:
     return number if isinstance(number, Count) else Count(number)
 
 
-def parse_count(text: str) -> Count:
+def check_servers(servers: int, mode: str) -> None:
+    """Raise ConfigError unless this number of servers, or the least, fits the mode ("" if the script decides)."""
+    if servers < 0 or (servers == 0 and mode not in ("", ALLREDUCE)):
+        raise ConfigError(
+            f"mode {mode_label(mode) or 'sync'} needs at least 1 server to hold the weights, got {servers}. Without "
+            f"servers the mode is {ALLREDUCE}: workers reduce among themselves."
+        )
+
+
+def parse_count(text: str, least: int = 1) -> Count:
     """``"4"`` or ``"1+"``.
 
     >>> parse_count("1+")
     Count(least=1, more=True)
 
+    Args:
+        least: the smallest number that is one.
     Raises:
         ConfigError: it is neither.
     """
     number = text.strip().removesuffix("+")
-    if not number.isdecimal() or not 1 <= int(number) <= MAX_NODES:
+    if not number.isdecimal() or not least <= int(number) <= MAX_NODES:
         raise ConfigError(
-            f"a number of processes is 1 to {MAX_NODES}, such as 4, or such as 2+ for at least two; got {text!r}"
+            f"a number of processes is {least} to {MAX_NODES}, such as 4, or such as 2+ for at least two; got {text!r}"
         )
     return Count(int(number), text.strip().endswith("+"))
 
@@ -130,6 +155,22 @@ def _only_here(address: str) -> bool:
     """
     host = address.rpartition(":")[0]
     return host.startswith("127.") or host in ("localhost", "0.0.0.0")
+
+
+def unreachable(workers: Iterable[Member]) -> str:
+    """Which of these workers another of them cannot reach; empty if all reach all, as an all-reduce needs."""
+    everybody = list(workers)
+    for m in everybody:
+        others = [o for o in everybody if o.host != m.host]
+        if not m.address or (others and _only_here(m.address)):
+            where = "listens nowhere"
+            if m.address:
+                where = f"is reached at {m.address}, which means nothing to worker {others[0].rank} on {others[0].host}"
+            return (
+                f"worker {m.rank} (host {m.host}, pid {m.pid}) {where}: an all-reduce goes from worker to worker. "
+                "Start that worker with the scheduler's address as other machines know it, or with --advertise."
+            )
+    return ""
 
 
 def _hidden(m: Join, members: Iterable[Member]) -> str:

@@ -5,6 +5,7 @@ from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.placement import CUTS
 from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
 from shoal.kvstore.wire.schema import ITEM_BYTES
+from shoal.scheduler.gather import ALLREDUCE, unreachable
 from shoal.scheduler.log import ClusterState
 
 __all__ = ["Objection", "new_keys", "objection"]
@@ -45,6 +46,8 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
             f"the run was started with --mode {mode_label(mode)}, but the script of {by} creates a store of mode "
             f"{theirs}. Start the run with --mode {theirs}, or let the script take its mode from the run."
         )
+    if wrong := _wrong_place(state, gate, theirs, by):
+        return "ConfigError", wrong
     if m.store < 1:
         return "ConfigError", f"{by} numbers a store {m.store}; stores are numbered from 1"
     known = state.stores.get(m.store)
@@ -57,6 +60,18 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
     if len(state.placement.layouts) + len(m.keys) > MAX_KEYS:
         return "ConfigError", f"{by} declares more than {MAX_KEYS} keys"
     return None
+
+
+def _wrong_place(state: ClusterState, gate: str, label: str, by: str) -> str:
+    """Why this run has no place for a store of this gate; empty if it has."""
+    if gate == ALLREDUCE:
+        return unreachable(node.member for node in state.nodes.values() if node.member.role == "worker")
+    if state.servers:
+        return ""
+    return (
+        f"the script of {by} creates a store of mode {label}, but the run has no servers to hold it. Start the run "
+        "with -s 1, or more, or let the script take its mode from the run."
+    )
 
 
 def _wrong_key(state: ClusterState, by: str, spec: KeySpec) -> Objection | None:

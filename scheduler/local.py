@@ -19,6 +19,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
+from shoal.scheduler.gather import ALLREDUCE, check_servers
 from shoal.scheduler.relay import Relay
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.scheduler.watch import Watcher
@@ -43,7 +44,7 @@ class JobConfig:
         script: the training script; every worker runs it.
         args: its arguments.
         workers: how many processes train.
-        servers: how many processes hold the weights.
+        servers: how many processes hold the weights; 0 for a run whose workers reduce among themselves.
         mode: consistency mode, or "" to let the script decide.
         seed: of the run.
         target: METRIC=VALUE whose time is reported, or "".
@@ -72,8 +73,11 @@ class JobConfig:
     grace_s: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.servers < 1:
-            raise ConfigError(f"a run needs at least 1 worker and 1 server, got {self.workers} and {self.servers}")
+        if self.workers < 1:
+            raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
+        check_servers(self.servers, self.mode)
+        if self.servers and self.mode == ALLREDUCE:
+            raise ConfigError(f"mode {ALLREDUCE} has no use for {self.servers} servers: leave -s out, or say -s 0")
         if self.lease_s <= 0 or self.gather_timeout_s <= 0:
             raise ConfigError(f"leases and deadlines are positive; got {self.lease_s} s and {self.gather_timeout_s} s")
         if self.mode:
@@ -176,11 +180,13 @@ class _Run:
 
     def _server(self, address: str, rank: int) -> list[str]:
         """Everything is said, so that no variable of the environment can change it."""
-        where = ["--host", self.job.host, "--port", "0", "--advertise", self.job.host]
-        return ["server", "--scheduler", address, "--rank", str(rank), *where]
+        return ["server", "--scheduler", address, "--rank", str(rank), *self._listen()]
+
+    def _listen(self) -> list[str]:
+        return ["--host", self.job.host, "--port", "0", "--advertise", self.job.host]
 
     def _worker(self, address: str, rank: int) -> list[str]:
-        options = ["--rank", str(rank), "--target", self.job.target]
+        options = ["--rank", str(rank), "--target", self.job.target, *self._listen()]
         return ["worker", "--scheduler", address, *options, self.job.script, *self.job.args]
 
     def _start(self, name: str, args: list[str], threads: int = 0, pass_fds: tuple[int, ...] = ()) -> Child:

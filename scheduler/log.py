@@ -147,7 +147,7 @@ class ClusterState:
     placement: Placement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.placement = Placement(self.servers)
+        self.placement = _placement(self.servers)
 
     def apply(self, record: Record) -> None:
         """Take one record into account."""
@@ -184,7 +184,7 @@ class ClusterState:
         self.phase = "running"
         self.generation += 1
         self.workers, self.servers = (sum(role == r for r, _ in self.nodes) for role in ("worker", "server"))
-        self.placement = Placement(self.servers)
+        self.placement = _placement(self.servers)
         for node in self.nodes.values():
             node.state = "running"
         members = tuple(self.nodes[place].member for place in sorted(self.nodes))
@@ -205,3 +205,8 @@ class ClusterState:
             self.departures.append(
                 Left(role=m.role, rank=m.rank, incarnation=m.incarnation, generation=self.generation)
             )
+
+
+def _placement(servers: int) -> Placement:
+    """Keys are cut and numbered in a run without servers too, as if there were one."""
+    return Placement(max(1, servers))

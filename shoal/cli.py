@@ -125,9 +125,9 @@ def _option(parser: argparse.ArgumentParser, *flags: str, env: str, default: Any
 
 
 def _metavar(flags: Sequence[str], type: Any) -> str:
-    return {int: "N", _count: "N", _node_count: "N", _port: "N", _seconds: "SECONDS", _address: "HOST:PORT"}.get(
-        type, flags[-1].lstrip("-").replace("-", "_").upper()
-    )
+    numbers: dict[Any, str] = dict.fromkeys((int, _count, _node_count, _server_count, _servers, _port), "N")
+    words = {_seconds: "SECONDS", _address: "HOST:PORT"}
+    return (numbers | words).get(type, flags[-1].lstrip("-").replace("-", "_").upper())
 
 
 def _seconds(text: str) -> float:
@@ -172,6 +172,18 @@ def _node_count(text: str) -> Any:
     return _checked(parse_count, text)
 
 
+def _server_count(text: str) -> Any:
+    from shoal.scheduler.gather import parse_count
+
+    return _checked(lambda t: parse_count(t, least=0), text)
+
+
+def _servers(text: str) -> int | None:
+    if text and (not text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected a number of processes, at least 0, got {text!r}")
+    return int(text) if text else None
+
+
 def _mode(text: str) -> str:
     from shoal.kvstore.gates import canonical_mode
 
@@ -192,12 +204,6 @@ def _checked(parse: Callable[[str], Any], text: str) -> Any:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 
-def _server_count(text: str) -> Any:
-    from shoal.scheduler.gather import parse_count
-
-    return _checked(lambda t: parse_count(t, least=0), text)
-
-
 def _run_options(p: argparse.ArgumentParser) -> None:
     _option(
         p,
@@ -205,7 +211,8 @@ def _run_options(p: argparse.ArgumentParser) -> None:
         env="SHOAL_MODE",
         default="",
         type=_mode,
-        help="sync, async, ssp:S (nobody more than S steps ahead of the slowest); the script decides if not given",
+        help="sync, async, ssp:S (nobody more than S steps ahead of the slowest), allreduce (no servers), and others; "
+        "the script decides if not given",
     )
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     lease = "a process that is silent for this long ends the run"
@@ -237,7 +244,8 @@ def _node_options(p: argparse.ArgumentParser) -> None:
 def _add_run(commands: Any) -> None:
     p = _command(commands, "run", _run, "Start a whole cluster on this machine and train with a script.")
     _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=_count, help="processes that train")
-    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that hold the weights")
+    servers = "processes that hold the weights: 1 if not given; 0 is for --mode allreduce, and implies it"
+    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default="", type=_servers, help=servers)
     _run_options(p)
     _report_option(p)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
@@ -249,8 +257,8 @@ def _add_scheduler(commands: Any) -> None:
     p = _command(commands, "scheduler", _scheduler, "Be the scheduler of one run: who is in the cluster.")
     workers = "processes that train: 4, or 2+ for at least two"
     _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=None, type=_node_count, help=workers)
-    servers = "processes that hold the weights, likewise"
-    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=None, type=_node_count, help=servers)
+    servers = "processes that hold the weights, likewise; 0 is for --mode allreduce, and implies it"
+    _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=None, type=_server_count, help=servers)
     _run_options(p)
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
@@ -273,6 +281,11 @@ def _add_server(commands: Any) -> None:
 def _add_worker(commands: Any) -> None:
     p = _command(commands, "worker", _worker, "Be a worker: train with a script.")
     _node_options(p)
+    host = "address to listen on for other workers' all-reduce; the one that faces the scheduler if not given"
+    _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
+    _option(p, "--port", env="SHOAL_WORKER_PORT", default=0, type=_port, help="0 lets the system choose")
+    advertise = "host or host:port under which other workers reach this one, where it differs"
+    _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)
     timeout = "how long a push or pull may take"
     _option(p, "--timeout-s", env="SHOAL_TIMEOUT_S", default=600, type=_seconds, help=timeout)
     _script_options(p)
@@ -323,7 +336,7 @@ def _run(o: argparse.Namespace) -> int:
         script=o.script,
         args=tuple(o.args),
         workers=o.workers,
-        servers=o.servers,
+        servers=o.servers if o.servers is not None else int(o.mode != "allreduce"),
         mode=o.mode,
         seed=o.seed,
         target=o.target,
@@ -421,6 +434,9 @@ def _worker(o: argparse.Namespace) -> int:
         join_timeout_s=o.join_timeout_s,
         timeout_s=o.timeout_s,
         target=o.target,
+        host=o.host,
+        port=o.port,
+        advertise=o.advertise,
     )
 
 

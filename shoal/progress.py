@@ -135,7 +135,8 @@ def progress_table(snapshot: Snapshot) -> RenderableType:
         table.add_row(*_row(node))
     servers = _of(snapshot, "server")
     states = ", ".join(f"{n.rank} {_state(n)}" for n in servers)
-    table.caption = f"servers: {states}   mode: {mode_label(snapshot.mode) if snapshot.mode else 'not settled yet'}"
+    mode = f"mode: {mode_label(snapshot.mode) if snapshot.mode else 'not settled yet'}"
+    table.caption = f"servers: {states}   {mode}" if servers else mode
     table.caption_justify = "left"
     return table
 

@@ -12,7 +12,7 @@ from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.scheduler import shell
-from shoal.scheduler.address import address_towards, parse_address
+from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import handling, insisting, stopped_by
 
@@ -51,7 +51,7 @@ class ServerRole:
         self.transport = Transport("server")
         try:
             bound = self.transport.bind(host or facing, port)
-            address = _advertised(advertise, host, facing, bound)
+            address = advertised(advertise, host, facing, bound)
             self.transport.connect("scheduler", scheduler)
         except BaseException:
             self.transport.close()
@@ -138,6 +138,9 @@ def run_worker(
     join_timeout_s: float = 60.0,
     timeout_s: float = 600.0,
     target: str = "",
+    host: str = "",
+    port: int = 0,
+    advertise: str = "",
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
     from shoal.worker.session import run_script  # the array libraries load only where something is trained
@@ -145,9 +148,17 @@ def run_worker(
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
     with insisting(_exit):
-        address_towards(scheduler, join_timeout_s)  # says it if the name is unknown; the transport would just wait
         return run_script(
-            scheduler, script, args, rank=rank, join_timeout_s=join_timeout_s, timeout_s=timeout_s, target=target
+            scheduler,
+            script,
+            args,
+            rank=rank,
+            join_timeout_s=join_timeout_s,
+            timeout_s=timeout_s,
+            target=target,
+            host=host,
+            port=port,
+            advertise=advertise,
         )
 
 
@@ -155,16 +166,6 @@ def _exit(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
-
-
-def _advertised(advertise: str, host: str, facing: str, port: int) -> str:
-    if ":" in advertise:
-        given, given_port = parse_address(advertise)
-        return f"{given}:{given_port}"
-    listens = facing if host in ("", "0.0.0.0") else host
-    if advertise == "0.0.0.0":
-        raise ConfigError("nobody can reach a server at 0.0.0.0: advertise an address of this machine, or none")
-    return f"{advertise or listens}:{port}"
 
 
 def _summary(failure: str) -> str:

@@ -7,20 +7,25 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from shoal.errors import MembershipError, NodeLostError, ShoalError
+from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError
 from shoal.kvstore import api
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
+from shoal.kvstore.gates import mode_label
+from shoal.kvstore.ring.node import RingNode
+from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.ops import random
+from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record
@@ -32,6 +37,8 @@ log = logging.getLogger("shoal.worker")
 LAST_WAIT_S = 7 * 24 * 3600.0
 """How long a worker that is done waits for the others; the dead ones are found by their leases."""
 
+_COUNTS = ("sent", "acknowledged", "retries", "bytes_pushed", "bytes_dense", "bytes_pulled")
+
 ABORT_GRACE_S = 3.0
 """After the run has failed a script has this long to end by itself."""
 
@@ -42,21 +49,46 @@ class Session:
     Args:
         scheduler: ``host:port``.
         rank: the rank it would like, or -1 for any.
+        host: address to listen on for the other workers, in an all-reduce; "" for the one that faces the scheduler.
+        port: 0 lets the system choose.
+        advertise: host, or ``host:port``, under which they reach this worker, where it differs.
     """
 
-    def __init__(self, scheduler: str, rank: int = -1, join_timeout_s: float = 120.0, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        scheduler: str,
+        rank: int = -1,
+        join_timeout_s: float = 120.0,
+        timeout_s: float = 600.0,
+        *,
+        host: str = "",
+        port: int = 0,
+        advertise: str = "",
+    ) -> None:
+        facing = address_towards(scheduler, join_timeout_s)
         self.timeout_s = timeout_s
-        self.transport = Transport("worker")
-        self.transport.connect("scheduler", scheduler)
+        self.ring = RingNode(host or facing, port)
+        try:
+            address = advertised(advertise, host, facing, self.ring.port)
+            self.transport = Transport("worker")
+            self.transport.connect("scheduler", scheduler)
+        except BaseException:
+            self.ring.close()
+            raise
         self.membership = Membership(
-            self.transport, role="worker", rank=rank, scheduler=scheduler, join_timeout_s=join_timeout_s
+            self.transport,
+            role="worker",
+            rank=rank,
+            scheduler=scheduler,
+            address=address,
+            join_timeout_s=join_timeout_s,
         )
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
         self.membership.on_abort = self._on_abort
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
-        self.stores: list[DistKVStore] = []
+        self.stores: list[DistKVStore | AllReduceKVStore] = []
         self.aborted = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="shoal-io", daemon=True)
 
@@ -81,12 +113,16 @@ class Session:
         for m in servers:
             self.transport.connect(f"server{m.rank}", m.address)
         me = self.membership
+        workers = {m.rank: m.address for m in roster.members if m.role == "worker"}
+        self.ring.join(me.rank, me.incarnation, me.cluster, workers, self.timeout_s)
         core = ClientCore(me.rank, me.incarnation, me.cluster, len(servers), self.timeout_s)
         self.shell = ClientShell(self.transport, core)
         self.loop.drivers[""] = self.shell
 
     def _on_left(self, left: Left) -> None:
         log.debug("%s %d has left", left.role, left.rank)
+        if left.role == "worker":
+            self.ring.left(left.rank)
 
     def _on_abort(self, culprit: str, reason: str) -> None:
         self._give_up(NodeLostError(f"the run has failed: {culprit}: {reason}"))
@@ -96,17 +132,27 @@ class Session:
         self.aborted.set()
         if self.shell is not None:
             self.shell.fail_all(error)
+        self.ring.fail_all(error)
         killer = threading.Timer(ABORT_GRACE_S, _exit_now, [str(error)])
         killer.daemon = True
         killer.start()
 
-    def store(self, mode: str, reduce: str) -> DistKVStore:
-        """A store on the run's servers."""
+    def store(self, mode: str, reduce: str) -> DistKVStore | AllReduceKVStore:
+        """A store on the run's servers, or, if the mode is "allreduce", among its workers."""
         if self.shell is None:
             raise MembershipError("this worker has not joined a cluster yet")
-        store = DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s)
-        self.stores.append(store)
-        return store
+        run = self.membership.mode
+        if (mode or run) != "allreduce":
+            self.stores.append(DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s))
+        elif run in ("", "allreduce"):
+            numbers = self.shell.number_store
+            self.stores.append(AllReduceKVStore(reduce, self.membership, self.ring.shell, numbers, self.timeout_s))
+        else:
+            raise ConfigError(
+                f"the script asks for kvstore 'allreduce', but the run was started with --mode {mode_label(run)}. Drop "
+                "--mode, or ask for 'dist', which is whatever the run is."
+            )
+        return self.stores[-1]
 
     def publish(self, status: dict[str, Any]) -> None:
         """Show ``status`` to whoever watches the run."""
@@ -124,16 +170,21 @@ class Session:
             if self.membership.rank == 0:
                 elsewhere = record.current().weights
                 stored = {k: v for s in self.stores for k, v in _weights(s).items()}
-                weights = weights_sha256(elsewhere() if elsewhere is not None else stored)
+                values = elsewhere() if elsewhere is not None else stored
+                weights = weights_sha256(values) if values else None
         return {**record.current().summary(), **self._accounts(), "weights_sha256": weights}
 
     def _accounts(self) -> dict[str, Any]:
-        if self.shell is None:
-            return {"ledger": {"sent": 0, "acknowledged": 0, "retries": 0}, "bytes_pushed": 0, "bytes_pulled": 0}
-        c = self.shell.core.counters
-        ledger = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
-        pushed = {"bytes_pushed": c.bytes_pushed, "bytes_dense": c.bytes_dense}
-        return {"ledger": ledger, **pushed, "bytes_pulled": c.bytes_pulled}
+        """What this worker has sent, to servers and in all-reduces; ``taken``: what it has taken from its peers."""
+        counts = Counter[str](dict.fromkeys(_COUNTS, 0))
+        if self.shell is not None:
+            c = self.shell.core.counters
+            counts.update({name: getattr(c, name) for name in _COUNTS})
+        ring = self.ring.started
+        if ring is not None:
+            counts.update({name: n for name, n in ring.ledger().items() if name in _COUNTS})
+        ledger = {name: counts.pop(name) for name in ("sent", "acknowledged", "retries")}
+        return {"ledger": ledger, **counts, "taken": ring.books() if ring is not None else {}}
 
     def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""
@@ -143,10 +194,13 @@ class Session:
         self._thread.join(2.0)
         if not self._thread.is_alive():
             self.transport.close()
+        self.ring.close()
 
 
-def _weights(store: DistKVStore) -> dict[str, Any]:
+def _weights(store: DistKVStore | AllReduceKVStore) -> dict[str, Any]:
     """By the names that tell the stores of a run apart."""
+    if isinstance(store, AllReduceKVStore):
+        return store.held()
     keys = store.keys()
     names = [store.layout(k).key for k in keys]
     return dict(zip(names, store.pull(keys), strict=True)) if keys else {}
@@ -161,6 +215,9 @@ def run_script(
     join_timeout_s: float = 120.0,
     timeout_s: float = 600.0,
     target: str = "",
+    host: str = "",
+    port: int = 0,
+    advertise: str = "",
 ) -> int:
     """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
 
@@ -169,7 +226,7 @@ def run_script(
     """
     goal = record.parse_target(target)
     tune_malloc()
-    session = Session(scheduler, rank, join_timeout_s, timeout_s)
+    session = Session(scheduler, rank, join_timeout_s, timeout_s, host=host, port=port, advertise=advertise)
     session.start()
     record.use(record.RunRecord(goal, session.publish))
     api.attach(session.store)

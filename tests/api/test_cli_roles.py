@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import ConfigError, JoinRefusedError, NodeLostError
-from shoal.roles import ServerRole, _advertised, _exit, _summary, run_worker
+from shoal.roles import ServerRole, _exit, _summary, run_worker
+from shoal.scheduler.address import advertised
 from tests.scheduler.cluster import WAIT_S, Cluster
 
 pytestmark = pytest.mark.net
@@ -34,7 +35,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_server_is_reached_where_it_says_or_where_it_faces_the_scheduler(
     advertise: str, host: str, address: str
 ) -> None:
-    assert _advertised(advertise, host, "10.0.0.5", 7000) == address
+    assert advertised(advertise, host, "10.0.0.5", 7000) == address
 
 
 def test_a_server_serves_until_the_workers_are_done(cluster: Cluster) -> None:

@@ -72,7 +72,7 @@ def test_a_member_says_that_the_scheduler_has_no_known_name(
 
 def test_a_server_cannot_be_reached_at_every_address(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["server", "--scheduler", "127.0.0.1:9091", "--advertise", "0.0.0.0"]) == 2
-    assert "nobody can reach a server at 0.0.0.0" in capsys.readouterr().err
+    assert "nobody can reach a process at 0.0.0.0" in capsys.readouterr().err
 
 
 def test_the_doctor_names_its_finding_about_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,8 +146,8 @@ def test_nobody_joins_a_run_that_has_failed() -> None:
     assert "did not join" in s.answer("a", join("worker", "a"), Abort).reason
 
 
-def test_a_run_without_workers_or_servers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1 worker and 1 server, got 0 and 1"):
+def test_a_run_without_workers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1 worker, got 0"):
         SchedulerConfig(0, 1)
 
 
