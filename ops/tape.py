@@ -7,7 +7,7 @@ it depends on, so the backward pass is a sort and a loop.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any
@@ -17,6 +17,8 @@ from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS, rules_for
 
 __all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "state"]
+
+NOTHING: Collection[int] = frozenset()
 
 _numbers = count(1)
 
@@ -49,16 +51,18 @@ class Leaf:
     """Where the backward pass ends: a variable, and the tensor that takes its gradient.
 
     ``fresh`` says whether the gradient is new since whoever uses gradients last set it to False; a variable begins
-    with a gradient of zero, which is new.
+    with a gradient of zero, which is new. ``ready``, if there is one, is called in each backward pass when the gradient
+    is in its buffer: as soon as nothing more can be added to it, while the pass goes on with what came before.
     """
 
-    __slots__ = ("fresh", "grad", "number", "req")
+    __slots__ = ("fresh", "grad", "number", "ready", "req")
 
     inputs: tuple[Any, ...] = ()
 
     def __init__(self, grad: Any, req: str) -> None:
         self.number = next(_numbers)
         self.grad, self.req, self.fresh = grad, req, True
+        self.ready: Callable[[], None] | None = None
 
     def deliver(self, g: Any) -> None:
         """Put a raw gradient into the buffer: overwrite it, or add to it."""
@@ -66,13 +70,18 @@ class Leaf:
             self.grad.data += g
         else:
             self.grad.data[...] = g
-        self.fresh = True
+        self._done()
 
     def clear(self) -> None:
         """Deliver zero: the variable was reached through functions only that are flat everywhere."""
         if self.req == "write":
             self.grad.data[...] = 0
+        self._done()
+
+    def _done(self) -> None:
         self.fresh = True
+        if self.ready is not None:
+            self.ready()
 
 
 def _reachable(roots: Sequence[Any]) -> list[Any]:
@@ -124,17 +133,25 @@ def backward(
     run = _run_recorded if create else _run_raw
     kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
     result: list[Any] = [None] * len(targets or ())
+    early = _early(order, pending) if targets is None else None
     for node in order:
-        g = pending.take(node)
+        if early is not None and node in early.done:
+            continue
+        g, handed = pending.take(node), NOTHING
         if g is not None:
             if targets is not None:
                 _collect(result, targets, node, g)
             elif type(node) is Leaf:
                 node.deliver(g)
             if type(node) is Node and (path is None or node in path):
-                run(node, g, pending, path, kind, xp)
+                if early is not None and getattr(node.op, "streams", False):
+                    handed = _run_streamed(node, g, pending, early, kind, xp)
+                else:
+                    run(node, g, pending, path, kind, xp)
         elif targets is None and type(node) is Leaf:
             node.clear()
+        if early is not None:
+            early.passed(node, handed)
         if not retain and type(node) is Node:
             node.inputs, node.out = None, None
     return None if targets is None else result
@@ -204,6 +221,68 @@ def _run_raw(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: 
     for i, c in enumerate(cotangents):
         if c is not None:
             pending.add(inputs[i].node, inputs[i].index, c)
+
+
+class _Early:
+    """Leaves whose gradient somebody waits for: delivered when the last node that uses them has been passed.
+
+    Args:
+        uses: how often the nodes of this pass, not passed yet, have each of them as an input.
+    """
+
+    __slots__ = ("done", "pending", "uses")
+
+    def __init__(self, uses: dict[Any, int], pending: _Pending) -> None:
+        self.uses, self.pending = uses, pending
+        self.done: set[Any] = set()
+
+    def passed(self, node: Any, but: Collection[int]) -> None:
+        """The rule of ``node`` has been run, or need not be; inputs number ``but`` are done with already."""
+        for i, x in enumerate(node.inputs):
+            if i not in but:
+                self.used(getattr(x, "node", None))
+
+    def used(self, leaf: Any) -> None:
+        """One of the uses of ``leaf`` has been passed; it may be something else than a leaf that is waited for."""
+        left = self.uses.get(leaf, 0) - 1
+        if left < 0:
+            return
+        self.uses[leaf] = left
+        if not left:
+            self.done.add(leaf)
+            g = self.pending.take(leaf)
+            if g is None:
+                leaf.clear()
+            else:
+                leaf.deliver(g)
+
+
+def _early(order: Sequence[Any], pending: _Pending) -> _Early | None:
+    """None if nobody waits for a leaf of this pass."""
+    uses = {node: 0 for node in order if type(node) is Leaf and node.ready is not None}
+    if not uses:
+        return None
+    for node in order:
+        for x in node.inputs:
+            leaf = getattr(x, "node", None)
+            if leaf in uses:
+                uses[leaf] += 1
+    return _Early(uses, pending)
+
+
+def _run_streamed(node: Any, g: Any, pending: _Pending, early: _Early, kind: Any, xp: Any) -> set[int]:
+    """Apply the rule of a whole graph, which hands out each gradient as soon as it has it; numbers of the inputs."""
+    inputs, handed = node.inputs, set()
+    needed = [isinstance(x, kind) and x.node is not None for x in inputs]
+    raw = [x.data if isinstance(x, kind) else x for x in inputs]
+
+    def arrived(i: int, c: Any) -> None:
+        handed.add(i)
+        pending.add(inputs[i].node, inputs[i].index, c)
+        early.used(inputs[i].node)
+
+    node.op.cotangents(xp, g, node.out, raw, node.attrs, needed, arrived)
+    return handed
 
 
 def _run_recorded(node: Any, g: Any, pending: _Pending, path: set[Any] | None, kind: Any, xp: Any) -> None:

@@ -130,12 +130,15 @@ def _epoch(
         with autograd.record():
             out = net(x)
             batch_loss = loss(out, y)
-        batch_loss.backward()
+        with trainer.overlap(len(x)):
+            batch_loss.backward()
         trainer.step(len(x))
         meter.update(y, out)
         mean = float(np.mean(batch_loss.asnumpy(), dtype=np.float64))
         total, samples = total + mean * len(x), samples + len(x)
         record.current().note(epoch=epoch + 1, epochs=epochs, step=step + 1, loss=mean)
+        if callbacks:
+            trainer.wait()
         for c in callbacks:
             c.on_train_batch_end(step, {"loss": mean})
     return {"loss": total / max(1, samples), **dict(meter.get_name_value())}

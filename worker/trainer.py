@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
@@ -35,8 +35,8 @@ class Trainer:
             asynchronous run, whose delays act as momentum already.
         kvstore: a name for `shoal.kv.create`, a store, or None to update here without one. ``"auto"`` is the run's
             store under ``shoal run``, and a local one otherwise.
-        update_on_kvstore: let the store apply the optimizer (the default), or only reduce the gradients and apply it on
-            every worker.
+        update_on_kvstore: let the store apply the optimizer (the default, where the store is capable of it), or only
+            reduce the gradients and apply it on every worker.
         reduce: "mean" of the workers' gradients (the learning rate keeps its meaning when workers are added) or "sum".
             None is what the strategy needs: the mean, except for elastic averaging.
         compression_params: compress gradients on their way to the store, such as ``{"type": "2bit", "threshold": 0.5}``
@@ -67,7 +67,7 @@ class Trainer:
         if given.get("momentum") == "auto":
             given["momentum"] = _momentum(self._kvstore)
         rule = optim.create(optimizer, **given)
-        self._on_store = self._kvstore is not None if update_on_kvstore is None else update_on_kvstore
+        self._on_store = _updates(self._kvstore) if update_on_kvstore is None else update_on_kvstore
         self._check_store()
         self._site = Site(chosen, rule, self._kvstore, self._on_store)
         self._stepper = self.strategy.bind(self._site)
@@ -77,12 +77,19 @@ class Trainer:
         self._steps = 0
 
     def _check_store(self) -> None:
-        if self._kvstore is None and self._on_store:
-            raise ConfigError("update_on_kvstore=True needs a kvstore, got None")
-        if self._kvstore is not None and not self._on_store and self._kvstore.type not in ("local", "dist_sync"):
+        store = self._kvstore
+        if store is None:
+            if self._on_store:
+                raise ConfigError("update_on_kvstore=True needs a kvstore, got None")
+        elif self._on_store and not _updates(store):
             raise ConfigError(
-                f"update_on_kvstore=False needs a synchronous store: under {self._kvstore.type!r} there is no moment "
-                "at which all gradients of a step are reduced. Leave update_on_kvstore out."
+                f"update_on_kvstore=True: a store of type {store.type!r} only reduces, so that every worker makes the "
+                "update itself. Leave update_on_kvstore out."
+            )
+        elif not self._on_store and _updates(store) and store.type not in ("local", "dist_sync"):
+            raise ConfigError(
+                f"update_on_kvstore=False needs a synchronous store: under {store.type!r} there is no moment at which "
+                "all gradients of a step are reduced. Leave update_on_kvstore out."
             )
 
     def _compress(self, params: Spec) -> None:
@@ -132,7 +139,7 @@ class Trainer:
 
         Args:
             batch_size: samples in this worker's batch.
-            ignore_stale_grad: leave out parameters whose gradient is no new one (see below). In a cluster such a
+            ignore_stale_grad: leave out parameters whose gradient is no new one (see below). To a store such a
                 parameter contributes zero, because the other workers wait for a contribution.
         Raises:
             AutogradError: no backward pass has delivered a gradient to a parameter since the last step, and nobody has
@@ -143,6 +150,35 @@ class Trainer:
         self._begin(batch_size, ignore_stale_grad)
         self._stepper.step(batch_size)
         self._count(batch_size)
+
+    def overlap(self, batch_size: int) -> AbstractContextManager[None]:
+        """A context for the last backward pass before `step`: it sends gradients as soon as they are final.
+
+        ::
+
+            with trainer.overlap(len(x)):
+                loss.backward()
+            trainer.step(len(x))
+
+        The step then returns without waiting: weights arrive while the program goes on, and are waited for where they
+        are used next, through `Parameter.data`. The numbers are those of a step without it. Gradients that have left
+        cannot be changed any more: clip them with the optimizer's ``clip_gradient`` or ``clip_norm``. `shoal.fit` does
+        this by itself. Strategies with local steps, and the first step, send nothing early.
+
+        Args:
+            batch_size: what `step` will be given.
+        Raises:
+            ConfigError: an earlier such context was not followed by a step.
+            AutogradError: in the context, a second pass delivers a gradient to a parameter.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
+        return self._stepper.overlap(batch_size) if self._ready else nullcontext()
+
+    def wait(self) -> None:
+        """Wait until the weights of the last step have arrived; needed only by who has kept `Parameter.data` itself."""
+        for p in self._site.params.values():
+            p.data()
 
     def allreduce_grads(self) -> None:
         """Replace every gradient by its mean (or sum) over the workers; then change them as you like and `update`."""
@@ -302,6 +338,11 @@ def _distinct(named: Mapping[str, Parameter]) -> dict[str, Parameter]:
     if not chosen:
         raise ConfigError("none of the parameters learns: every grad_req is 'null'")
     return chosen
+
+
+def _updates(store: KVStore | None) -> bool:
+    """Whether the store can apply the optimizer."""
+    return store is not None and store.is_capable("optimizer")
 
 
 def _momentum(store: KVStore | None) -> float:

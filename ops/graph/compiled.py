@@ -156,6 +156,9 @@ class _Differentiable:
     tape entry, so that the tape, freeing the entry's inputs, frees the run.
     """
 
+    streams = True
+    """`cotangents` can hand out each gradient as soon as it has it."""
+
     def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, planned: bool) -> None:
         self.name = f"the graph of {label}"
         inputs = [*found.arguments, *found.captured]
@@ -190,12 +193,27 @@ class _Differentiable:
         ]
 
     def cotangents(
-        self, xp: Any, g: Any, out: Any, inputs: Sequence[Any], attrs: dict[str, Any], needed: Sequence[bool]
+        self,
+        xp: Any,
+        g: Any,
+        out: Any,
+        inputs: Sequence[Any],
+        attrs: dict[str, Any],
+        needed: Sequence[bool],
+        arrived: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
-        """Gradients of the inputs: what the tape asks of an operator."""
+        """Gradients of the inputs: what the tape asks of an operator; or, if there is one, ``arrived`` gets each as
+        soon as it is there, with the number of its input."""
         *tensors, run = inputs
         places = zip(g, out, self.heads, strict=True)
         late = [xp.zeros_like(o) if c is None else c for c, o, head in places if head is not None]
+        if arrived is not None:
+            inputs_of: dict[int, list[int]] = {}
+            for i, (slot, need) in enumerate(zip(self.slots, needed, strict=False)):
+                if need:
+                    inputs_of.setdefault(slot, []).append(i)
+            run.backward(late, lambda slot, c: [arrived(i, c) for i in inputs_of.get(slot, ())])
+            return []
         grads = self._recorded(tensors, late) if xp is OPERATORS else run.backward(late)
         found = [grads[slot] if slot >= 0 and need else None for slot, need in zip(self.slots, needed, strict=False)]
         return [*found, None]

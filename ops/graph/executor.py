@@ -31,6 +31,9 @@ StepFn = Callable[[Values], None]
 Order = tuple[int, ...]
 """The axes of an array from the slowest in memory to the fastest."""
 
+BEFORE = -1
+"""The step that makes what is there before the backward part begins."""
+
 POOL = 4
 """How many idle arenas a program keeps."""
 
@@ -128,25 +131,44 @@ class Run:
                 results[i] = results[i].copy()
         return results
 
-    def backward(self, arrays: Sequence[Any]) -> list[Any]:
-        """Compute the other outputs from the arrays of the late inputs."""
+    def backward(self, arrays: Sequence[Any], made: Callable[[int, Any], None] | None = None) -> list[Any]:
+        """Compute the other outputs from the arrays of the late inputs.
+
+        Args:
+            made: called with the number and the array of each of them, as soon as it has its final value.
+        """
         code, program = self._code, self._program
         for slot, array in zip(code.inputs[len(code.inputs) - program.late :], arrays, strict=True):
             self._values[slot] = array
-        self._carry_out(code.backward_steps, program.split, "backward")
+        self._carry_out(code.backward_steps, program.split, "backward", made and self._announcer(made))
         return [self._values[slot] for slot in code.outputs[program.forward :]]
 
-    def _carry_out(self, steps: list[StepFn], first: int, part: str) -> None:
+    def _announcer(self, made: Callable[[int, Any], None]) -> Callable[[int], None]:
+        """What to call after each step of the backward part, to pass its outputs on."""
+        code, slots = self._code, self._code.outputs[self._program.forward :]
+
+        def after(step: int) -> None:
+            for i in code.made.get(step, ()):
+                made(i, self._values[slots[i]])
+
+        after(BEFORE)
+        return after
+
+    def _carry_out(self, steps: list[StepFn], first: int, part: str, then: Callable[[int], None] | None = None) -> None:
         values = self._values
         after = self._program.note(self._code, first, values)
-        if after is None:
+        if after is None and then is None:
             for step in steps:
                 step(values)
             return
         for i, step in enumerate(steps):
             step(values)
-            after(i)
-        self._program.rehearsed(self._code, part)
+            if after is not None:
+                after(i)
+            if then is not None:
+                then(i)
+        if after is not None:
+            self._program.rehearsed(self._code, part)
 
     def __del__(self) -> None:
         if len(self._code.pool) < POOL:
@@ -175,6 +197,10 @@ class _Code:
         dead = self._deaths(saved)
         self.forward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p < split]
         self.backward_steps = [self._step(p, dead) for p, _ in self.graph.operators() if p >= split]
+        numbers = {p: i for i, p in enumerate(p for p, _ in self.graph.operators() if p >= split)}
+        self.made: dict[int, list[int]] = {}  # outputs of the backward part by the step that makes them
+        for i, (p, _) in enumerate(self.graph.outputs[program.forward :]):
+            self.made.setdefault(numbers.get(p, BEFORE), []).append(i)
         self.inputs = [self.slots[p, 0] for p in self.graph.inputs]
         self.outputs = [self.slots[ref] for ref in self.graph.outputs]
         consts = [{self.graph.calls[p].is_const for p, _ in owned[ref]} for ref in self.graph.outputs]

@@ -1,5 +1,6 @@
 """A tensor that a model learns, or keeps: its name, shape, initial value and gradient."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -56,6 +57,7 @@ class Parameter:
         self._shape = _known(shape)
         self._data: Tensor | None = None
         self._pending: tuple[initializer.Initializer, int] | None = None
+        self._arriving: Callable[[], None] | None = None
         self._grad_req = "null"
         self.grad_req = grad_req
 
@@ -175,8 +177,8 @@ class Parameter:
         return cast(Tensor, leaf.grad)
 
     def leaf(self) -> Leaf:
-        """Where the backward pass delivers its gradient; raises as `grad`."""
-        node = self.current().node
+        """Where the backward pass delivers its gradient; raises as `grad`. Does not wait for the value."""
+        node = (self.current() if self._data is None else self._data).node
         if type(node) is not Leaf:
             raise ConfigError(f"parameter {self.name!r} has no gradient: its grad_req is {self._grad_req!r}")
         return node
@@ -196,6 +198,7 @@ class Parameter:
         Raises:
             ShapeError: another shape; has both.
         """
+        self._settle()
         tracer = trace.active()
         if tracer is not None and trace.is_symbol(value):
             self._require_shape(value.shape)
@@ -209,6 +212,7 @@ class Parameter:
 
     def cast(self, dtype: Any) -> None:
         """Change the dtype of value and gradient. `data` returns a new tensor afterwards."""
+        self._settle()
         self._dtype = np.dtype(dtype)
         if self._data is not None:
             old, self._data = self._data, None
@@ -218,8 +222,24 @@ class Parameter:
         """Whether a value of this shape fits what is known of its shape."""
         return self._shape is None or _agrees(self._shape, tuple(shape))
 
+    def arrives(self, wait: Callable[[], None]) -> None:
+        """Its next value is on its way: ``wait`` is called before anybody gets at the value, and writes it."""
+        self._settle()
+        self._arriving = wait
+
+    def _settle(self) -> None:
+        if self._arriving is not None:
+            self._arriving()  # if it raises, the value has still not come
+            self._arriving = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return self.__dict__
+
     def current(self) -> Tensor:
-        """Its value, also while a model is being traced."""
+        """Its value, also while a model is being traced; waits for a value that is on its way."""
+        if self._arriving is not None:
+            self._settle()
         if self._data is None:
             raise DeferredInitializationError(
                 f"parameter {self.name!r} waits for its shape {self._shape}: run one batch through the model first, "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.errors import CheckpointError, ConfigError, DeferredInitializationError
+from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops.nn.parameter import Parameter
 from shoal.worker import record
@@ -203,8 +203,15 @@ class Listening(LocalKVStore):
 def test_the_first_layers_which_are_needed_first_are_the_most_urgent() -> None:
     store = Listening()
     names = ["first", "second", "third"]
-    shoal.Trainer([parameter(n, [1.0]) for n in names], "sgd", kvstore=store).step(1)
+    shoal.Trainer([parameter(n, [1.0] * 20_000) for n in names], "sgd", kvstore=store).step(1)
     assert sorted(store.asked, key=lambda a: -a[1]) == [(n, -i) for i, n in enumerate(names)]
+
+
+def test_small_parameters_travel_together() -> None:
+    store, sizes = Listening(), {"large": 20_000, "small": 2, "also large": 20_000, "tiny": 1}
+    trainer = shoal.Trainer([parameter(n, [1.0] * size) for n, size in sizes.items()], "sgd", kvstore=store)
+    trainer.step(1)
+    assert store.asked == [("large", 0), (("small", "tiny"), -1), ("also large", -2)]
 
 
 @pytest.mark.parametrize("store", ["local", None])
@@ -214,3 +221,108 @@ def test_a_step_leaves_the_gradient_as_it_was(store: str | None) -> None:
     give(p, [8.0])
     trainer.step(4)
     assert p.grad().asnumpy().tolist() == [8.0]
+
+
+@pytest.mark.parametrize(
+    "strategy", ["local:h=3", "bmuf:h=3,mu=0.5", "diloco:h=3", "dn:h=3", "easgd:tau=3", "eamsgd:tau=2"]
+)
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_strategy_is_resumed_with_the_same_bits(strategy: str, at: int, tmp_path: Path) -> None:
+    grads = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+
+    def trainer() -> tuple[Parameter, shoal.Trainer]:
+        p = parameter("w", [1.0, 2.0, 3.0])
+        params = {"learning_rate": 0.1, "momentum": 0.9}
+        return p, shoal.Trainer([p], "sgd", params, kvstore="local", strategy=strategy)
+
+    p, unbroken = trainer()
+    for i, g in enumerate(grads):
+        give(p, list(g))
+        unbroken.step(1)
+        if i == at:
+            unbroken.save_states(tmp_path / "states")
+    q, resumed = trainer()
+    resumed.load_states(tmp_path / "states")
+    for g in grads[at + 1 :]:
+        give(q, list(g))
+        resumed.step(1)
+    np.testing.assert_array_equal(p.data().asnumpy(), q.data().asnumpy())
+    for each in (unbroken, resumed):
+        each.finish()
+    np.testing.assert_array_equal(p.data().asnumpy(), q.data().asnumpy())
+
+
+def test_states_of_another_strategy_are_refused(tmp_path: Path) -> None:
+    shoal.Trainer([parameter("w", [1.0])], "sgd", strategy="diloco").save_states(tmp_path / "s")
+    with pytest.raises(CheckpointError, match=r"has sgd diloco states .* this trainer is sgd gradient"):
+        shoal.Trainer([parameter("w", [1.0])], "sgd").load_states(tmp_path / "s")
+
+
+# --- gradients that are no new ones -----------------------------------------------------------------------------------
+
+
+def two(store: str | None) -> tuple[Parameter, Parameter, shoal.Trainer]:
+    used, unused = parameter("used", [1.0]), parameter("unused", [1.0])
+    return used, unused, shoal.Trainer([used, unused], "sgd", {"learning_rate": 0.5, "wd": 0.5}, kvstore=store)
+
+
+def learn(p: Parameter) -> None:
+    with shoal.autograd.record():
+        loss = (p.data() * 2.0).sum()
+    loss.backward()
+
+
+@pytest.mark.parametrize("store", ["local", None])
+def test_a_gradient_is_not_applied_twice(store: str | None) -> None:
+    used, _, trainer = two(store)
+    learn(used)
+    trainer.step(1)  # a gradient that nothing was ever delivered to is zero, and new
+    learn(used)
+    with pytest.raises(AutogradError, match=r"delivered a gradient to \['unused'\] since the last step"):
+        trainer.step(1)
+
+
+@pytest.mark.parametrize(("store", "unused_moves"), [("local", 0.5 * 0.5 * 0.75), (None, 0.0)])
+def test_parameters_with_an_old_gradient_can_be_left_out(store: str | None, unused_moves: float) -> None:
+    used, unused, trainer = two(store)
+    learn(used)
+    trainer.step(1)
+    before = float(unused.data().asnumpy()[0]), float(used.data().asnumpy()[0])
+    learn(used)
+    trainer.step(1, ignore_stale_grad=True)  # to a store it contributes zero, and weights decay
+    assert float(unused.data().asnumpy()[0]) == pytest.approx(before[0] - unused_moves)
+    assert float(used.data().asnumpy()[0]) < before[1] - 0.9
+
+
+def test_whoever_asks_for_a_gradient_may_have_written_it() -> None:
+    used, unused, trainer = two("local")
+    for _ in range(2):
+        learn(used)
+        unused.grad().data[:] = 1.0
+        trainer.step(1)
+    assert unused.data().asnumpy()[0] < 0.5
+
+
+def test_a_gradient_of_functions_that_are_flat_is_new() -> None:
+    p = parameter("w", [1.0])
+    trainer = shoal.Trainer([p], "sgd", {"learning_rate": 1.0})
+    for _ in range(2):
+        with shoal.autograd.record():
+            loss = shoal.np.sign(p.data()).sum()
+        loss.backward()
+        trainer.step(1)
+    assert p.data().asnumpy()[0] == 1.0
+
+
+# --- momentum="auto" --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum"), [("local", 0.9), ("dist_sync", 0.9), ("dist_async", 6 / 7), ("dist_ssp:2", 6 / 7)]
+)
+def test_automatic_momentum_leaves_out_what_asynchrony_brings(kind: str, momentum: float) -> None:
+    class Store(LocalKVStore):
+        type, num_workers = kind, 4
+
+    trainer = shoal.Trainer([parameter("w", [1.0])], "sgd", {"momentum": "auto"}, kvstore=Store())
+    assert trainer.optimizer.spec().params["momentum"] == pytest.approx(momentum)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,6 +64,10 @@ class Stepper(ABC):
     @abstractmethod
     def step(self, batch_size: int) -> None:
         """The gradients of a batch are there: use them."""
+
+    def overlap(self, batch_size: int) -> AbstractContextManager[None]:
+        """A context for a backward pass, in which gradients leave as soon as they are final, where that is possible."""
+        return nullcontext()
 
     def finish(self) -> None:
         """Training is over: contribute what has not been contributed yet, and wait until it is counted."""

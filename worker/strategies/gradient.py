@@ -1,14 +1,20 @@
 """The default: every gradient counts at once, on the store or here."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
+
+import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.local import LocalKVStore
 from shoal.worker import record
 from shoal.worker.strategies.base import Snapshot, Stepper, Strategy
+from shoal.worker.strategies.overlap import Outbox
 from shoal.worker.strategies.registry import register
 from shoal.worker.strategies.site import Site, wait
 
@@ -50,14 +56,25 @@ class Alone(Stepper):
 class Reduced(Alone):
     """The store reduces the gradients, every worker makes the same update."""
 
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._outbox = Outbox(site, self._place)
+
     def prepare(self) -> None:
         self.site.share(None)
         record.current().weights = self.site.weights  # the store holds gradients
 
+    def _place(self, name: str) -> Array:
+        """Where a reduced gradient goes: where it came from."""
+        return self.site.buffer(name, self.site.params[name].leaf().grad.data)
+
+    def overlap(self, batch_size: int) -> AbstractContextManager[None]:
+        return self._outbox.opened(batch_size)
+
     def step(self, batch_size: int) -> None:
-        grads = {n: self.site.scaled(n, batch_size) for n in self.site.contributing()}
-        self.site.exchange(grads, grads)
-        self.site.update(grads)
+        sent, _ = self._outbox.complete(batch_size, self._place)
+        wait(sent.values())
+        self.site.update({n: self._place(n) for n in self.site.params})
 
     def reduce_gradients(self) -> None:
         """Replace every gradient by its reduction over the workers."""
@@ -68,12 +85,32 @@ class Reduced(Alone):
 class OnStore(Stepper):
     """The store updates the weights."""
 
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._outbox = Outbox(site, self._landing)
+        self._landings: dict[str, Array] = {}
+
     def prepare(self) -> None:
         self.site.share(self.site.optimizer, *self.site.multipliers())
 
+    def _landing(self, name: str) -> Array:
+        """Where a weight goes that comes before the step."""
+        if name not in self._landings:
+            self._landings[name] = np.empty_like(self.site.params[name].current().data)
+        return self._landings[name]
+
+    def overlap(self, batch_size: int) -> AbstractContextManager[None]:
+        return self._outbox.opened(batch_size)
+
     def step(self, batch_size: int) -> None:
-        site, weights = self.site, self.site.weights()
-        wait(site.pushpull(n, site.scaled(n, batch_size), weights[n]) for n in site.contributing())
+        weights = self.site.weights()
+        sent, early = self._outbox.complete(batch_size, weights.__getitem__)
+        if not early:
+            wait(sent.values())
+        for group, future in sent.items() if early else ():
+            for name in group:
+                landed = self._landings[name] if group in early else None
+                self.site.params[name].arrives(partial(take_over, future, weights[name], landed))
 
     def optimizer_changed(self) -> None:
         self.site.store.set_optimizer(self.site.optimizer, *self.site.multipliers())
@@ -83,6 +120,13 @@ class OnStore(Stepper):
 
     def restore(self, params: Mapping[str, Array], snapshot: Snapshot) -> None:
         local_store(self.site).restore(params, snapshot.states)
+
+
+def take_over(future: "Future[Any]", weight: Array, landed: Array | None) -> None:
+    """Wait for a weight, and put it in its place."""
+    future.result()
+    if landed is not None:
+        np.copyto(weight, landed)
 
 
 def local_store(site: Site) -> LocalKVStore:

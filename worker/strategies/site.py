@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +12,14 @@ from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.placement import FUSE_BYTES
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
 
-__all__ = ["Site", "States", "applies_at_once", "copied", "wait"]
+__all__ = ["Group", "Site", "States", "applies_at_once", "copied", "wait"]
+
+Group: TypeAlias = tuple[str, ...]
+"""Names of parameters that are pushed in one call."""
 
 States: TypeAlias = dict[str, tuple[int, State]]
 """Update count and optimizer state by parameter name."""
@@ -48,7 +53,7 @@ class Site:
         self.stale: frozenset[str] = frozenset()
         self._store = store
         self._buffers: dict[str, Array] = {}
-        self._priority = {n: -i for i, n in enumerate(params)}
+        self._place = {n: i for i, n in enumerate(params)}
 
     @property
     def store(self) -> KVStore:
@@ -80,7 +85,9 @@ class Site:
 
         Zero for one that is `stale`.
         """
-        grad: Array = self.params[name].leaf().grad.data
+        p = self.params[name]
+        p.current()  # once its value has come, the buffer is no longer being sent
+        grad: Array = p.leaf().grad.data
         scaled = self.buffer(name, grad)
         if name in self.stale:
             scaled[...] = 0
@@ -91,10 +98,6 @@ class Site:
     def gradients(self, batch_size: int) -> dict[str, Array]:
         """`scaled`, of every parameter that is not stale."""
         return {n: self.scaled(n, batch_size) for n in self.params if n not in self.stale}
-
-    def contributing(self) -> list[str]:
-        """The parameters to push: all, because other workers wait for a contribution; alone, those not stale."""
-        return [n for n in self.params if n not in self.stale or self.workers > 1]
 
     def buffer(self, name: str, like: Array) -> Array:
         """Memory for what is sent for a parameter: content undefined, the same at each call."""
@@ -125,30 +128,40 @@ class Site:
         """Give the store worker 0's weights and a rule, and all workers the store's weights."""
         weights = self.weights()
         names, values = list(weights), list(weights.values())
-        if rule is not None and rule.whole:
-            self.store.init(names, values, whole=True)
-        else:
-            self.store.init(names, values)
+        self.store.init(names, values, fuse=True, whole=rule is not None and rule.whole)
         if rule is not None:
             self.store.set_optimizer(rule, lr_mult, wd_mult)
         self.store.pull(names, values)
 
-    def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
-        """Push ``values``, pull ``into``, and wait; the first layers', needed first, have the highest priority."""
-        wait(self.pushpull(n, v, into[n]) for n, v in values.items())
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Parameters that are pushed in one call: those that the store may have fused; each of the others by itself.
 
-    def pushpull(self, name: str, value: Array, into: Array) -> "Future[Any]":
-        """Push ``value`` and pull ``into``; neither may be touched before the future is done."""
-        return self.store.pushpull_async(name, value, into, priority=self._priority[name])
+        In the order of their first parameters, of which the first has the highest priority: it is needed first.
+        """
+        small = tuple(n for n, w in self.weights().items() if w.nbytes < FUSE_BYTES)
+        singly: list[Group] = [(n,) for n in self.params if n not in small]
+        return sorted([small, *singly] if small else singly, key=lambda g: self._place[g[0]])
+
+    def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        """Push ``values``, pull ``into``, and wait."""
+        wait([self.pushpull(g, [values[n] for n in g], [into[n] for n in g]) for g in self.groups])
+
+    def pushpull(self, group: Group, values: list[Array], into: list[Array]) -> "Future[Any]":
+        """Push ``values`` and pull ``into``; neither may be touched before the future is done."""
+        place = self._place[group[0]]
+        if len(group) == 1:
+            return self.store.pushpull_async(group[0], values[0], into[0], priority=-place)
+        return self.store.pushpull_async(group, values, into, priority=-place)
 
     def push(self, values: Mapping[str, Array]) -> None:
         """Push copies of ``values``, without waiting."""
-        for name, value in values.items():
-            self.store.push_async(name, value, self._priority[name])
+        for group in self.groups:
+            self.store.push_async(group, [values[n] for n in group], -self._place[group[0]])
 
     def read(self, into: Mapping[str, Array]) -> None:
         """Pull the store's values."""
-        wait([self.store.pull_async(n, out, self._priority[n]) for n, out in into.items()])
+        wait([self.store.pull_async(g, [into[n] for n in g], -self._place[g[0]]) for g in self.groups])
 
 
 def applies_at_once(store: KVStore) -> bool:
@@ -159,8 +172,8 @@ def applies_at_once(store: KVStore) -> bool:
 
 
 def wait(futures: "Iterable[Future[Any]]") -> None:
-    """Wait for all of them; all are made before the first is waited for."""
-    for future in list(futures):
+    """Wait for all of them."""
+    for future in futures:
         future.result()
 
 
