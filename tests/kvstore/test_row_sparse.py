@@ -322,7 +322,7 @@ def test_a_push_counts_in_every_slice_so_that_rounds_close() -> None:
 
 
 @pytest.mark.net
-@pytest.mark.parametrize("mode", ["asp", "ssp:1", "essp:1", "fedbuff:2"])
+@pytest.mark.parametrize("mode", ["asp", "ssp:1", "essp:1", "fedbuff:2", "ksync:2", "kasync:2"])
 def test_every_gate_takes_rows(mode: str) -> None:
     def work(kv: KVStore) -> Any:
         kv.init("e", np.zeros(SHAPE, "float32"), rows=True)
@@ -333,7 +333,7 @@ def test_every_gate_takes_rows(mode: str) -> None:
         kv.barrier()
         return kv.row_sparse_pull("e", row_ids=range(6)).rows[:, 0].tolist()
 
-    scale = 0.5 if mode.startswith("fedbuff") else 1.0
+    scale = 0.5 if mode.endswith(":2") else 1.0
     with thread_cluster(2, 2, mode, slice_bytes=TINY) as cluster:
         for found in cluster.each(work):
             assert sum(found) == -8.0 * scale and found[4:] == [0.0, 0.0]
