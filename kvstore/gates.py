@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
-__all__ = ["Gate", "Progress", "canonical_mode", "mode_label", "parse_gate", "register_gate"]
+__all__ = ["Gate", "Progress", "canonical_mode", "gate_names", "mode_label", "parse_gate", "register_gate"]
 
 _SYNONYMS = {"sync": "bsp", "async": "asp", "asgd": "asp", "kbatchasync": "fedbuff"}
 _KNOWN = (
@@ -127,6 +127,11 @@ def register_gate(name: str, make: Maker, least: int | None = None) -> None:
     if known is not None and known[0].__module__ != make.__module__:
         raise ConfigError(f"gate {name!r} is taken: known are {', '.join(sorted(_GATES))}")
     _GATES[name] = (make, least)
+
+
+def gate_names() -> list[str]:
+    """First words of all spellings of gates, sorted."""
+    return sorted({*_GATES, *_SYNONYMS})
 
 
 def canonical_mode(name: str) -> str:
