@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kv_control import Meeting, NotMeasured, System
+from kv_control import Meeting, NotMeasured, System, stop
 from kv_peers import PEERS, Unavailable, prepare
 from kv_report import Turns, best_way, figures, markdown, ratio
 
@@ -116,8 +116,7 @@ def measure(systems: Sequence[System], task: Mapping[str, Any], cycles: int, rou
             right = all(a["right"] for a in s.order(check=True))
             found[s.name] = turns[s.name] if right else "the values that came back are wrong"
     finally:
-        for s in systems:
-            s.stop()
+        stop(systems)
         meeting.close()
     return found
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kv_control import Meeting, System
+from kv_control import Meeting, System, stop
 
 __all__ = ["Cable", "pays", "why_not"]
 
@@ -149,7 +149,7 @@ def measure(rates: Sequence[float], codecs: Sequence[str], shapes: list[list[int
                 print(json.dumps({"benchmark": "links", "MB": sum(s[0] for s in shapes) * 4 / 1e6, **row}), flush=True)
         finally:
             cable.set_rate(0)
-            worker.stop()
+            stop([worker])
             meeting.close()
             for node in nodes:
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Meeting", "NotMeasured", "System", "cpu_seconds", "descendants"]
+__all__ = ["Meeting", "NotMeasured", "System", "cpu_seconds", "descendants", "stop"]
 
 PEERS = Path(__file__).parent / "peers"
 SETUP_S = 180.0
 """How long a system may take until all its workers are ready."""
 
 TURN_S = 300.0
+
+END_S = 5.0
+"""How long systems may take to end by themselves, all together."""
 
 
 class NotMeasured(Exception):
@@ -79,26 +82,44 @@ class System:
         """CPU seconds, user and system, of all its processes until now."""
         return sum(map(cpu_seconds, descendants(self.process.pid))) if self.process else 0.0
 
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
+    def ask_to_stop(self) -> None:
+        """Its workers end by themselves; the others follow."""
         for line in [*self.lines.values(), *self.onlookers]:
             with suppress(OSError):
                 line.say({"stop": True})
-        if self.process is None:
-            return
-        tree = descendants(self.process.pid)
-        try:
+
+    def end(self, deadline: float) -> None:
+        """Wait until then, and leave no process behind."""
+        if self.process is not None:
+            tree = descendants(self.process.pid)
+            if not _ended(self.process, deadline - time.monotonic()):
+                self.process.terminate()
+                _ended(self.process, 5.0)
+            for pid in tree:  # what has not ended with its parent
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5.0)
-        for pid in tree:  # what has not ended with its parent
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(5.0)
         for line in [*self.lines.values(), *self.onlookers]:
             line.close()
+
+
+def _ended(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, timeout_s))
+    return process.poll() is not None
+
+
+def stop(systems: Sequence[System]) -> None:
+    """End all, whatever state they are in; Ctrl-C does not interrupt this."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for s in systems:
+            s.ask_to_stop()
+        deadline = time.monotonic() + END_S
+        for s in systems:
+            s.end(deadline)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Line:

@@ -149,9 +149,8 @@ def main() -> int:
     if what == "memcpy":
         return int(control.start([([__file__, "memcpy_worker", str(r)], {}) for r in range(workers)]))
     ports = [control.free_port() for _ in range(servers)]
-    commands = [([__file__, "echo_server", str(p)], {}) for p in ports]
-    commands += [([__file__, "echo_worker", str(r), *map(str, ports)], {}) for r in range(workers)]
-    return int(control.start(commands))
+    clients = [([__file__, "echo_worker", str(r), *map(str, ports)], {}) for r in range(workers)]
+    return int(control.start(clients, background=[([__file__, "echo_server", str(p)], {}) for p in ports]))
 
 
 if __name__ == "__main__":

@@ -104,22 +104,23 @@ def follow_parent():
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
 
 
-def start(commands):
+def start(commands, background=()):
     """Start processes, given as (arguments of this Python, environment), and wait for the end.
 
-    When one fails, or this process is told to stop, all are ended. Returns the exit code.
+    When one fails, or this process is told to stop, all are ended; those in the ``background`` also when all others
+    have. Returns the exit code.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     children = []
     try:
-        for args, env in commands:
+        for args, env in [*commands, *background]:
             full = {**os.environ, **env}
             children.append(subprocess.Popen([sys.executable, *args], env=full, preexec_fn=follow_parent))
         while True:
             codes = [c.poll() for c in children]
             if any(codes):
                 return next(c for c in codes if c)
-            if None not in codes:
+            if None not in codes[: len(commands)]:
                 return 0
             time.sleep(0.05)
     finally:
