@@ -36,7 +36,7 @@ class Scenario:
         network: how messages travel; by default in no time.
         model_bytes: how big the weights are for the network; by default as big as the problem's are.
         restart: a worker that computes for a round which closes gives up and begins anew, as theory has it for
-            backup workers and K-sync. Else it finishes and pushes, as in a real run, and the gate drops or keeps that.
+            backup workers and K-sync. Else it finishes, as in a real run, and the gate drops or keeps what it found.
         record: keep the weights at each version.
     Raises:
         ConfigError: an argument is out of its range; says what is expected.
