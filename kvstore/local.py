@@ -47,6 +47,8 @@ class LocalKVStore(KVStore):
         self._placement = Placement(1)  # slices as a cluster would cut and number them
         self._layouts: dict[str, KeyLayout] = {}
         self._bundles: dict[str, Bundle] = {}
+        self._versions: dict[str, int] = {}  # updates, by key
+        self._optimizer: Optimizer | None = None
         self._compressor: Compressor | None = None
         self._lock = Lock()
 
@@ -126,7 +128,7 @@ class LocalKVStore(KVStore):
                 fused.setdefault(bundle.id, (bundle, []))[1].append((name, i))
         for bundle, members in fused.values():
             ordered = [arrays[i] for i in bundle.order(members, {})]
-            if self._compressor is not None:
+            if self._compressor is not None and self._compressor.fits(bundle.dtype):
                 flat = self._compressor.round_trip(bundle.id, bundle.gather(ordered))
                 parts = np.split(flat, bundle.stops[:-1])
                 ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
@@ -145,12 +147,18 @@ class LocalKVStore(KVStore):
         return np.concatenate(parts).reshape(array.shape)
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
-        self._compressor = Compressor.of(compression_params, 0)
+        self._compressor = Compressor.of(compression_params, 0, self._optimizer)
+
+    @property
+    def compression(self) -> str:
+        """What compresses pushes and pulls, such as ``"2bit:threshold=0.5/bf16"``; "" for nothing."""
+        return "" if self._compressor is None else self._compressor.plan.spec()
 
     def _push(self, name: str, array: Array | RowSparse) -> None:
         with self._lock:
             self._table.accumulate(self._ids[name], 0, array)
             self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
+            self._versions[name] = self._versions.get(name, 0) + 1
             self._pushes += 1
             self._bytes_in += array.nbytes
 
@@ -159,11 +167,24 @@ class LocalKVStore(KVStore):
         targets = [self._target(n, o) for n, o in zip(names, outs, strict=True)]
         for name, (_, memory) in zip(names, targets, strict=True):
             with self._lock:
-                np.copyto(memory, self._value(name))
+                np.copyto(memory, self._seen(name))
                 self._table.was_read(self._ids[name], 0)
                 self._bytes_out += memory.nbytes
         results = [t for t, _ in targets]
         return _done(results[0] if isinstance(key, str | int) else results)
+
+    def _seen(self, name: str) -> Array:
+        """What a worker would read: compression of pulls changes the numbers here as it does in a cluster."""
+        value, compressor, bundle = self._value(name), self._compressor, self._bundles.get(name)
+        if compressor is None or not compressor.reply or value.dtype.kind != "f":
+            return value
+        version = self._versions.get(name, 0)
+        if bundle is not None:
+            flat = compressor.seen(bundle.id, bundle.gather(map(self._value, bundle.names)), version)
+            return np.split(flat, bundle.stops[:-1])[bundle.names.index(name)].reshape(value.shape)
+        flat = value.reshape(-1)
+        parts = [compressor.seen(s.id, flat[s.start : s.stop], version) for s in self._layouts[name].slices]
+        return np.concatenate(parts).reshape(value.shape)
 
     def _target(self, name: str, out: Any) -> tuple[Any, Array]:
         """Where a value is to go: the caller's object, and its memory."""
@@ -186,6 +207,9 @@ class LocalKVStore(KVStore):
         rule: str | Rule | None = None,
     ) -> None:
         check_rule(optimizer)
+        if self._compressor is not None:
+            self._compressor.check(optimizer)
+        self._optimizer = optimizer
         with self._lock:
             self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult), rule=parse(rule))
 

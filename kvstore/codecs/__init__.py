@@ -2,12 +2,15 @@
 
 from shoal.kvstore.codecs.base import Address, Codec, CodecState
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
-from shoal.kvstore.codecs.compressor import Compressor, whole_rows
+from shoal.kvstore.codecs.compressor import Compressor, Landing, whole_rows
+from shoal.kvstore.codecs.cost import Cost, Link
 from shoal.kvstore.codecs.frequency import DeMo
 from shoal.kvstore.codecs.levels import QSGD, Int8
 from shoal.kvstore.codecs.lowrank import PowerSGD
 from shoal.kvstore.codecs.plain import BF16, FP16, Uncompressed
+from shoal.kvstore.codecs.plan import Plan
 from shoal.kvstore.codecs.registry import Spec, names, parse, register
+from shoal.kvstore.codecs.replies import Codecs, Replies
 from shoal.kvstore.codecs.signs import EFSign, OneBit, OneBitMean, Sign, TwoBit, vote
 from shoal.kvstore.codecs.sparse import DGC, RandomK, TopK
 
@@ -20,16 +23,22 @@ __all__ = [
     "Blockwise",
     "Codec",
     "CodecState",
+    "Codecs",
     "Compressor",
+    "Cost",
     "DeMo",
     "EFSign",
     "Int8",
+    "Landing",
+    "Link",
     "OneBit",
     "OneBitMean",
     "Part",
     "Place",
+    "Plan",
     "PowerSGD",
     "RandomK",
+    "Replies",
     "Sign",
     "Spec",
     "TopK",

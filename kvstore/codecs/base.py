@@ -97,6 +97,8 @@ class Codec(Hyper, ABC):
     """decode(encode(g)) is g."""
     matrices: ClassVar[bool] = False
     """Slices that are whole rows of a matrix are encoded as matrices; flat ones too."""
+    on_weights: ClassVar[bool] = False
+    """Each value comes back nearly as it is, so that weights may be sent this way too."""
     gradients_only: ClassVar[bool] = False
     """It has a momentum: what is pushed must be gradients, not differences of weights."""
 
@@ -123,6 +125,21 @@ class Codec(Hyper, ABC):
             params: its hyper-parameters.
         """
         return ""
+
+    def weights_objection(self) -> str:
+        """Why this codec must not compress weights on their way to the workers; empty if it may.
+
+        Workers compute with what is decoded, and each pull begins anew: nothing can be kept for the next one without a
+        copy of the weights for every worker on the servers.
+        """
+        if self.has_feedback:
+            return (
+                "what it leaves out it sends later, and for that a server would have to keep a residual as large as "
+                "the model for every worker"
+            )
+        if self.on_weights or self.lossless:
+            return ""
+        return "it is made for gradients, whose errors average out; its error on weights does not shrink in training"
 
     @abstractmethod
     def encode(self, grad: Array, state: CodecState, address: Address) -> list[Array]:

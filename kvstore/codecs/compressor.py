@@ -1,45 +1,72 @@
-"""One worker's compression of one store: a codec, and what it keeps of each slice between pushes."""
+"""One worker's compression of one store: codecs, and what is kept of each slice between pushes."""
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from time import perf_counter
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.kvstore.codecs.base import Address, Codec, CodecState
-from shoal.kvstore.codecs.registry import Spec, parse
+from shoal.errors import ConfigError
+from shoal.kvstore.codecs.base import Address, CodecState
+from shoal.kvstore.codecs.cost import Cost, Link
+from shoal.kvstore.codecs.plan import Plan
+from shoal.kvstore.codecs.registry import Spec
+from shoal.kvstore.codecs.replies import Codecs, rounded
 from shoal.ops import random
+from shoal.ops.optim import Optimizer
 
-__all__ = ["Compressor", "whole_rows"]
+__all__ = ["Compressor", "Landing", "whole_rows"]
 
 Array = NDArray[Any]
+
+ADVISE_EVERY = 64
+"""Slices between two looks at whether the codec pays."""
 
 
 class Compressor:
     """Encodes slices in the order in which they are pushed. Calls may come from several threads.
 
     Args:
-        codec: what compresses.
+        plan: what compresses pushes, and what pulls.
         worker: rank of this worker, for the address of random numbers.
     """
 
-    def __init__(self, codec: Codec, worker: int) -> None:
-        self.codec, self.spec = codec, codec.spec()
+    def __init__(self, plan: Plan, worker: int) -> None:
+        self.plan, self.codec, self.spec = plan, plan.push, plan.push.spec()
+        self.reply = "" if plan.pull.name == "none" else plan.pull.spec()
+        self.cost, self.codecs = Cost(), Codecs()
         self._seed = random.address().seed  # now: other threads have addresses of their own
         self._worker, self._lock = worker, Lock()
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
+        self._advised = False
 
     @classmethod
-    def of(cls, params: Spec | None, worker: int) -> "Compressor | None":
-        """What `KVStore.set_gradient_compression` was asked for; None for no compression."""
-        codec = parse("none" if params is None else params)
-        return None if codec.name == "none" else cls(codec, worker)
+    def of(cls, params: "Spec | Plan | None", worker: int, optimizer: Optimizer | None = None) -> "Compressor | None":
+        """What `KVStore.set_gradient_compression` was asked for; None for no compression.
+
+        Raises:
+            ConfigError: see `Plan.of` and `check`.
+        """
+        plan = Plan.of(params)
+        if plan.push.name == plan.pull.name == "none":
+            return None
+        made = cls(plan, worker)
+        made.check(optimizer)
+        return made
+
+    def check(self, optimizer: Optimizer | None) -> None:
+        """Refuse an update rule that the codec is unsound with; None is none."""
+        spec = None if optimizer is None else optimizer.spec()
+        objection = "" if spec is None else self.codec.objection(spec.name, spec.params)
+        if objection:
+            raise ConfigError(objection)
 
     def fits(self, dtype: "np.dtype[Any]") -> bool:
-        """Whether gradients of this dtype are compressed; integers are pushed as they are."""
-        return dtype.kind == "f"
+        """Whether pushes of this dtype are compressed; integers are pushed as they are."""
+        return dtype.kind == "f" and self.codec.name != "none"
 
     def encode(self, slice_id: int, part: Array, columns: int = 0) -> list[Array]:
         """What is sent of a flat slice instead of it.
@@ -48,15 +75,17 @@ class Compressor:
             columns: row length of the matrix that the slice is cut from, if it holds whole rows; 0 otherwise.
         """
         with self._lock:
+            began = perf_counter()
             state = self._states.setdefault(slice_id, CodecState())
             clock = self._clocks.get(slice_id, 0)
             grad = part.reshape(-1, columns) if columns and self.codec.matrices else part
             parts = self.codec.encode(grad, state, Address(self._seed, self._worker, slice_id, clock))
             self._clocks[slice_id] = clock + 1
+            self.cost.sent(perf_counter() - began, part.nbytes, sum(p.nbytes for p in parts))
             return parts
 
     def give_back(self, slice_id: int, parts: Sequence[Array]) -> None:
-        """The push was refused: what it held goes back to the residual."""
+        """The push was refused, or came too late: what it held goes back to the residual."""
         with self._lock:
             self.codec.give_back(parts, self._states[slice_id])
 
@@ -65,6 +94,72 @@ class Compressor:
         received = np.empty_like(part)
         self.codec.decode(self.encode(slice_id, part, columns), received)
         return received
+
+    def seen(self, slice_id: int, part: Array, version: int) -> Array:
+        """What this worker would be sent of a flat slice at ``version``."""
+        parts = rounded(self.plan.pull, part, slice_id, version) if self.reply else None
+        if parts is None:
+            return part
+        received = np.empty_like(part)
+        self.plan.pull.decode(parts, received)
+        return received
+
+    def advice(self, link: Link) -> str:
+        """Once, as soon as it is clear: that the codec does not pay, and why. Otherwise nothing."""
+        if self._advised or self.cost.encoded % ADVISE_EVERY:
+            return ""
+        text = self.cost.complaint(self.plan.spec(), link)
+        self._advised = bool(text)
+        return text
+
+    def report(self, link: Link) -> dict[str, Any]:
+        """Plain data, for the run's report."""
+        return {"codec": self.plan.spec(), **self.cost.report(link)}
+
+
+class Place(Protocol):
+    """Where a slice's value goes that is not simply an array."""
+
+    def write(self, flat: Array) -> None:
+        """Take the value."""
+        ...
+
+
+class Landing:
+    """Where a slice's value goes that may come compressed.
+
+    Args:
+        compressor: of the store.
+        to: flat memory, or what takes a flat value apart.
+        size: elements of the slice.
+        dtype: of its value.
+    """
+
+    __slots__ = ("_compressor", "_dtype", "_size", "_to")
+
+    def __init__(self, compressor: Compressor, to: "Array | Place", size: int, dtype: "np.dtype[Any]") -> None:
+        self._compressor, self._to, self._size, self._dtype = compressor, to, size, dtype
+
+    def write(self, flat: Array) -> None:
+        """Take a value that came as it is."""
+        if isinstance(self._to, np.ndarray):
+            np.copyto(self._to, flat, casting="no")
+        else:
+            self._to.write(flat)
+
+    def unpack(self, spec: str, parts: Sequence[Array]) -> None:
+        """Take a value that codec ``spec`` has encoded.
+
+        Raises:
+            RemoteProtocolError: the parts cannot be an encoding for it.
+        """
+        began = perf_counter()
+        direct = isinstance(self._to, np.ndarray)
+        flat = self._to if isinstance(self._to, np.ndarray) else np.empty(self._size, self._dtype)
+        self._compressor.codecs[spec].decode(parts, flat)
+        self._compressor.cost.got(perf_counter() - began, flat.nbytes, sum(p.nbytes for p in parts))
+        if not direct:
+            self.write(flat)
 
 
 def whole_rows(shape: tuple[int, ...], start: int, stop: int) -> int:

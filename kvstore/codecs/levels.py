@@ -61,6 +61,8 @@ class Int8(_Levels):
         feedback: keep the rounding error and add it to the next gradient; then not unbiased, but it adds up.
     """
 
+    on_weights: ClassVar[bool] = True
+
     block: int = block_size(1024)
     feedback: bool = flag(False)
 

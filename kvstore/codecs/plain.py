@@ -50,6 +50,7 @@ class FP16(Blockwise):
     """
 
     refuses: ClassVar[bool] = False
+    on_weights: ClassVar[bool] = True
 
     def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
         """One half for each value."""
@@ -89,6 +90,7 @@ class BF16(Blockwise):
     """
 
     refuses: ClassVar[bool] = False
+    on_weights: ClassVar[bool] = True
 
     def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
         """16 bits for each value."""

@@ -52,7 +52,7 @@ def test_what_was_received_and_what_is_held_back_add_up_to_the_gradients(spec: s
         received, _ = cluster.each(lambda kv: summed(kv, spec), reduce="sum")
     held = np.zeros(SHAPE, np.float32)
     for worker in range(2):
-        compressor = Compressor(codecs.parse(spec), worker)
+        compressor = Compressor(codecs.Plan.of(spec), worker)
         for g in gradients(worker):
             compressor.encode(0, g.reshape(-1))
         held += compressor._states[0].arrays["residual"].reshape(SHAPE)
