@@ -12,6 +12,7 @@ from shoal import cli, optim
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.lab.report import final_report
 from shoal.scheduler.local import Outcome
+from shoal.worker import strategies
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
@@ -78,6 +79,15 @@ def test_the_page_on_optimizers_runs_and_names_every_rule(tmp_path: Path) -> Non
     )
     rules = {n.lower() for n in optim.__all__ if isinstance(getattr(optim, n), type)}
     assert rules - {"optimizer", "optimizerspec", "state"} <= set(named)
+
+
+def test_the_page_on_strategies_runs_and_names_every_strategy(tmp_path: Path) -> None:
+    script = script_of("docs/strategies.md", tmp_path)
+    with script.open("a", encoding="utf-8") as f:
+        f.write("from shoal.worker.strategies import parse\nprint(parse('halfway'))\n")
+    assert run(tmp_path, str(script)) == "diloco:h=50,lr=0.7,mu=0.9,reset=false\nhalfway:h=8\n"
+    text = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
+    assert [n for n in strategies.names() if f"`{n}" not in text] == []
 
 
 @pytest.mark.parametrize("name", ["local", "auto"])

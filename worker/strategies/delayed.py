@@ -72,7 +72,7 @@ class Speeds:
         speeds: Array = self._store.pull(self.KEY)
         change = np.zeros_like(speeds)
         change[self._store.rank] = own - speeds[self._store.rank]
-        self._store.push(self.KEY, change)
+        self._store.push(self.KEY, change).result()
         speeds[self._store.rank] = own
         return speeds
 
