@@ -76,7 +76,7 @@ def test_a_payload_that_is_not_there_needs_no_frame() -> None:
     assert struct.pack("<H", NONE) in frames[0]
 
 
-VALUE = "qqq?H"
+VALUE = "qqq?IHI"
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,26 @@ VALUE = "qqq?H"
         ([head(Refused.kind, "qII", 1, 3, 0, tail=b"ab")], "Refused.error: a string of 3 bytes, of which 2 are there"),
         ([head(Refused.kind, "qII", 1, 2, 0, tail=b"\xff\xfe")], "Refused.error: a string that is not UTF-8"),
         (
-            [head(Value.kind, VALUE, 1, 2, 3, True, 1 + (1 << 8), tail=struct.pack("<Q", 2))],
+            [head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (1 << 8), 0, tail=struct.pack("<Q", 2))],
             "a payload frame is missing",
         ),
-        ([head(Value.kind, VALUE, 1, 2, 3, True, 2 + (1 << 8), tail=struct.pack("<Q", 2)), b"1234"], "its frame has 4"),
-        ([head(Value.kind, VALUE, 1, 2, 3, True, 99 + (1 << 8), tail=bytes(8)), b""], "dtype 99; known are the first"),
         (
-            [head(Value.kind, VALUE, 1, 2, 3, True, 1 + (65 << 8), tail=bytes(520)), b""],
+            [head(Value.kind, VALUE, 1, 2, 3, True, 0, 2 + (1 << 8), 0, tail=struct.pack("<Q", 2)), b"1234"],
+            "its frame has 4",
+        ),
+        (
+            [head(Value.kind, VALUE, 1, 2, 3, True, 0, 99 + (1 << 8), 0, tail=bytes(8)), b""],
+            "dtype 99; known are the first",
+        ),
+        (
+            [head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (65 << 8), 0, tail=bytes(520)), b""],
             "at most 64 dimensions, got 65",
         ),
-        ([head(Value.kind, VALUE, 1, 2, 3, True, 1 + (2 << 8), tail=struct.pack("<QQ", 0, 1 << 60)), b""], "needs 0"),
-        ([head(Value.kind, VALUE, 1, 2, 3, True, 1 + (2 << 8), tail=bytes(8)), b""], "ends too early"),
+        (
+            [head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (2 << 8), 0, tail=struct.pack("<QQ", 0, 1 << 60)), b""],
+            "needs 0",
+        ),
+        ([head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (2 << 8), 0, tail=bytes(8)), b""], "ends too early"),
     ],
 )
 def test_what_is_no_packed_header_says_why(frames: list[bytes], says: str) -> None:
