@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kv_control import Meeting, NotMeasured, System, stop
+from kv_control import Meeting, NotMeasured, System, prefer, stop
 from kv_peers import PEERS, Unavailable, prepare
 from kv_report import Turns, best_way, figures, markdown, ratio
 
@@ -92,17 +92,22 @@ def one_turn(system: System, way: str, t: Turns, cycles: int) -> None:
     t.other_cpu.append(max(0.0, (busy_s() - busy - spent) / wall))
 
 
-def measure(systems: Sequence[System], task: Mapping[str, Any], cycles: int, rounds: int) -> dict[str, Any]:
+def measure(
+    systems: Sequence[System], task: Mapping[str, Any], cycles: int, rounds: int, urgent: bool = False
+) -> dict[str, Any]:
     """By system: its ways, or why there are none; every system has a turn in every round.
 
     Args:
         task: ``shapes`` of the set, ``sgd`` on the servers or not, ``servers`` and ``workers``.
         cycles: timed, a turn.
+        urgent: go before other processes of this machine.
     """
     found: dict[str, Any] = {}
     meeting = Meeting()
     try:
         found |= meeting.gather(systems, task)
+        if urgent:
+            prefer(systems)
         alive = [s for s in systems if s.name not in found]
         turns = {s.name: {w: Turns() for w in s.ways} for s in alive}
         for _ in range(rounds):
@@ -154,7 +159,7 @@ def configuration(
     task = {"shapes": CASES[case], "sgd": sgd, "servers": servers, "workers": workers}
     with tempfile.TemporaryDirectory(prefix="kvbench") as logs:
         for systems in groups(o.peers, ready, topology, Path(logs)):
-            found = measure(systems, task, o.cycles or CYCLES[case], o.rounds)
+            found = measure(systems, task, o.cycles or CYCLES[case], o.rounds, o.urgent)
             result["systems"] += report(systems, found, CASES[case])
     return result
 
@@ -173,6 +178,7 @@ def options() -> argparse.Namespace:
         "--cache", type=Path, default=Path("~/.cache/shoal-bench").expanduser(), help="environments of peers"
     )
     p.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="an environment that is there")
+    p.add_argument("--urgent", action="store_true", help="go before other processes of this machine (needs root)")
     p.add_argument("--markdown", action="store_true", help="tables instead of JSON")
     p.add_argument("--output", type=Path, help="also write the JSON lines here")
     o = p.parse_args()

@@ -61,12 +61,13 @@ def main() -> None:
     p.add_argument("--workers", type=int, default=2)
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--cases", default="t100mb,k1000x1kb", help=f"of {','.join(CASES)}")
+    p.add_argument("--urgent", action="store_true", help="go before other processes of this machine (needs root)")
     o = p.parse_args()
     for case in o.cases.split(","):
         for path, env in OURS.items():
             task = {"shapes": CASES[case], "sgd": True, "servers": 1, "workers": o.workers}
             with tempfile.TemporaryDirectory(prefix="kvscale") as logs:
-                found = measure(clusters(o.workers, env, Path(logs)), task, CYCLES[case], o.rounds)
+                found = measure(clusters(o.workers, env, Path(logs)), task, CYCLES[case], o.rounds, o.urgent)
             about = {"benchmark": "scaling", "case": case, "path": path, "workers": o.workers, "cores": os.cpu_count()}
             failed = {n: why for n, why in found.items() if isinstance(why, str)}
             best = {n: ways[best_way(ways)] for n, ways in found.items() if n not in failed}
