@@ -127,7 +127,7 @@ class _Simulation:
             size = self.slice_bytes if isinstance(message, Value) and message.value is not None else 0
             self.line.down(to, rank, size, self.answered, to, rank, message)
 
-        return SimulatedServer(rank, self.scenario.workers, CLUSTER, send)
+        return SimulatedServer(rank, self.scenario.workers, CLUSTER, send, self._updated)
 
     def _worker(self, rank: int) -> _Worker:
         core = ClientCore(rank, 1, CLUSTER, self.scenario.servers)
@@ -220,19 +220,17 @@ class _Simulation:
     def _received(self, server: int, rank: int, message: Message) -> None:
         self.servers[server].receive(rank, message, self.line.now)
         if isinstance(message, Push):
-            self._account(message.slice, rank)
+            self._ended(message.slice, rank)
 
-    def _account(self, i: int, rank: int) -> None:
-        """A contribution to slice ``i`` has come; there may be a new version."""
-        books, version = self.books, self._home(i).version(i)
-        if version > books.versions[i]:
-            books.versions[i] = version
-            books.times[i].append(self.line.now)
-            if self.scenario.record:
-                books.values[i].append(self._home(i).value(i).copy())
-            if i == 0:
-                self._round_over(rank)
-        self._ended(i, rank)
+    def _updated(self, i: int, rank: int) -> None:
+        """Slice ``i`` has a new version, through a message of worker ``rank``."""
+        books = self.books
+        books.versions[i] += 1
+        books.times[i].append(self.line.now)
+        if self.scenario.record:
+            books.values[i].append(self._home(i).value(i).copy())
+        if i == 0:
+            self._round_over(rank)
 
     def _ended(self, i: int, rank: int) -> None:
         """A contribution to slice ``i`` is in, or given up as too late; the run may be over."""

@@ -27,11 +27,19 @@ class SimulatedServer:
         workers: how many will come.
         cluster: id of the run.
         send: takes what it sends: rank of a worker, message.
+        updated: told of each update: slice, rank of the worker whose message made it.
     """
 
-    def __init__(self, rank: int, workers: int, cluster: str, send: Callable[[int, Message], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        workers: int,
+        cluster: str,
+        send: Callable[[int, Message], None],
+        updated: Callable[[int, int], None],
+    ) -> None:
         self.core, self.table = ServerCore(rank, 1, cluster), Table()
-        self._send = send
+        self._send, self._updated = send, updated
         members = (Member(role="worker", rank=r, incarnation=1, address="", host="", pid=r) for r in range(workers))
         self.core.roster(Roster(generation=1, epoch=0, members=tuple(members)))
 
@@ -51,16 +59,12 @@ class SimulatedServer:
     def receive(self, rank: int, message: Message, now: float) -> None:
         """A message of worker ``rank`` has come."""
         for action in self.core.handle(Received(str(rank), message), now):
-            self._do(action)
+            self._do(action, rank)
 
     def left(self, rank: int, now: float) -> None:
         """Worker ``rank`` is done."""
         for action in self.core.handle(PeerGone(rank, 1), now):
-            self._do(action)
-
-    def version(self, slice_id: int) -> int:
-        """How many updates a slice has had."""
-        return self.core.entries[slice_id].version
+            self._do(action, rank)
 
     def value(self, slice_id: int) -> Array:
         """A slice's present value; not a copy."""
@@ -76,9 +80,9 @@ class SimulatedServer:
             if isinstance(action, Send) and isinstance(action.message, Refused):
                 raise named(action.message.error, f"the simulated server: {action.message.text}", StoreError)
             if not isinstance(action, Send):
-                self._do(action)
+                self._do(action, 0)
 
-    def _do(self, action: Action) -> None:
+    def _do(self, action: Action, rank: int) -> None:
         match action:
             case Send(to, message):
                 self._send(int(to), message)
@@ -88,6 +92,7 @@ class SimulatedServer:
                 self.table.accumulate(action.slice, action.rank, as_array(action.value), action.clock)
             case Apply():
                 self.table.apply(action.slice, action.parts, action.reduce)
+                self._updated(action.slice, rank)
             case Create():
                 self.table.create(action.slice, action.key, as_array(action.value), action.store, action.segments)
             case Configure():

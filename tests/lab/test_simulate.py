@@ -312,3 +312,23 @@ def test_the_cores_keep_their_invariants_under_every_gate(
     assert 0 <= open_rounds < 2 * 6
     first = run.pushes  # of the first slice; the second one's may run a little ahead or behind
     assert abs(run.histogram.total() + sum(run.dropped) - 2 * first) <= 2 * workers
+
+
+@pytest.mark.parametrize("gate", ["bsp", "backup:1", "backup:3", "ksync:2", "kbatch:3", "kasync:2"])
+@pytest.mark.parametrize("seed", range(4))
+def test_all_slices_take_the_same_contributions_however_messages_are_delayed(gate: str, seed: int) -> None:
+    """Every contribution is a number of its own, the same on all slices; so the weights are, version by version."""
+    run = simulate(
+        workers=5,
+        gate=gate,
+        updates=30,
+        seed=seed,
+        network=Network(delay=Pareto(0.05, 1.2)),
+        servers=3,
+        slices=4,
+        problem=Function([0.0] * 4, lambda w, worker, step: np.full(4, (worker + 1) + 1000.0 * step)),
+        optimizer=optim.SGD(learning_rate=1.0),
+        reduce="sum",
+    )
+    assert run.updates >= 30 and len(set(run.weights[:, 0])) == run.updates + 1
+    assert (run.weights == run.weights[:, :1]).all()
