@@ -21,6 +21,7 @@ import zmq
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire import beside
+from shoal.kvstore.wire.packet import PACK_BYTES, PACKED, pack, size_of, unpack
 
 __all__ = ["Lanes", "versions"]
 
@@ -28,9 +29,6 @@ log = logging.getLogger("shoal.wire")
 
 BULK_BYTES = 64 << 10
 """Messages with larger payloads take the second lane, and are not copied."""
-
-PACK_BYTES = 8 << 10
-"""Smaller messages travel as one frame: each further frame costs a call, and wakes a thread."""
 
 MAX_FRAME_BYTES = 1 << 30
 """A larger frame ends the connection that sent it, before it is allocated. Keys that are kept whole are one frame."""
@@ -42,7 +40,6 @@ BURST = 64
 """Messages of one socket that are handed on at once, so that it cannot starve the others or the clock."""
 
 _BULK = b"\x01"
-_PACKED = 0xC5  # first byte of a message that travels as one frame; neither header format begins with it
 _POLLIN = int(zmq.POLLIN)
 _MORE = int(zmq.SNDMORE) | int(zmq.DONTWAIT)
 _LAST = int(zmq.DONTWAIT)
@@ -193,10 +190,10 @@ class Lanes:
 
     def put(self, peer: str, frames: list[Any], stable: bool) -> None:
         """Send a message. One to a peer that has gone is dropped; one to a peer that does not read waits."""
-        nbytes = sum(map(_size, frames))
+        nbytes = sum(map(size_of, frames))
         bulk = nbytes > BULK_BYTES and len(frames) > 1
         if nbytes <= PACK_BYTES and len(frames) > 1:
-            frames = [_pack(frames)]
+            frames = [pack(frames)]
         waiting = self._waiting.get((peer, bulk))
         if waiting is None and self._send(peer, frames, bulk, stable):
             return
@@ -223,7 +220,7 @@ class Lanes:
             self._used.add(socket)
             last = len(frames) - 1
             for i, frame in enumerate(frames):
-                copy = not stable or not bulk or _size(frame) <= BULK_BYTES
+                copy = not stable or not bulk or size_of(frame) <= BULK_BYTES
                 socket.send(frame, _MORE if i < last else _LAST, copy=copy)
         except zmq.Again:
             return False
@@ -308,45 +305,12 @@ class Lanes:
 def _receive(socket: Any, bulk: bool) -> list[Any]:
     """The frames of the next message; none for the one that opens a second lane."""
     first = socket.recv(_NOW)
-    if first[:1] == bytes([_PACKED]):
-        return _unpack(first)
+    if first[:1] == bytes([PACKED]):
+        return unpack(first)
     frames: list[Any] = [first]
     while socket.getsockopt(zmq.RCVMORE):
         frames.append(socket.recv(_NOW, copy=False).buffer if bulk else memoryview(socket.recv(_NOW)))
     return frames if len(frames) > 1 or first else []
-
-
-def _size(frame: Any) -> int:
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
-
-
-def _pack(frames: list[Any]) -> bytes:
-    """Several small frames as one, each beginning at a multiple of 8 bytes."""
-    sizes = [_size(f) for f in frames]
-    head = b"".join([bytes([_PACKED, len(frames)]), *(n.to_bytes(4, "little") for n in sizes)])
-    parts = [head, b"\0" * (-len(head) % 8)]
-    for frame, n in zip(frames, sizes, strict=True):
-        parts += (frame, b"\0" * (-n % 8))
-    return b"".join(parts)
-
-
-def _unpack(packed: bytes) -> list[Any]:
-    """The frames that `_pack` packed.
-
-    Raises:
-        RemoteProtocolError: it is not what `_pack` makes.
-    """
-    count = packed[1] if len(packed) > 1 else 0
-    at = 2 + 4 * count
-    sizes = [int.from_bytes(packed[i : i + 4], "little") for i in range(2, at, 4)]
-    at += -at % 8
-    if len(packed) < at or len(packed) != at + sum(n + -n % 8 for n in sizes):
-        raise RemoteProtocolError(f"{count} frames in one of {len(packed)} bytes: their sizes do not add up")
-    view, frames = memoryview(packed), []
-    for n in sizes:
-        frames.append(view[at : at + n])
-        at += n + -n % 8
-    return frames
 
 
 def _bind_help(host: str, port: int, error: zmq.ZMQError) -> str:
