@@ -24,6 +24,7 @@ __all__ = [
     "as_lists",
     "attach",
     "attached",
+    "chosen_keys",
     "create",
     "host_array",
     "in_place",
@@ -156,6 +157,7 @@ class KVStore(ABC):
         lr_mult: dict[str, float] | None = None,
         wd_mult: dict[str, float] | None = None,
         rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
     ) -> None:
         """Let the store update its values with this optimizer. Every worker calls it; worker 0's counts.
 
@@ -164,6 +166,7 @@ class KVStore(ABC):
         Args:
             lr_mult, wd_mult: factors by key name, for keys where they are not 1.
             rule: corrects each contribution first, such as ``"dcasgd:lam=0.04"`` or ``"stale"``.
+            keys: these keys only; every other keeps its optimizer and its state. None: all keys, also later ones.
         Raises:
             ConfigError: it is no optimizer, but its name, say; or the rule or one of its parameters is unknown.
         """
@@ -420,6 +423,16 @@ def as_lists(key: Key | Sequence[Key], *values: Any) -> tuple[list[str], list[li
             raise ConfigError(f"{len(names)} keys but {len(column)} values; give one value for each key")
         columns.append(column)
     return names, columns
+
+
+def chosen_keys(keys: Key | Sequence[Key] | None) -> list[str]:
+    """The keys that a call is about; none for all of them."""
+    if keys is None:
+        return []
+    names, _ = as_lists(keys)
+    if not names:
+        raise ConfigError("keys=[] names no key; leave it out to mean all of them")
+    return names
 
 
 def merge_devices(value: Any) -> Array:

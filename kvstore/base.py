@@ -120,6 +120,7 @@ class KVStoreBase(KVStore):
         lr_mult: dict[str, float] | None = None,
         wd_mult: dict[str, float] | None = None,
         rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
     ) -> None:
         raise ConfigError(
             f"set_optimizer: a store of type {self.type!r} only reduces; the update is made on the workers: leave "

@@ -15,6 +15,7 @@ __all__ = [
     "check_fit",
     "check_mean",
     "check_new",
+    "check_own",
     "check_row_push",
     "check_rows_kept",
     "check_rule",
@@ -101,6 +102,16 @@ def check_row_push(
     if value.dtype != dtype:
         raise DTypeError(
             f"{who} pushes rows of {key!r} with dtype {value.dtype}; it was initialised with {dtype}. Cast them first."
+        )
+
+
+def check_own(fused: Sequence[str]) -> None:
+    """Raise if keys that share a slice with others are to have an optimizer of their own."""
+    if fused:
+        raise ConfigError(
+            f"set_optimizer(keys=...): {', '.join(map(repr, fused[:5]))} {'was' if len(fused) == 1 else 'were'} "
+            "initialised with fuse=True, and fused keys are updated together: initialise them without fuse, or use "
+            "lr_mult and wd_mult"
         )
 
 

@@ -11,13 +11,24 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
+from shoal.kvstore.api import (
+    Coordinator,
+    Key,
+    KVStore,
+    as_lists,
+    chosen_keys,
+    host_array,
+    in_place,
+    merge_devices,
+    multipliers,
+)
 from shoal.kvstore.arrays import Array, as_payload, wire_name
 from shoal.kvstore.bundle import Bundle, bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
     check_new,
+    check_own,
     check_row_push,
     check_rows_kept,
     check_rule,
@@ -433,10 +444,12 @@ class DistKVStore(KVStore):
         lr_mult: dict[str, float] | None = None,
         wd_mult: dict[str, float] | None = None,
         rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
     ) -> None:
         check_rule(optimizer)
-        check_whole(optimizer, [n for n, e in self._entries.items() if len(e.layout.slices) > 1])
-        self._needs_whole = optimizer.whole
+        names = self._own_keys(keys)
+        check_whole(optimizer, [n for n in names or self._entries if len(self._entries[n].layout.slices) > 1])
+        self._needs_whole = optimizer.whole if not names else self._needs_whole
         if self._compressor is not None:
             self._compressor.check(optimizer)
         self._optimizer = optimizer
@@ -453,11 +466,18 @@ class DistKVStore(KVStore):
                 name=spec.name,
                 params=spec.params,
                 rule="" if corrects is None else corrects.spec(),
+                keys=tuple(map(self._global, names)),
                 lr_mult={self._global(k): v for k, v in multipliers(lr_mult).items()},
                 wd_mult={self._global(k): v for k, v in multipliers(wd_mult).items()},
             )
             self._ask_all(request)
         self._coordinator.barrier(f"set_optimizer of store {self.number}", self._timeout_s)
+
+    def _own_keys(self, keys: Key | Sequence[Key] | None) -> list[str]:
+        """The keys that are to have an optimizer of their own; none for all."""
+        names = chosen_keys(keys)
+        check_own([n for n in names if self._entry(n).bundle is not None])
+        return names
 
     def barrier(self) -> None:
         self.flush()

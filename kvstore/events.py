@@ -129,7 +129,10 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Install an update rule for every slice of store ``store``, then confirm it to ``to``, or refuse it."""
+    """Install an update rule for the slices of store ``store``, then confirm it to ``to``, or refuse it.
+
+    It is for all slices, or for those of ``keys`` if there are any.
+    """
 
     to: str
     seq: int
@@ -139,6 +142,7 @@ class Configure:
     rule: str
     lr_mult: dict[str, float]
     wd_mult: dict[str, float]
+    keys: tuple[str, ...] = ()
 
 
 Event: TypeAlias = Received | PeerGone | Woke

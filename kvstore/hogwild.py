@@ -274,8 +274,11 @@ class HogwildKVStore(KVStore):
         lr_mult: dict[str, float] | None = None,
         wd_mult: dict[str, float] | None = None,
         rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
     ) -> None:
         check_rule(optimizer)
+        if keys is not None:
+            raise ConfigError("set_optimizer(keys=...): all keys of a hogwild store have one optimizer; use 'local'")
         if rule is not None:
             raise ConfigError(
                 f"rule {rule!r}: a hogwild store counts no versions, so that nothing is known of a contribution's age; "

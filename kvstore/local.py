@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
+from shoal.kvstore.api import Key, KVStore, as_lists, chosen_keys, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, wire_name
 from shoal.kvstore.bundle import Bundle, bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
     check_new,
+    check_own,
     check_row_push,
     check_rows_kept,
     check_rule,
@@ -205,13 +206,16 @@ class LocalKVStore(KVStore):
         lr_mult: dict[str, float] | None = None,
         wd_mult: dict[str, float] | None = None,
         rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
     ) -> None:
         check_rule(optimizer)
+        names = chosen_keys(keys)
+        check_own([n for n in names if self._value(n) is not None and n in self._bundles])
         if self._compressor is not None:
             self._compressor.check(optimizer)
         self._optimizer = optimizer
         with self._lock:
-            self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult), rule=parse(rule))
+            self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult), rule=parse(rule), keys=names)
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -224,7 +224,7 @@ class ServerCore:
         if self._configured.get((m.worker, m.incarnation), -1) > m.seq:
             return [Send(sender, Done(seq=m.seq))]  # a later one is installed: this is an old repetition
         self._configured[m.worker, m.incarnation] = m.seq
-        return [Configure(sender, m.seq, m.store, m.name, m.params, m.rule, m.lr_mult, m.wd_mult)]
+        return [Configure(sender, m.seq, m.store, m.name, m.params, m.rule, m.lr_mult, m.wd_mult, m.keys)]
 
     # --- pushing ------------------------------------------------------------------------------------------------------
 

@@ -187,7 +187,7 @@ class ServerShell:
             if not isinstance(params, dict):
                 raise RemoteProtocolError(f"optimizer {a.name!r}: parameters must be a mapping, got {params!r:.60}")
             rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
-            self.table.configure(rule, a.lr_mult, a.wd_mult, a.store, rules.parse(a.rule))
+            self.table.configure(rule, a.lr_mult, a.wd_mult, a.store, rules.parse(a.rule), a.keys)
         except ShoalError as e:
             self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:

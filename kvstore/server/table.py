@@ -5,7 +5,7 @@ that makes synchronous training bit-identical whatever order they came in. Half 
 If all contributions of a round are row-sparse, its update touches their rows only (``lazy_update``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -54,6 +54,7 @@ class Cell:
     width: int = 0
     state: Any = None
     updates: int = 0
+    update: "Update | None" = None  # how its value is updated; None: a round's reduction replaces it
     parts: dict[tuple[int, int], Array | RowSparse] = field(default_factory=dict)
     view: CellView | None = None  # what the rule sees and keeps
 
@@ -66,7 +67,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How the values of one store are updated; the multipliers are by key, where they are not 1."""
+    """How values of one store are updated; the multipliers are by key, where they are not 1."""
 
     optimizer: Optimizer
     lr_mult: dict[str, float]
@@ -127,7 +128,7 @@ class Table:
     def __init__(self, allocate: Allocate = lambda shape, dtype: None) -> None:
         self._allocate = allocate
         self.cells: dict[int, Cell] = {}
-        self.rules: dict[int, Update] = {}
+        self.defaults: dict[int, Update] = {}  # by store, for its keys that are created later
         self._scratch: dict[tuple[str, int, int], Array] = {}
 
     def create(
@@ -143,9 +144,9 @@ class Table:
         own = self._allocate(value.shape, value.dtype)
         own = np.empty(value.shape, value.dtype) if own is None else own
         np.copyto(own, value)
-        cell = Cell(key, store, own, segments, width)
-        if store in self.rules:
-            cell.state = self.rules[store].optimizer.init(cell.value)
+        cell = Cell(key, store, own, segments, width, update=self.defaults.get(store))
+        if cell.update is not None:
+            cell.state = cell.update.optimizer.init(cell.value)
         self.cells[slice_id] = cell
 
     def configure(
@@ -155,8 +156,9 @@ class Table:
         wd_mult: dict[str, float],
         store: int = 1,
         rule: Rule | None = None,
+        keys: Collection[str] = (),
     ) -> None:
-        """Install the update of a store.
+        """Install the update of a store, or only of some of its ``keys``.
 
         Values stay. An optimizer of the same name keeps the update counts and the states that both have, so that a new
         learning rate does not wipe the momentum; any other one starts anew. A rule keeps what it has kept if it is the
@@ -165,19 +167,20 @@ class Table:
         Raises:
             DTypeError: a value is not a float; nothing is changed.
         """
-        mine = [c for c in self.cells.values() if c.store == store]
+        mine = [c for c in self.cells.values() if c.store == store and (not keys or c.key in keys)]
         fresh = [(c, optimizer.init(c.value)) for c in mine]
-        before = self.rules.get(store)
-        same = before is not None and before.optimizer.spec().name == optimizer.spec().name
+        update = Update(optimizer, lr_mult, wd_mult, rule)
         for cell, state in fresh:
-            if not same or cell.state is None:
+            before = cell.update
+            if before is None or before.optimizer.name != optimizer.name:
                 cell.state, cell.updates = state, 0
             elif cell.state.keys() != state.keys():
                 cell.state = {name: cell.state.get(name, array) for name, array in state.items()}
-        if before is None or before.rule != rule:
-            for cell in mine:
+            if before is None or before.rule != rule:
                 cell.view = None
-        self.rules[store] = Update(optimizer, lr_mult, wd_mult, rule)
+            cell.update = update
+        if not keys:
+            self.defaults[store] = update
 
     def accumulate(
         self, slice_id: int, rank: int, value: Array | RowSparse, clock: int = 0, brief: bool = True
@@ -194,7 +197,7 @@ class Table:
         """Correct and reduce these contributions, and update the value in place."""
         cell = self._cell(slice_id)
         arrays = [cell.parts.pop((p.rank, p.clock)) for p in parts]
-        update = self.rules.get(cell.store)
+        update = cell.update
         if update is not None and update.rule is not None:
             arrays = [
                 self._corrected(i, update.rule, cell, p, a) for i, (p, a) in enumerate(zip(parts, arrays, strict=True))
@@ -233,7 +236,7 @@ class Table:
     def was_read(self, slice_id: int, rank: int) -> None:
         """Worker ``rank`` is being sent the slice's value."""
         cell = self._cell(slice_id)
-        update = self.rules.get(cell.store)
+        update = cell.update
         if update is not None and update.rule is not None:
             update.rule.was_read(cell.seen(), rank)
 

@@ -160,6 +160,7 @@ class Welcome(Message):
     incarnation: int
     lease_s: float
     mode: str  # the run's consistency mode, or "" when the script decides
+    algo: str = ""  # the rest of the run's algorithm: rule, strategy and codec, as far as the run decides them
     seed: int
     present: tuple[str, ...]  # who has joined so far
     missing: tuple[str, ...]  # who is still waited for
@@ -413,6 +414,7 @@ class SetOptimizer(Message):
     name: str
     params: Plain
     rule: str = ""  # what corrects contributions before the update, such as "dcasgd:lam=0.04"
+    keys: tuple[str, ...] = ()  # only these; none: all of the store
     lr_mult: dict[str, float]  # by key, where it is not 1
     wd_mult: dict[str, float]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim
@@ -162,6 +162,68 @@ def test_another_optimizer_starts_anew() -> None:
     kv.set_optimizer(optim.Adam())
     updates, state = kv.optimizer_states()["w"]
     assert updates == 0 and not state["mean"].any()
+
+
+def two_optimizers(kv: KVStore) -> list[Any]:
+    """Momentum for all; then "a" gets Adam, and later a new rate for "b"; "c" keeps what it had."""
+    kv.init(NAMES, [np.zeros(50) for _ in NAMES])
+
+    def push() -> None:
+        kv.push(NAMES, [np.ones(50) for _ in NAMES])
+
+    kv.set_optimizer(optim.SGD(learning_rate=1.0, momentum=0.5))
+    push()
+    kv.set_optimizer(optim.Adam(learning_rate=0.25, epsilon=0.0), keys="a")
+    push()
+    kv.set_optimizer(optim.SGD(learning_rate=0.5, momentum=0.5), keys=["b"])
+    push()
+    kv.init("late", np.zeros(50))
+    kv.push("late", np.ones(50))
+    return [float(v[-1]) for v in kv.pull([*NAMES, "late"])]
+
+
+TWO = [-1.0 - 0.25 - 0.25, -1.0 - 1.5 - 0.5 * 1.75, -1.0 - 1.5 - 1.75, -1.0]
+
+
+def test_an_optimizer_for_some_keys_leaves_the_others_their_own_and_its_state() -> None:
+    assert two_optimizers(LocalKVStore()) == pytest.approx(TWO, rel=1e-12)
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("servers", [1, 3])
+def test_optimizers_by_key_reach_every_server(servers: int) -> None:
+    with thread_cluster(2, servers, slice_bytes=TINY) as cluster:
+        for found in cluster.each(two_optimizers):
+            assert found == pytest.approx(TWO, rel=1e-12)
+
+
+def refusals(kv: KVStore) -> None:
+    kv.init(["a", "b"], [ones(500), ones(500)])
+    kv.init(["f", "g"], [ones(20), ones(20)], fuse=True)
+    rule = optim.SGD()
+    with pytest.raises(ConfigError, match="'f' was initialised with fuse=True, and fused keys are updated together"):
+        kv.set_optimizer(rule, keys="f")
+    with pytest.raises(ConfigError, match="names no key; leave it out"):
+        kv.set_optimizer(rule, keys=[])
+    with pytest.raises(KeyNotInitializedError, match="'x' is not initialised"):
+        kv.set_optimizer(rule, keys=["a", "x"])
+
+
+def test_optimizers_by_key_are_refused_where_they_cannot_be() -> None:
+    refusals(LocalKVStore())
+
+
+@pytest.mark.net
+def test_optimizers_by_key_are_refused_in_a_cluster_too() -> None:
+    def work(kv: KVStore) -> None:
+        refusals(kv)
+        kv.init("w", ones(500), whole=True)
+        kv.set_optimizer(optim.LAMB(), keys="w")
+        with pytest.raises(ConfigError, match="optimizer 'lamb' needs the norm of the whole key, but 'a' is cut"):
+            kv.set_optimizer(optim.LAMB(), keys=["w", "a"])
+
+    with thread_cluster(1, 2, slice_bytes=256) as cluster:
+        cluster.each(work)
 
 
 def test_keys_that_come_later_begin_at_the_first_update() -> None:
