@@ -5,7 +5,8 @@ one network namespace only) and a token; the other one connects to it. The kerne
 must be its own. Then each passes its regions (`shoal.kvstore.wire.shm`) through that socket, and the other confirms
 those that it has mapped. Whatever fails, at whatever moment: the payloads travel in the message, as between hosts.
 
-From then on a payload that lies in a confirmed region is not sent. The header of its message is then preceded by
+From then on a payload that lies in a confirmed region is not sent, and small messages take the unix socket between the
+two: that is one system call, where ZeroMQ takes two threads. The header of its message is then preceded by
 ``0xC1``, with which no header begins, and by where the payloads lie: ``0xC1, n, n * (index, region, offset, length)``.
 """
 
@@ -14,13 +15,15 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import RemoteProtocolError
 from shoal.kvstore.wire.arena import Arena, Block
+from shoal.kvstore.wire.packet import PACK_BYTES, pack, size_of
 from shoal.kvstore.wire.shm import NONCE_BYTES, Mapped, Region, address_of
 
 __all__ = ["MIN_BYTES", "Sharing", "switched_off"]
@@ -39,12 +42,20 @@ MAX_REGIONS = 1024
 MAX_STRANGERS = 64
 """Connections whose token has not come yet; a further one is closed."""
 
+BURST = 64
+"""Packets of one peer that are read at once, so that it cannot starve the others or the clock."""
+
+PACKET_BYTES = 2 * PACK_BYTES
+"""Longer ones are cut, and malformed by that."""
+
 TAG = 0xC1
 _HEAD = struct.Struct("<BB")
 _REFERENCE = struct.Struct("<BIQQ")
 _ANNOUNCE = struct.Struct(f"<cIQ{NONCE_BYTES}s")
 _CONFIRM = struct.Struct("<cI")
 _TOKEN_BYTES = 16
+_MESSAGE = b"M\0\0\0\0\0\0\0"  # in front of a message: eight bytes, so that arrays in it stay aligned
+_FDS_BYTES = socket.CMSG_SPACE(4 * array("i").itemsize)
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -81,6 +92,7 @@ class Sharing:
         self._tokens: dict[bytes, str] = {}
         self._sockets: dict[int, _Link] = {}
         self._links: dict[str, _Link] = {}
+        self.inbox: list[tuple[str, bytes]] = []  # messages that have come, by sender
         self.spared_bytes = 0  # of payloads that were left out of messages, in both directions
 
     # --- how a link comes about ---------------------------------------------------------------------------------------
@@ -186,8 +198,9 @@ class Sharing:
             self._admit()
             return
         try:
-            while self._sockets.get(fd) is link and self._read(link):
-                pass
+            for _ in range(BURST):
+                if self._sockets.get(fd) is not link or not self._read(link):
+                    return
         except (OSError, ValueError, struct.error) as e:
             self._end(link, str(e))
 
@@ -209,9 +222,13 @@ class Sharing:
     def _read(self, link: _Link) -> bool:
         """Take one packet; false if there is none."""
         try:
-            data, fds, flags, _ = socket.recv_fds(link.sock, 256, 4, socket.MSG_CMSG_CLOEXEC)
+            data, beside, flags, _ = link.sock.recvmsg(PACKET_BYTES, _FDS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return False
+        if data[:1] == b"M" and link.peer and not beside:
+            self.inbox.append((link.peer, data))
+            return True
+        fds = [fd for _, kind, raw in beside if kind == socket.SCM_RIGHTS for fd in _fds(raw)]
         try:
             if not data:
                 self._end(link, "")  # the peer has ended
@@ -254,6 +271,28 @@ class Sharing:
         except OSError as e:
             self._end(link, f"region {region.number} cannot be passed: {e}")
 
+    # --- small messages -----------------------------------------------------------------------------------------------
+
+    def ring(self, peer: str, frames: list[Any]) -> bool:
+        """Give ``peer`` a small message through the socket between the two; false if it must go another way."""
+        link = self._links.get(peer)
+        if link is None or sum(map(size_of, frames)) > PACK_BYTES:
+            return False
+        try:
+            link.sock.send(_MESSAGE + (frames[0] if len(frames) == 1 else pack(frames)))
+        except BlockingIOError:  # it does not read
+            return False
+        except OSError as e:
+            self._end(link, str(e))
+            return False
+        return True
+
+    def take(self) -> Iterator[tuple[str, list[list[Any]]]]:
+        """What came through those sockets: peers and their messages, each of one frame, as it was sent."""
+        inbox, self.inbox = self.inbox, []
+        for peer, data in inbox:
+            yield peer, [[memoryview(data)[len(_MESSAGE) :]]]
+
     # --- payloads -----------------------------------------------------------------------------------------------------
 
     def place(self, peer: str, nbytes: int) -> Block | None:
@@ -283,7 +322,7 @@ class Sharing:
         return [head, *left, *frames[256:]]
 
     def _locate(self, link: _Link, frame: Any) -> tuple[int, int, int] | None:
-        nbytes = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+        nbytes = size_of(frame)
         if nbytes < MIN_BYTES:
             return None
         found = self.arena.find(address_of(frame), nbytes)
@@ -336,6 +375,12 @@ class Sharing:
         if offset + length > mapped.size:
             raise RemoteProtocolError(f"a reference to {length} bytes at {offset} of a region of {mapped.size}")
         return mapped.view[offset : offset + length]
+
+
+def _fds(raw: bytes) -> list[int]:
+    fds = array("i")
+    fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+    return fds.tolist()
 
 
 def _check_user(sock: socket.socket) -> None:

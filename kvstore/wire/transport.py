@@ -10,11 +10,13 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.lanes import Lanes, versions
+from shoal.kvstore.wire.packet import PACKED, unpack
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.sharing import Sharing
 from shoal.kvstore.wire.tuning import tune_malloc
@@ -22,6 +24,8 @@ from shoal.kvstore.wire.tuning import tune_malloc
 __all__ = ["Transport", "tune_malloc", "versions"]
 
 log = logging.getLogger("shoal.wire")
+
+_PACKED = bytes([PACKED])
 
 
 class Transport:
@@ -82,6 +86,8 @@ class Transport:
         frames = encode(message)
         if stable:
             frames = self.sharing.refer(peer, frames)
+        if self.sharing.ring(peer, frames):
+            return
         self._lanes.put(peer, frames, stable)
         if not self._corked:
             self._lanes.flush()
@@ -96,7 +102,8 @@ class Transport:
         self._lanes.flush()
         self._corked = True
         try:
-            for peer, messages in self._lanes.handle(self._lanes.wait(timeout_s)):
+            events = self._lanes.wait(0.0 if self.sharing.inbox else timeout_s)
+            for peer, messages in chain(self._lanes.handle(events), self.sharing.take()):
                 for frames in messages:
                     message = self._understand(peer, frames)
                     if message is not None:
@@ -107,6 +114,8 @@ class Transport:
 
     def _understand(self, peer: str, frames: list[Any]) -> Message | None:
         try:
+            if len(frames) == 1 and frames[0][:1] == _PACKED:
+                frames = unpack(frames[0])
             return decode(self.sharing.resolve(peer, frames))
         except RemoteProtocolError as e:
             self._count_malformed(peer, e)

@@ -221,7 +221,7 @@ def test_a_bad_reference_is_a_malformed_message(
     with linked() as (listener, dialer):
         shared_array(dialer, listener, "server")
         m = push(np.zeros(100, np.float32))
-        dialer._lanes.put("server", forged(m, reference), True)
+        assert dialer.sharing.ring("server", forged(m, reference))
         dialer.send("server", Ack(seq=1, version=0, floor=0))
         assert turn_for_one(listener, dialer) == [(dialer.identity, Ack(seq=1, version=0, floor=0))]
         assert listener.malformed == {dialer.identity: 1}
@@ -249,7 +249,7 @@ def listener_port(listener: Transport) -> int:
 
 def test_a_reference_whose_header_ends_too_early_is_malformed() -> None:
     with linked() as (listener, dialer):
-        dialer._lanes.put("server", [bytes([sharing_module.TAG, 3, 0])], True)
+        assert dialer.sharing.ring("server", [bytes([sharing_module.TAG, 3, 0])])
         dialer.send("server", Ack(seq=1, version=0, floor=0))
         assert turn_for_one(listener, dialer)[0][1] == Ack(seq=1, version=0, floor=0)
         assert sum(listener.malformed.values()) == 1
@@ -383,3 +383,71 @@ def test_arrays_may_be_made_in_any_thread() -> None:
         made[0][:] = 1
         dialer.send("server", push(made[0]))
         assert (received(listener, dialer) == 1).all()
+
+
+# --- small messages ---------------------------------------------------------------------------------------------------
+
+
+def test_small_messages_take_the_socket_of_the_link_and_keep_their_order() -> None:
+    with linked() as (listener, dialer):
+        messages: list[Message] = [Ack(seq=i, version=0, floor=0) for i in range(100)]
+        for m in messages:
+            assert dialer.sharing.ring("server", encode(m))
+        got: list[tuple[str, Message]] = []
+        for _ in range(50):
+            got += listener.poll(0.01)
+        assert got == [(dialer.identity, m) for m in messages]
+
+
+def test_a_small_array_arrives_through_the_link_aligned_and_whole() -> None:
+    with linked() as (listener, dialer):
+        array = np.arange(250, dtype=np.float64)
+        assert dialer.sharing.ring("server", encode(push(array)))
+        got = received(listener, dialer)
+        np.testing.assert_array_equal(got, array)
+        assert got.flags.aligned
+
+
+def test_large_messages_take_no_link() -> None:
+    with linked() as (_, dialer):
+        assert not dialer.sharing.ring("server", encode(push(np.zeros(N, np.float32))))
+
+
+def test_messages_to_a_peer_that_does_not_read_the_link_go_another_way() -> None:
+    with linked() as (listener, dialer):
+        sent = 0
+        while dialer.sharing.ring("server", encode(Ack(seq=sent, version=0, floor=0))):
+            sent += 1
+        dialer.send("server", Ack(seq=sent, version=0, floor=0))
+        seqs: set[int] = set()
+        for _ in range(200):
+            seqs |= {m.seq for _, m in listener.poll(0.01) if isinstance(m, Ack)}
+            list(dialer.poll(0.0))
+            if len(seqs) == sent + 1:
+                break
+        assert seqs == set(range(sent + 1))
+
+
+def test_one_busy_peer_of_a_link_does_not_hold_up_a_poll() -> None:
+    with linked() as (listener, dialer):
+        for i in range(200):
+            dialer.sharing.ring("server", encode(Ack(seq=i, version=0, floor=0)))
+        assert max(len(list(listener.poll(0.05))) for _ in range(10)) <= sharing_module.BURST
+
+
+@pytest.mark.parametrize("packet", [b"", b"\xc5", b"\xc5\x01\xff\xff\xff\x7f\0\0", b"nonsense", b"\x42\x01"])
+def test_what_is_no_message_is_counted_under_the_peer_of_the_link(packet: bytes) -> None:
+    with linked() as (listener, dialer):
+        assert dialer.sharing.ring("server", [packet])
+        dialer.send("server", Ack(seq=1, version=0, floor=0))
+        assert turn_for_one(listener, dialer) == [(dialer.identity, Ack(seq=1, version=0, floor=0))]
+        assert listener.malformed == {dialer.identity: 1}
+
+
+def test_a_stranger_cannot_send_messages_through_the_socket() -> None:
+    with pair() as (listener, dialer):
+        name, _ = listener.sharing.offer(dialer.identity)
+        with stranger(name) as sock:
+            sock.send(sharing_module._MESSAGE + encode(Ack(seq=1, version=0, floor=0))[0])
+            assert [m for _ in range(3) for m in listener.poll(0.02)] == []
+            assert sock.recv(10) == b""
