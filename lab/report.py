@@ -18,6 +18,9 @@ staleness_p95       the same, 95th percentile (the smallest value that at least 
 bytes_pushed        payload that the workers sent in pushes
 bytes_saved         what compression made it smaller by
 bytes_pulled        payload that they received
+compression         null, or what compressed pushes and pulls, and its price: codec, encode_s and decode_s (seconds of
+                    all workers and servers), bytes_saved, time_saved_s (what sending those would have taken at the
+                    throughput that the workers measured) and pays (null if there was too little of it to say)
 ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate (counted by the
                     servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped. One
                     push of one slice counts as one; in an all-reduce one message does, and the worker that takes it is
@@ -46,6 +49,7 @@ from rich.table import Table
 
 import shoal
 from shoal.errors import ConfigError
+from shoal.kvstore.codecs import pays
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 
@@ -87,6 +91,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "bytes_pushed": sum(_number(_report(n), "bytes_pushed") for n in workers),
         "bytes_saved": sum(_saved(_report(n)) for n in workers),
         "bytes_pulled": sum(_number(_report(n), "bytes_pulled") for n in workers),
+        "compression": _compression([_report(n) for n in workers], servers),
         "ledger": _ledger(rows),
         "weights_sha256": first.get("weights_sha256"),
         "metrics": metrics,
@@ -120,6 +125,23 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
 def _ledger(rows: Sequence[Report]) -> Report:
     names = ("sent", "acknowledged", *_SERVER_COUNTS)
     return {name: sum(row[name] for row in rows) for name in names} | {"balanced": all(r["balanced"] for r in rows)}
+
+
+def _compression(workers: Sequence[Mapping[str, Any]], servers: Sequence[Mapping[str, Any]]) -> Report | None:
+    """What compression has cost and saved, over all processes."""
+    costs = [_mapping(c) for w in workers for c in w.get("compression") or ()]
+    if not costs:
+        return None
+    found = {name: sum(_number(c, name) for c in (*costs, *servers)) for name in ("encode_s", "decode_s")}
+    saved_s = sum(_number(c, "time_saved_s") for c in costs)
+    known = all(c.get("pays") is not None for c in costs)
+    return {
+        "codec": ", ".join(dict.fromkeys(str(c.get("codec")) for c in costs)),
+        **found,
+        "bytes_saved": sum(_number(c, "bytes_saved") for c in costs),
+        "time_saved_s": saved_s,
+        "pays": pays(sum(found.values()), saved_s) if known else None,
+    }
 
 
 def _staleness(servers: Sequence[Mapping[str, Any]], rank: int) -> Counter[int]:
@@ -195,11 +217,20 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     if r["staleness_mean"] is not None:
         lines.append(("staleness", f"mean {r['staleness_mean']:.2f}, p95 {r['staleness_p95']}"))
     lines.append(("traffic", f"{r['bytes_pushed'] / 1e6:.1f} MB pushed, {r['bytes_pulled'] / 1e6:.1f} MB pulled"))
+    if r["compression"]:
+        lines.append(("compression", _worth(r["compression"])))
     counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
     lines.append(("ledger", f"{verdict}: {counts}"))
     if r["weights_sha256"]:
         lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}"))
     return lines
+
+
+def _worth(c: Report) -> str:
+    spent = c["encode_s"] + c["decode_s"]
+    verdict = {None: "", True: ": it pays", False: ": IT DOES NOT PAY on this network"}[c["pays"]]
+    sending = f"{c['time_saved_s']:.2f} s of sending"
+    return f"{c['codec']}, {c['bytes_saved'] / 1e6:.1f} MB less ({sending}) for {spent:.2f} s of work{verdict}"
 
 
 def _some(count: int, what: str) -> str:

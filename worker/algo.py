@@ -43,7 +43,7 @@ class Algo:
         gate: who may proceed: a canonical name of `shoal.kvstore.gates`.
         rule: what corrects a contribution: a spec of `shoal.kvstore.rules`.
         strategy: what a worker pushes, and when: a spec of `shoal.worker.strategies`.
-        codec: what compresses it: a spec of `shoal.kvstore.codecs`.
+        codec: what compresses it, and weights on their way back: what `shoal.kvstore.codecs.Plan.of` reads.
     """
 
     gate: str = ""
@@ -128,7 +128,7 @@ class Algo:
         return self._unsound_codec(name)
 
     def _unsound_codec(self, strategy: str) -> str:
-        codec = codecs.parse(self.codec) if self.codec else None
+        codec = codecs.Plan.of(self.codec).push if self.codec else None
         if codec is not None and codec.gradients_only and strategy != "gradient":
             return f"codec {codec.name!r} keeps a momentum of gradients; strategy {strategy!r} pushes differences"
         if codec is not None and codec.name in ("sign", "demo") and self.rule:
@@ -148,7 +148,7 @@ def _canonical(part: str, text: str) -> str:
     if part == "strategy":
         strategies.parse(text)
         return text
-    return codecs.parse(text).spec()
+    return codecs.Plan.of(text).spec()
 
 
 def _preset(word: str) -> Algo:

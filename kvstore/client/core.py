@@ -184,7 +184,7 @@ class Counters:
     bytes_pushed: int = 0
     bytes_dense: int = 0  # what bytes_pushed would be without compression
     bytes_pulled: int = 0
-    bytes_acknowledged: int = 0  # of bytes_pushed
+    bytes_acknowledged: int = 0  # of bytes_pushed, and of the values that came with acknowledgements
     pushing_s: float = 0.0  # while a push was under way
     staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
 
@@ -479,6 +479,8 @@ class ClientCore:
         staleness = max(0, m.version - lane.pulled - 1)  # the updates in between, without the push's own
         self.counters.staleness += (staleness - self.counters.staleness) / 32
         self._settle(job, now)
+        if isinstance(m, Value):
+            self.counters.bytes_acknowledged += _bytes(m)
         self._give_back(job)
         actions: list[ClientAction] = [] if m.taken else [Dropped(job)]
         self.counters.dropped += not m.taken
@@ -517,7 +519,7 @@ class ClientCore:
         lane = self.lanes[job.slice]
         lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
         lane.read = True
-        self.counters.bytes_pulled += m.value.data.nbytes + sum(p.data.nbytes for p in m.more)
+        self.counters.bytes_pulled += _bytes(m)
         return [*actions, *self._finish(job, m, now)]
 
     def _finish(self, job: Job, result: Message | None, now: float) -> list[ClientAction]:
@@ -621,3 +623,8 @@ class ClientCore:
             assert link.credit + out == CREDIT_BYTES
         for lane in self.lanes.values():
             assert sum(j.stage is not Stage.QUEUED for j in lane.jobs) <= 1
+
+
+def _bytes(m: Value) -> int:
+    """Bytes of the value, as it travels."""
+    return sum(p.data.nbytes for p in (m.value, *m.more) if p is not None)

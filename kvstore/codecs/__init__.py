@@ -3,7 +3,7 @@
 from shoal.kvstore.codecs.base import Address, Codec, CodecState
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
 from shoal.kvstore.codecs.compressor import Compressor, Landing, whole_rows
-from shoal.kvstore.codecs.cost import Cost, Link
+from shoal.kvstore.codecs.cost import Cost, Link, pays
 from shoal.kvstore.codecs.frequency import DeMo
 from shoal.kvstore.codecs.levels import QSGD, Int8
 from shoal.kvstore.codecs.lowrank import PowerSGD
@@ -46,6 +46,7 @@ __all__ = [
     "Uncompressed",
     "names",
     "parse",
+    "pays",
     "register",
     "vote",
     "whole_rows",

@@ -33,22 +33,21 @@ class Cost:
         self.saved_bytes += dense - encoded
 
     def report(self, link: "Link") -> dict[str, Any]:
-        """Plain data, for the run's report; ``pays`` is None while too little is known."""
+        """Plain data, for the run's report; what is not known yet is None."""
         speed = link.bytes_per_s
         return {
             "encode_s": self.encode_s,
             "decode_s": self.decode_s,
             "bytes_saved": self.saved_bytes,
-            "link_bytes_per_s": speed,
             "time_saved_s": self.saved_bytes / speed if speed else None,
             "pays": self.pays(link),
         }
 
     def pays(self, link: "Link") -> bool | None:
         """Whether encoding and decoding take less time than sending the saved bytes would; None: not yet known."""
-        if self.encoded < LEAST_PUSHES or link.acknowledged < LEAST_BYTES:
+        if self.encoded < LEAST_PUSHES or link.acknowledged < LEAST_BYTES or not link.bytes_per_s:
             return None
-        return pays(self.encode_s + self.decode_s, self.saved_bytes, link.bytes_per_s)
+        return pays(self.encode_s + self.decode_s, self.saved_bytes / link.bytes_per_s)
 
     def complaint(self, what: str, link: "Link") -> str:
         """What to tell the user about codec ``what`` if it does not pay; empty otherwise."""
@@ -67,7 +66,7 @@ class Link:
     """What a worker knows of its way to the servers.
 
     Args:
-        acknowledged: bytes of pushes that were acknowledged.
+        acknowledged: bytes of pushes that were acknowledged, and of values that came in answer to them.
         seconds: during which a push was under way. The servers' own work on it is in there, so that the link seems
             slower than it is, and a codec better.
     """
@@ -81,12 +80,11 @@ class Link:
         return self.acknowledged / self.seconds if self.seconds > 0 else 0.0
 
 
-def pays(spent_s: float, saved_bytes: int, bytes_per_s: float) -> bool | None:
-    """Whether it is worth ``spent_s`` seconds to save so many bytes at such a throughput. In doubt it is.
+def pays(spent_s: float, saved_s: float) -> bool | None:
+    """Whether it is worth ``spent_s`` seconds of encoding and decoding to save ``saved_s`` of sending. In doubt it is;
+    None: too soon to say.
 
-    >>> pays(2.0, 10**9, 1e9), pays(2.0, 10**9, 1e8), pays(0.1, 0, 1e9)
+    >>> pays(2.0, 1.0), pays(2.0, 10.0), pays(0.1, 0.0)
     (False, True, None)
     """
-    if spent_s < LEAST_S or bytes_per_s <= 0:
-        return None
-    return spent_s <= DOUBT * saved_bytes / bytes_per_s
+    return None if spent_s < LEAST_S else spent_s <= DOUBT * saved_s

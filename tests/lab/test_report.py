@@ -14,8 +14,8 @@ from shoal.lab.report import final_report, render, save
 
 KEYS = {
     "mode", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
-    "staleness_mean", "staleness_p95", "bytes_pushed", "bytes_saved", "bytes_pulled", "ledger", "weights_sha256",
-    "metrics", "per_worker", "seed", "malformed", "shoal",
+    "staleness_mean", "staleness_p95", "bytes_pushed", "bytes_saved", "bytes_pulled", "compression", "ledger",
+    "weights_sha256", "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
 
 
@@ -79,6 +79,29 @@ def test_throughput_is_everybodys_samples_over_the_slowest_time() -> None:
 
 def test_traffic_is_added_up() -> None:
     assert (made()["bytes_pushed"], made()["bytes_pulled"], made()["malformed"]) == (2000, 4000, 1)
+
+
+COST = {"codec": "int8", "encode_s": 2.0, "decode_s": 0.5, "bytes_saved": 10**9, "time_saved_s": 1.0, "pays": False}
+
+
+def compressed(**changes: Any) -> dict[str, Any]:
+    servers = [node("server", 0, {"decode_s": 0.25, "encode_s": 0.25})]
+    workers = [worker(rank, compression=[COST | changes]) for rank in range(2)]
+    return made(*servers, *workers)
+
+
+def test_compression_is_weighed_with_what_the_servers_spent() -> None:
+    assert made()["compression"] is None
+    want = {"codec": "int8", "encode_s": 4.25, "decode_s": 1.25, "bytes_saved": 2 * 10**9, "time_saved_s": 2.0}
+    assert compressed()["compression"] == want | {"pays": False}
+    assert compressed(time_saved_s=5.0)["compression"]["pays"] is True
+    assert compressed(pays=None)["compression"]["pays"] is None
+
+
+def test_a_codec_that_does_not_pay_is_called_out() -> None:
+    assert "2000.0 MB less (2.00 s of sending) for 5.50 s of work: IT DOES NOT PAY" in shown(compressed())
+    assert "of work: it pays" in shown(compressed(time_saved_s=50.0))
+    assert "pay" not in shown(compressed(pays=None)) and "compression" not in shown(made())
 
 
 def test_a_ledger_balances_when_every_push_is_accounted_for() -> None:
