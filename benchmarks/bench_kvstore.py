@@ -134,19 +134,19 @@ def allowed(t: Turns, cycles: int) -> int:
 
 
 def report(systems: Sequence[System], found: Mapping[str, Any], shapes: Sequence[Shape]) -> list[dict[str, Any]]:
-    """A row a system; ours are compared with all others of the group."""
+    """A row a system, of its best way; ours have a row a way, compared with all others of the group."""
     rows = []
-    best = {n: ways[best_way(ways)] for n, ways in found.items() if isinstance(ways, dict)}
+    others = {n: w[best_way(w)] for n, w in found.items() if isinstance(w, dict) and n not in OURS}
     for s in systems:
-        row: dict[str, Any] = {"system": s.name, "version": s.version, "note": s.note}
-        if s.name not in best:
-            rows.append({"system": s.name, "error": found.get(s.name, "not started")})
+        ways = found.get(s.name, "not started")
+        if isinstance(ways, str):
+            rows.append({"system": s.name, "error": ways})
             continue
-        row |= {"way": best_way(found[s.name]), **figures(shapes, best[s.name])}
-        if s.name in OURS:
-            others = {n: t for n, t in best.items() if n not in OURS}
-            row["times_as_long_as"] = {n: float(f"{ratio(t, best[s.name]):.3g}") for n, t in others.items()}
-        rows.append(row)
+        for way in ways if s.name in OURS else [best_way(ways)]:
+            row = {"system": s.name, "way": way, "version": s.version, "note": s.note, **figures(shapes, ways[way])}
+            if s.name in OURS:
+                row["times_as_long_as"] = {n: float(f"{ratio(t, ways[way]):.3g}") for n, t in others.items()}
+            rows.append(row)
     return rows
 
 
@@ -217,7 +217,9 @@ def _say(result: dict[str, Any], o: argparse.Namespace) -> None:
         with o.output.open("a") as f:
             f.write(line + "\n")
     if o.markdown:
-        shown = {s["system"]: s["ms"]["median"] if "ms" in s else "-" for s in result["systems"]}
+        shown = {
+            f"{s['system']} {s.get('way', '')}": s["ms"]["median"] if "ms" in s else "-" for s in result["systems"]
+        }
         print(result["case"], result["topology"], "SGD" if result["sgd"] else "sum", shown, file=sys.stderr, flush=True)
     else:
         print(line, flush=True)

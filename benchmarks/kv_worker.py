@@ -34,9 +34,9 @@ def main() -> None:
         kv.set_gradient_compression(options.codec)
     grads = [gradient(s, kv.rank) for s in shapes]
     outs: list[Any] = [np.empty(s, np.float32) for s in shapes]
-
-    def pushpull() -> None:
-        kv.pushpull(keys, grads, outs)
+    shared = [kv.alloc(s) for s in shapes]
+    for there, g in zip(shared, grads, strict=True):
+        there[...] = g
 
     def check(rounds: int) -> bool:
         kv.barrier()
@@ -44,7 +44,8 @@ def main() -> None:
         wanted = [expected(s, kv.num_workers, rounds, sgd=sgd) for s in shapes]
         return all(error_against(o, w) == 0 for o, w in zip(outs, wanted, strict=True))
 
-    orders.serve(shoal.__version__, {"pushpull": pushpull}, check)
+    ways = {"copies": lambda: kv.pushpull(keys, grads, outs), "in_place": lambda: kv.view(keys, shared)}
+    orders.serve(shoal.__version__, ways, check)
 
 
 main()

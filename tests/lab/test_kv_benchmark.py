@@ -95,7 +95,24 @@ def test_a_small_run_measures_ours_and_the_limits() -> None:
         [*command, "--sgd", "yes", "--rounds", "2", "--cycles", "2"], env=env, capture_output=True, text=True
     )
     assert got.returncode == 0, got.stderr
-    rows = {s["system"]: s for s in json.loads(got.stdout)["systems"]}
-    assert list(rows) == ["shoal_tcp", "shoal_shm", "echo", "memcpy"]
+    rows = {(s["system"], s["way"]): s for s in json.loads(got.stdout)["systems"]}
+    ours = [(name, way) for name in ("shoal_tcp", "shoal_shm") for way in ("copies", "in_place")]
+    assert list(rows) == [*ours, ("echo", "echo"), ("memcpy", "memcpy")]
     assert all(r["ms"]["median"] > 0 for r in rows.values())
-    assert set(rows["shoal_tcp"]["times_as_long_as"]) == {"echo", "memcpy"}
+    assert set(rows["shoal_tcp", "copies"]["times_as_long_as"]) == {"echo", "memcpy"}
+
+
+NO_LINKS = links.why_not()
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_LINKS), reason=NO_LINKS)
+def test_a_codec_halves_the_time_of_a_push_over_a_slow_link() -> None:
+    command = [sys.executable, str(FOLDER / "bench_links.py"), "--rates", "0.2", "--codecs", "fp16"]
+    env = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    got = subprocess.run([*command, "--megabytes", "3", "--rounds", "1"], env=env, capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    times = {codec: t["push_ms"] for codec, t in json.loads(got.stdout)["codecs"].items()}
+    assert times["none"] > 1000 * 2 * 2**20 / 25e6  # two of the tensors, which the link cannot carry faster
+    assert times["fp16"] < 0.75 * times["none"]
