@@ -106,6 +106,7 @@ class DistKVStore(KVStore):
         self._number, self._lock = 0, Lock()
         self._desk = -1  # the server that gives places in this store's rounds
         self._pushed = False
+        self._closed = False
         self._optimizer: Optimizer | None = None
         self._compressor: Compressor | None = None
         self._fixed = None if compression is None or private else Plan.of(compression)
@@ -384,7 +385,7 @@ class DistKVStore(KVStore):
     def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
         """Say where the job's value goes, and whether it may come encoded."""
         compressor = self._compressor
-        if compressor is None or not compressor.reply or dtype.kind != "f":
+        if compressor is None or self._closed or not compressor.reply or dtype.kind != "f":
             job.token = to
             return
         job.reply, job.token = compressor.reply, Landing(compressor, to, size, dtype)
@@ -508,8 +509,10 @@ class DistKVStore(KVStore):
             self._under_way.pop(call, None)
 
     def close(self) -> None:
-        """Flush, and tell the servers that nobody need wait for this worker; it may still read."""
+        """Flush, and tell the servers that nobody need wait for this worker; it may still read, and what it reads from
+        now on (the run's result) is not compressed."""
         self.flush()
+        self._closed = True
         if self._number:
             self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self._number))
 

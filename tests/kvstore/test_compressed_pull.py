@@ -122,6 +122,18 @@ def test_servers_keep_full_precision_so_that_small_steps_add_up() -> None:
 
 
 @net
+def test_the_result_of_a_run_is_read_in_full() -> None:
+    value = normal(100)
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        kv.init("w", value)
+        kv.set_gradient_compression("none/bf16")
+        assert (kv.pull("w") != value).any()
+        kv.close()
+        np.testing.assert_array_equal(kv.pull("w"), value)
+
+
+@net
 def test_integers_halves_and_what_a_codec_cannot_hold_come_as_they_are() -> None:
     with thread_cluster(1, 1) as cluster:
         kv = cluster.store(0, reduce="sum")
