@@ -11,7 +11,6 @@ median. Sums are compared with the exact result, bit for bit.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ def gloo(shapes: list[tuple[int, ...]], rank: int, workers: int) -> tuple[dict[s
     grads = [torch.from_numpy(gradient(s, rank).copy()) for s in shapes]
     sums = [torch.empty(s) for s in shapes]
     buckets: list[list[int]] = [[]]
-    for i, t in enumerate(sums):
+    for i in range(len(sums)):
         if sum(sums[j].numel() for j in buckets[-1]) >= BUCKET:
             buckets.append([])
         buckets[-1].append(i)
@@ -52,14 +51,15 @@ def gloo(shapes: list[tuple[int, ...]], rank: int, workers: int) -> tuple[dict[s
             for i, part in zip(b, flat.split([sums[i].numel() for i in b]), strict=True):
                 sums[i].copy_(part.view_as(sums[i]))
 
-    def in_place() -> None:
-        for s, g in zip(sums, grads, strict=True):
-            s.copy_(g)
+    for s, g in zip(sums, grads, strict=True):
+        s.copy_(g)
+
+    def in_place() -> None:  # sums grow from sample to sample; a copy would be the benchmark's, not Gloo's
         for call in [dist.all_reduce(s, async_op=True) for s in sums]:
             call.wait()
 
     ways: dict[str, Way] = {"gloo, buckets": bucketed}
-    return ways if len(shapes) > 300 else ways | {"gloo": in_place}, sums
+    return ways if len(shapes) > 300 else {"gloo": in_place} | ways, sums
 
 
 def ours(kv: shoal.kv.KVStore, case: str, shapes: list[tuple[int, ...]], rank: int) -> tuple[Way, list[Any]]:
@@ -98,28 +98,38 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def take_turns(
     ways: dict[str, Way], sums: dict[str, list[Any]], wanted: list[Any], kv: Any, samples: int, nbytes: int
 ) -> dict[str, Any]:
-    """Median of the slowest worker's times, in ms, by way; each beside its ratio to the fastest Gloo."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Median of the slowest worker's times, in ms, by way, with its ratio to the fastest Gloo; and the CPU time of all
+    workers, which other work on the machine disturbs less."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     batch = 1 if nbytes > 1 << 20 else 20
     for turn in range(samples + 1):  # the first warms up
         for name, way in ways.items():
             kv.barrier()
-            began = time.perf_counter()
-            for _ in range(batch):
+            began, busy = time.perf_counter(), time.process_time()
+            for _ in range(batch if turn else 1):
                 way()
             if turn:
-                seconds[name].append((time.perf_counter() - began) / batch)
+                used = time.perf_counter() - began, time.process_time() - busy
+                seconds[name].append((used[0] / batch, used[1] / batch))
             else:
                 assert all(np.array_equal(np.asarray(s), w) for s, w in zip(sums[name], wanted, strict=True)), name
-    table = np.zeros((kv.num_workers, len(ways), samples))
+    table = np.zeros((kv.num_workers, len(ways), samples, 2))
     table[kv.rank] = [seconds[name] for name in ways]
     key = f"times {next(iter(ways))} {nbytes} {len(wanted)}"
     kv.init(key, np.zeros_like(table))
-    slowest = kv.pushpull(key, table).max(axis=0)
-    ms = {name: statistics.median(row) * 1e3 for name, row in zip(ways, slowest, strict=True)}
+    kv.pushpull(key, table)
+    medians = np.median(table[..., 0].max(axis=0), axis=1) * 1e3
+    busy_ms = np.median(table[..., 1].sum(axis=0), axis=1) * 1e3
+    ms = dict(zip(ways, medians.tolist(), strict=True))
+    cpu = dict(zip(ways, busy_ms.tolist(), strict=True))
     best = min(t for name, t in ms.items() if name.startswith("gloo"))
     return {
-        name: {"ms": round(t, 3), "GBps": round(nbytes / 1e6 / t, 3), "speedup_over_gloo": round(best / t, 2)}
+        name: {
+            "ms": round(t, 3),
+            "cpu_ms": round(cpu[name], 3),
+            "GBps": round(nbytes / 1e6 / t, 3),
+            "speedup_over_gloo": round(best / t, 2),
+        }
         for name, t in ms.items()
     }
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from shoal.kvstore.arrays import Array, is_float
 
-__all__ = ["Bucket", "Item", "apart", "buckets"]
+__all__ = ["Bucket", "Item", "buckets"]
 
-FUSE_BYTES = 256 << 10
+FUSE_BYTES = 64 << 10
 """Smaller values of one call travel together."""
-BUCKET_BYTES = 1 << 20
-"""As much as travels together."""
+BUCKET_BYTES = 256 << 10
+"""As much travels together: several buckets, so that one is copied while another is on its way."""
 
 Item: TypeAlias = tuple[str, Array, Array]
 """Name of a key, this worker's contribution, and where the result goes; both flat and whole."""
@@ -21,37 +21,46 @@ Item: TypeAlias = tuple[str, Array, Array]
 class Bucket:
     """What is reduced as one array: a value itself, or several copied together, or one in wider numbers."""
 
+    __slots__ = ("_items", "item")
+
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
         name, own, total = items[0]
-        if len(items) > 1 or _wide(own.dtype) != own.dtype:
-            own = total = np.concatenate([o for _, o, _ in items], dtype=_wide(own.dtype), casting="same_kind")
+        dtype = _wide(own.dtype)
+        if len(items) > 1 or dtype != own.dtype:
+            own = total = np.concatenate([o for _, o, _ in items], dtype=dtype, casting="same_kind")
+        else:
+            own, total = _apart(own, total)
         self.item: Item = (name, own, total)
 
     def unpack(self) -> None:
         """Put the results where they belong."""
         packed = self.item[2]
+        if packed is self._items[0][2]:
+            return
         at = 0
         for _, _, total in self._items:
-            if packed is not total:
-                total[...] = packed[at : at + total.size]
-            at += total.size
+            end = at + total.size
+            total[...] = packed[at:end]
+            at = end
 
 
 def buckets(items: Sequence[Item]) -> list[Bucket]:
     """Large values singly, small ones of one dtype together; the same on every worker that makes the same call."""
     made: list[list[Item]] = []
-    small: dict[Any, list[Item]] = {}
+    open_: dict[Any, tuple[list[Item], int]] = {}  # by dtype, the bucket that is being filled, and its bytes
     for item in items:
-        dtype, nbytes = item[1].dtype, item[1].nbytes
+        own = item[1]
+        nbytes = own.nbytes
+        bucket, filled = open_.get(own.dtype, ([], 0))
         if nbytes > FUSE_BYTES:
             made.append([item])
             continue
-        bucket = small.get(dtype)
-        if bucket is None or sum(own.nbytes for _, own, _ in bucket) + nbytes > BUCKET_BYTES:
-            bucket = small[dtype] = []
+        if not bucket or filled + nbytes > BUCKET_BYTES:
+            bucket, filled = [], 0
             made.append(bucket)
         bucket.append(item)
+        open_[own.dtype] = bucket, filled + nbytes
     return [Bucket(b) for b in made]
 
 
@@ -60,9 +69,9 @@ def _wide(dtype: "np.dtype[Any]") -> "np.dtype[Any]":
     return np.dtype(np.float32) if is_float(dtype) and dtype.itemsize < 4 else dtype
 
 
-def apart(own: Array, total: Array) -> tuple[Array, Array]:
+def _apart(own: Array, total: Array) -> tuple[Array, Array]:
     """The two, if one may be reduced into the other: the same memory, or none in common."""
+    if not np.may_share_memory(own, total):
+        return own, total
     same = own.ctypes.data == total.ctypes.data
-    if same or not np.may_share_memory(own, total):
-        return (total, total) if same else (own, total)
-    return own.copy(), total
+    return (total, total) if same else (own.copy(), total)

@@ -15,7 +15,7 @@ from shoal.kvstore.base import KVStoreBase
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.client.shell import Call
 from shoal.kvstore.ring.arithmetic import Arrays
-from shoal.kvstore.ring.buckets import Bucket, Item, apart, buckets
+from shoal.kvstore.ring.buckets import Bucket, Item, buckets
 from shoal.kvstore.ring.events import Collective
 from shoal.kvstore.ring.schedule import broadcast, reduction
 from shoal.kvstore.ring.shell import RingShell
@@ -56,7 +56,7 @@ class AllReduceKVStore(KVStoreBase):
         shell: the worker's end of collectives.
         number_store: gives the number of one more store of the script, the same on every worker.
         timeout_s: deadline of every wait.
-        algorithm: "auto", or one of `shoal.kvstore.ring.schedule`.
+        algorithm: "auto", or one of `shoal.kvstore.ring.schedule`; may be set later, on every worker.
     """
 
     type = "allreduce"
@@ -71,19 +71,20 @@ class AllReduceKVStore(KVStoreBase):
         algorithm: str = "auto",
     ) -> None:
         super().__init__(reduce)
-        self._coordinator, self._shell, self._timeout_s, self._algorithm = coordinator, shell, timeout_s, algorithm
+        self._coordinator, self._shell, self._timeout_s, self.algorithm = coordinator, shell, timeout_s, algorithm
         self._keys: dict[str, _Key] = {}
         self._under_way: dict[Call, None] = {}
         self._lock = Lock()
         self._number, self._number_store = 0, number_store
+        self._rank, self._workers, self._who = coordinator.rank, coordinator.num_workers, f"worker {coordinator.rank}"
 
     @property
     def rank(self) -> int:
-        return self._coordinator.rank
+        return self._rank
 
     @property
     def num_workers(self) -> int:
-        return self._coordinator.num_workers
+        return self._workers
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class AllReduceKVStore(KVStoreBase):
             self.init(names, values)
             self.pull(names, places)
             return _like(key, places)
-        targets = [self._memory(n, p) for n, p in zip(names, places, strict=True)]
+        targets = [self._memory(n, self._entry(n), p) for n, p in zip(names, places, strict=True)]
         for target, v in zip(targets, values, strict=True):
             np.copyto(target, host_array(v), casting="no")
         self._broadcast(names, targets).result()
@@ -175,7 +176,7 @@ class AllReduceKVStore(KVStoreBase):
         def start(item: Item) -> "Future[None]":
             name, own, total = item
             turn = self._keys[name].number
-            blocks = reduction(own.size, own.itemsize, n, rank, turn, self._algorithm)
+            blocks = reduction(own.size, own.itemsize, n, rank, turn, self.algorithm)
             mean = self.reduce == "mean" and is_float(own.dtype)
             return self._start(name, own, total, blocks, priority, n if mean else 1)
 
@@ -216,14 +217,16 @@ class AllReduceKVStore(KVStoreBase):
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> "Future[Any]":
         names, (values, outs) = as_lists(key, value, out)
         items, results = [], []
-        for name, v, o in zip(names, values, outs, strict=True):
-            own = self._fitting(name, merge_devices(v))
-            place = in_place(v) if o is None else o
-            target = np.empty(own.shape, own.dtype) if place is None else place
-            items.append((name, *apart(own.reshape(-1), self._memory(name, target).reshape(-1))))
+        entries = [self._entry(n) for n in names]
+        for name, entry, v, o in zip(names, entries, values, outs, strict=True):
+            own = self._fitting(name, entry, v)
+            target = in_place(v) if o is None else o
+            if target is None:
+                target = np.empty(entry.shape, entry.dtype)
+            items.append((name, own.reshape(-1), self._memory(name, entry, target).reshape(-1)))
             results.append(target)
-        for name in names:
-            self._turn(name).value = None
+        for entry in entries:
+            entry.turn, entry.pending, entry.value = entry.turn + 1, None, None
         return self._reduce(items, priority, _like(key, results))
 
     def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
@@ -231,7 +234,7 @@ class AllReduceKVStore(KVStoreBase):
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> "Future[None]":
         names, (values,) = as_lists(key, value)
-        copies = [self._fitting(n, merge_devices(v)).copy() for n, v in zip(names, values, strict=True)]
+        copies = [self._fitting(n, self._entry(n), v).copy() for n, v in zip(names, values, strict=True)]
         entries = [self._turn(n) for n in names]
         turns = [e.turn for e in entries]
         call = self._reduce(
@@ -259,7 +262,7 @@ class AllReduceKVStore(KVStoreBase):
         names, (outs,) = as_lists(key, out)
         entries = [self._entry(n) for n in names]
         targets = [np.empty(e.shape, e.dtype) if o is None else o for e, o in zip(entries, outs, strict=True)]
-        memory = [self._memory(n, t) for n, t in zip(names, targets, strict=True)]
+        memory = [self._memory(n, e, t) for n, e, t in zip(names, entries, targets, strict=True)]
         call = Call()
         call.set_running_or_notify_cancel()
         pending = [e.pending for e in entries if e.pending is not None]
@@ -279,15 +282,17 @@ class AllReduceKVStore(KVStoreBase):
                 )
             np.copyto(target, value)
 
-    def _fitting(self, name: str, array: Array) -> Array:
-        entry, who = self._entry(name), f"worker {self.rank}"
-        check_fit(who, "pushes", name, array, entry.shape, entry.dtype)
-        check_mean(who, name, entry.dtype, self.reduce)
-        return np.ascontiguousarray(array)
+    def _fitting(self, name: str, entry: _Key, value: Any) -> Array:
+        """This worker's contribution, checked: on the way of every key, so that what is right is found quickly."""
+        array = value if type(value) is np.ndarray else merge_devices(value)
+        if array.shape != entry.shape or array.dtype != entry.dtype:
+            check_fit(self._who, "pushes", name, array, entry.shape, entry.dtype)
+        if entry.dtype.kind != "f":
+            check_mean(self._who, name, entry.dtype, self.reduce)
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
-    def _memory(self, name: str, out: Any) -> Array:
-        entry = self._entry(name)
-        return writable(f"worker {self.rank}", name, out, entry.shape, entry.dtype)
+    def _memory(self, name: str, entry: _Key, out: Any) -> Array:
+        return writable(self._who, name, out, entry.shape, entry.dtype)
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 

@@ -33,3 +33,15 @@ def test_the_explicit_loop_learns_alone_and_in_a_cluster() -> None:
     assert float(alone.split()[-1]) > 0.93
     together = run("-m", "shoal", "run", "-n", "2", "-s", "1", "--no-progress", str(EXAMPLES / "mlp.py"))
     assert "held-out accuracy" in together
+
+
+def test_a_parameter_server_and_all_reduce_train_the_same_weights() -> None:
+    out = run(str(EXAMPLES / "ps_vs_allreduce.py"), "--epochs", "2")
+    for part in ("2 x 1", "2 x 0", "allreduce", "balanced:", "The weights are the same bits."):
+        assert part in out
+
+
+def test_hogwild_counts_what_is_lost() -> None:
+    lines = run(str(EXAMPLES / "hogwild.py"), "--size", "100000", "--pushes", "20").splitlines()
+    assert lines[0].startswith("no locks") and "lost" in lines[0]
+    assert "lost 0 of" in lines[1]
