@@ -271,13 +271,52 @@ def test_frozen_and_shared_parameters_and_multipliers_are_obeyed(strategy: str) 
         ({"kvstore": LocalKVStore(), "strategy": "easgd"}, r"needs a store with reduce='sum', got <kvstore 'local'"),
         ({"kvstore": "local", "strategy": "bmuf", "reduce": "sum"}, "reduce='mean'"),
         ({"optimizer": "adam", "strategy": "eamsgd"}, "use 'sgd', or 'easgd'"),
-        ({"strategy": "local", "compression_params": "dgc"}, "differences of weights"),
+        ({"strategy": "local", "compression_params": "dgc"}, "pushes differences"),
         ({"strategy": "lokal"}, "Did you mean 'local'"),
     ],
 )
 def test_what_cannot_work_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         shoal.Trainer(**{"params": [parameter()], "optimizer": "sgd", **options})
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy", "says"),
+    [
+        ("dist_async", "local", "each worker would move the model by its whole way"),
+        ("dist_ssp:2", "diloco", "or the strategy async-diloco"),
+        ("dist_fedbuff:3", "bmuf", "synchronous store"),
+        ("hogwild", "local", "synchronous store"),
+        ("dist_kasync:2", "dn", "applies every worker's contribution as it comes"),
+        ("dist_backup:1", "easgd", "may drop it at one end"),
+        ("dist_asp:max=9", "eamsgd", "may drop it at one end"),
+        ("allreduce", "local", "only reduces"),
+    ],
+)
+def test_a_strategy_that_the_gate_would_falsify_is_refused(kind: str, strategy: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        shoal.Trainer([parameter()], "sgd", kvstore=Pretending(kind, strategy), strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [("dist_backup:1", "local"), ("dist_ksync:2", "diloco"), ("dist_ssp:3", "dn"), ("dist_async", "easgd")],
+)
+def test_a_strategy_that_the_gate_suits_is_taken(kind: str, strategy: str) -> None:
+    shoal.Trainer([parameter()], "sgd", kvstore=Pretending(kind, strategy), strategy=strategy)
+
+
+class Pretending(LocalKVStore):
+    """Says that it is of another kind, with three workers."""
+
+    num_workers = 3  # type: ignore[assignment]  # a property elsewhere
+
+    def __init__(self, kind: str, strategy: str) -> None:
+        super().__init__("sum" if strategy in ("easgd", "eamsgd") else "mean")
+        self.type = kind
+
+    def is_capable(self, capability: str) -> bool:
+        return self.type != "allreduce"
 
 
 def test_elastic_averaging_makes_a_store_that_sums() -> None:
@@ -323,3 +362,19 @@ def test_speeds_are_told_to_everybody() -> None:
     with thread_cluster(2, 2) as cluster:
         got = cluster.each(work)
     assert got == [[[0.1, 1.1], [0.7, 1.4]]] * 2
+
+
+# --- an old gradient --------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_that_is_left_out_contributes_zero_to_the_mean() -> None:
+    def work(store: KVStore) -> float:
+        worker = Worker(store, None, gradient=lambda w: 1.0)
+        worker.step()
+        if store.rank == 0:
+            return worker.step()
+        worker.trainer.step(1, ignore_stale_grad=True)
+        return worker.value
+
+    with thread_cluster(2, 1) as cluster:
+        assert cluster.each(work) == [pytest.approx(0.85, abs=1e-12)] * 2

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from shoal.errors import ConfigError
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.gates import Gate, parse_gate
 from shoal.ops.optim.hyper import Hyper
 from shoal.worker.strategies.site import Site, States
 
-__all__ = ["Snapshot", "Stepper", "Strategy", "needs_store"]
+__all__ = ["Snapshot", "Stepper", "Strategy", "gate_of", "needs_every_push", "needs_rounds", "needs_store"]
 
 
 @dataclass(kw_only=True)
@@ -102,6 +104,10 @@ def needs_store(strategy: Strategy, site: Site) -> None:
     """
     if not site.has_store:
         raise ConfigError(f"strategy {strategy.name!r} exchanges weights through a kvstore, got kvstore=None")
+    if not site.store.is_capable("optimizer"):
+        raise ConfigError(
+            f"strategy {strategy.name!r} needs a store that updates its values; {site.store!r} only reduces"
+        )
     if not site.on_store:
         raise ConfigError(
             f"strategy {strategy.name!r} needs the store to combine the workers' weights, got update_on_kvstore=False: "
@@ -112,3 +118,38 @@ def needs_store(strategy: Strategy, site: Site) -> None:
             f"strategy {strategy.name!r} needs a store with reduce={strategy.reduce!r}, got {site.store!r}: create it "
             f"with shoal.kv.create(..., reduce={strategy.reduce!r}), or let the Trainer make it"
         )
+
+
+def needs_rounds(strategy: Strategy, site: Site) -> None:
+    """Raise unless the store reduces the contributions of several workers before it applies them.
+
+    Raises:
+        ConfigError: says what to use instead.
+    """
+    gate = gate_of(site.store)
+    if site.workers > 1 and gate is not None and not (gate.rounds or (gate.waits and gate.late == "drop")):
+        raise ConfigError(
+            f"strategy {strategy.name!r} takes the mean of the workers' weights; in {site.store!r} each worker would "
+            "move the model by its whole way. Use a synchronous store, or the strategy async-diloco or easgd"
+        )
+
+
+def needs_every_push(strategy: Strategy, site: Site) -> None:
+    """Raise if the store may drop a contribution.
+
+    Raises:
+        ConfigError: says what to use instead.
+    """
+    gate = gate_of(site.store)
+    if gate is not None and (gate.late == "drop" or gate.max_staleness is not None):
+        raise ConfigError(
+            f"strategy {strategy.name!r} moves worker and centre by the same difference, and {site.store!r} may drop "
+            "it at one end. Use mode sync, async or ssp:S"
+        )
+
+
+def gate_of(store: KVStore) -> Gate | None:
+    """The gate of a store that has one."""
+    if store.type.startswith("dist_"):
+        return parse_gate(store.type.removeprefix("dist_"))
+    return parse_gate("asp") if store.type == "hogwild" else None

@@ -26,7 +26,7 @@ import numpy as np
 from shoal.kvstore.arrays import Array
 from shoal.ops.optim import NAG, SGD, Optimizer
 from shoal.ops.optim.hyper import declare, flag, fraction, optional_real, positive, real, whole_number
-from shoal.worker.strategies.base import Snapshot, Stepper, Strategy, needs_store
+from shoal.worker.strategies.base import Snapshot, Stepper, Strategy, needs_rounds, needs_store
 from shoal.worker.strategies.gradient import local_store
 from shoal.worker.strategies.registry import register
 from shoal.worker.strategies.site import Site, States, copied
@@ -62,6 +62,7 @@ class Local(Strategy):
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
+        needs_rounds(self, site)
         return BlockStepper(site, self.h, outer(self.lr, 0.0), self.reset)
 
 
@@ -86,6 +87,7 @@ class BMUF(Strategy):
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
+        needs_rounds(self, site)
         mu = 1.0 - 1.0 / site.workers if self.mu is None else self.mu
         return BlockStepper(site, self.h, outer(self.zeta, mu, self.nesterov), self.reset)
 
@@ -111,6 +113,7 @@ class DiLoCo(Strategy):
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
+        needs_rounds(self, site)
         return BlockStepper(site, self.h, outer(self.lr, self.mu), self.reset)
 
 

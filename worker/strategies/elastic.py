@@ -15,7 +15,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array
 from shoal.ops.optim import SGD, Accumulate
 from shoal.ops.optim.hyper import real
-from shoal.worker.strategies.base import Snapshot, Stepper, Strategy, needs_store
+from shoal.worker.strategies.base import Snapshot, Stepper, Strategy, needs_every_push, needs_store
 from shoal.worker.strategies.blocks import steps
 from shoal.worker.strategies.gradient import local_store
 from shoal.worker.strategies.registry import register
@@ -44,6 +44,7 @@ class EASGD(Strategy):
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
+        needs_every_push(self, site)
         return ElasticStepper(site, self.tau, self.beta / site.workers)
 
 
@@ -65,6 +66,7 @@ class EAMSGD(EASGD):
                 f"{site.optimizer.name!r}: use 'sgd', or 'easgd', which works with any optimizer"
             )
         needs_store(self, site)
+        needs_every_push(self, site)
         site.optimizer = replace(site.optimizer, momentum=self.mu, nesterov=True)
         return NesterovStepper(site, self.tau, self.beta / site.workers)
 
