@@ -173,14 +173,17 @@ class KVStore(ABC):
 
     @abstractmethod
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
-        """Compress what this worker pushes from now on; every worker calls it. Pulls are not compressed.
+        """Compress what this worker pushes from now on, and what it pulls if asked to; every worker calls it.
 
         Args:
             compression_params: ``"2bit:threshold=0.5"``, MXNet's ``{"type": "2bit", "threshold": 0.5}``, or None for no
-                compression. ``docs/codecs.md`` lists the codecs. Integers are pushed as they are. What a codec holds
-                back (its residual) is kept until the next push; changing the codec drops it.
+                compression. ``"topk:ratio=0.01/bf16"``, or the key ``"pull"``, compresses pulls too: weights come
+                rounded, and the servers keep them in full. ``docs/codecs.md`` lists the codecs. Integers travel as
+                they are. What a codec holds back (its residual) is kept until the next push, also of another codec;
+                None drops it.
         Raises:
-            ConfigError: the codec or a parameter is unknown (the known ones are listed), or out of its range.
+            ConfigError: the codec or a parameter is unknown (the known ones are listed), or out of its range; or the
+                codec is unsound on weights, or with the store's update rule; says why.
         """
 
     @abstractmethod

@@ -148,7 +148,7 @@ class LocalKVStore(KVStore):
         return np.concatenate(parts).reshape(array.shape)
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
-        self._compressor = Compressor.of(compression_params, 0, self._optimizer)
+        self._compressor = Compressor.of(compression_params, 0, self._optimizer, self._compressor)
 
     @property
     def compression(self) -> str:

@@ -41,12 +41,24 @@ class Compressor:
         self._worker, self._lock = worker, Lock()
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
+        self._carried: dict[int, Array] = {}
         self._advised = False
 
     @classmethod
-    def of(cls, params: "Spec | Plan | None", worker: int, optimizer: Optimizer | None = None) -> "Compressor | None":
+    def of(
+        cls,
+        params: "Spec | Plan | None",
+        worker: int,
+        optimizer: Optimizer | None = None,
+        before: "Compressor | None" = None,
+    ) -> "Compressor | None":
         """What `KVStore.set_gradient_compression` was asked for; None for no compression.
 
+        Args:
+            params: what for.
+            worker: its rank.
+            optimizer: what updates the store, if it has one.
+            before: what the store had until now; what that has held back is sent with the first push of each slice.
         Raises:
             ConfigError: see `Plan.of` and `check`.
         """
@@ -55,7 +67,15 @@ class Compressor:
             return None
         made = cls(plan, worker)
         made.check(optimizer)
+        if before is not None and made.codec.name != "none":
+            made._carried = before.held()
         return made
+
+    def held(self) -> dict[int, Array]:
+        """What was held back of each slice."""
+        with self._lock:
+            found = {i: s.arrays["residual"] for i, s in self._states.items() if "residual" in s.arrays}
+            return {**self._carried, **found}
 
     def check(self, optimizer: Optimizer | None) -> None:
         """Refuse an update rule that the codec is unsound with; None is none."""
@@ -78,9 +98,13 @@ class Compressor:
             began = perf_counter()
             state = self._states.setdefault(slice_id, CodecState())
             clock = self._clocks.get(slice_id, 0)
+            carried = self._carried.get(slice_id)
+            if carried is not None:
+                part = (part + carried).astype(part.dtype, copy=False)
             grad = part.reshape(-1, columns) if columns and self.codec.matrices else part
             parts = self.codec.encode(grad, state, Address(self._seed, self._worker, slice_id, clock))
             self._clocks[slice_id] = clock + 1
+            self._carried.pop(slice_id, None)
             self.cost.sent(perf_counter() - began, part.nbytes, sum(p.nbytes for p in parts))
             return parts
 
