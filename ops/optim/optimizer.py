@@ -11,6 +11,7 @@ same bits wherever the parameter lies.
 """
 
 import dataclasses
+import functools
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -95,6 +96,7 @@ def from_spec(spec: OptimizerSpec) -> "Optimizer":
     return _registry.create(spec.name, spec.params)
 
 
+@functools.lru_cache
 def state_dtype(dtype: Any) -> "np.dtype[Any]":
     """In which dtype the updates of a parameter are computed and its states are kept.
 
@@ -137,7 +139,7 @@ class Work:
     Args:
         xp: the array namespace: NumPy's or CuPy's functions.
         w: the values, to be updated in place.
-        g: the gradient, rescaled and clipped; may be overwritten.
+        g: the gradient, rescaled and clipped; may be overwritten, unless the rule says that it keeps it.
         tmp: free memory, content undefined.
         lr: the rate of this update.
         wd: the weight decay of this parameter.
@@ -237,6 +239,8 @@ class Optimizer(Hyper, ABC):
     lazy_update: bool = flag(True)
 
     default_lr: ClassVar[float] = 0.01
+    keeps_gradient: ClassVar[bool] = False
+    """Whether `update` does not write to ``work.g`` when ``work.wd`` is 0: the gradient need not be copied then."""
     layerwise: ClassVar[bool] = False
     """Whether the rule needs sums over the whole parameter: it has a `measure`."""
 
@@ -417,7 +421,15 @@ class Optimizer(Hyper, ABC):
             if work.w is not p:
                 p[...] = work.w
 
+    def _plain(self, grad: Array, dtype: "np.dtype[Any]") -> bool:
+        """Whether the rule sees the gradient as it is."""
+        as_it_is = self.rescale_grad == 1.0 and self.clip_gradient is None
+        return as_it_is and grad.dtype == dtype and bool(grad.flags.aligned)
+
     def _prepare(self, work: Work, grad: Array, factor: float) -> None:
+        if self.keeps_gradient and factor == 1.0 and not work.wd and self._plain(grad, work.g.dtype):
+            work.g = grad
+            return
         work.g[...] = grad
         if self.rescale_grad != 1.0:
             work.g *= self.rescale_grad

@@ -34,6 +34,7 @@ class SGD(Optimizer):
     nesterov: bool = flag(False)
 
     default_lr: ClassVar[float] = 0.1
+    keeps_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,16 +46,16 @@ class SGD(Optimizer):
 
     def update(self, work: Work, state: State) -> None:
         work.decay_gradient()
-        step = work.g
+        step = work.tmp
         if self.momentum:
             velocity = state["momentum"]
             velocity *= self.momentum
-            velocity += step
-            work.xp.multiply(velocity, self.momentum if self.nesterov else work.lr, out=work.tmp)
-            step = work.tmp
+            velocity += work.g
+            work.xp.multiply(velocity, self.momentum if self.nesterov else work.lr, out=step)
+        else:
+            work.xp.multiply(work.g, work.lr, out=step)
         if self.nesterov:
             step += work.g
-        if self.nesterov or not self.momentum:
             step *= work.lr
         work.w -= step
 
