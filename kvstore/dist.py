@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from math import prod
 from threading import Lock
 from typing import Any
 
@@ -38,6 +37,7 @@ from shoal.kvstore.checks import (
 )
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
+from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
@@ -187,7 +187,7 @@ class DistKVStore(KVStore):
         by_key = {layout.key: a.reshape(-1) for layout, a in zip(layouts, arrays, strict=True)}
         fused = {b.id for b in shared}
         jobs = [
-            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop], _row_width(layout))
+            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop], row_width(layout))
             for layout in layouts
             for s in layout.slices
             if s.id not in fused
@@ -245,38 +245,21 @@ class DistKVStore(KVStore):
         return self._remember(self._run(jobs + self._jobs(entries, arrays, None, priority), None))
 
     def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
-        """A push to every slice, even if no row lies there: rounds close when all workers have pushed."""
         who = f"worker {self.rank}"
         check_row_push(who, name, value, entry.shape, entry.dtype, entry.layout.cut)
         check_mean(who, name, entry.dtype, self.reduce)
-        merged = value.merged()
-        matrix = (merged if merged is not value else value.copy()).flat()
-        width, jobs = matrix.shape[1], []
-        for s in entry.layout.slices:
-            part = matrix.between(s.start // width, s.stop // width)
-            job = Job(server=s.server, slice=s.id, key=entry.layout.key, priority=priority)
-            job.payload, job.rows = as_payload(part.rows), as_payload(part.ids)
-            job.payload_bytes, job.dense_bytes = part.nbytes, (s.stop - s.start) * entry.dtype.itemsize
-            jobs.append(job)
-        return jobs
+        return push_jobs(entry.layout, value, priority)
 
     def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
         jobs: list[Job] = []
         found: list[RowSparse] = []
         for name, wanted in zip(names, row_ids, strict=True):
             entry = self._entry(name)
-            width = _row_width(entry.layout)
-            if not width:
+            if not row_width(entry.layout):
                 raise ConfigError(f"key {name!r} is not kept by rows: kv.init({name!r}, value, rows=True)")
             ids = wanted_rows(name, wanted, entry.shape)
-            memory = np.empty((ids.size, width), entry.dtype)
-            for s in entry.layout.slices:
-                first = s.start // width
-                a, b = (int(i) for i in np.searchsorted(ids, (first, s.stop // width)))
-                if a < b:
-                    job = Job(server=s.server, slice=s.id, key=entry.layout.key, priority=priority, want=True)
-                    job.rows, job.token = as_payload(ids[a:b] - first), memory[a:b]
-                    jobs.append(job)
+            memory = np.empty((ids.size, row_width(entry.layout)), entry.dtype)
+            jobs += pull_jobs(entry.layout, ids, memory, priority)
             found.append(RowSparse(ids, memory.reshape(ids.size, *entry.shape[1:]), entry.shape))
         self._run(jobs, None).result()
         return found
@@ -417,7 +400,7 @@ class DistKVStore(KVStore):
                 f"{self._fixed.spec()}. Drop one of them."
             )
         self.flush()
-        self._compressor = Compressor.of(plan, self.rank, self._optimizer)
+        self._compressor = Compressor.of(plan, self.rank, self._optimizer, self._compressor)
 
     @property
     def compression(self) -> str:
@@ -482,6 +465,8 @@ class DistKVStore(KVStore):
 
     def barrier(self) -> None:
         self.flush()
+        if self._gate.need not in (0, 1) and self._pushed:  # nobody must wait for who waits here
+            self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self.number, resumes=True))
         self._coordinator.barrier("user", self._timeout_s)
 
     def flush(self) -> None:
@@ -535,11 +520,6 @@ class DistKVStore(KVStore):
         group = Group(len(jobs))
         self._submit(jobs, group).result()
         return group
-
-
-def _row_width(layout: KeyLayout) -> int:
-    """Elements of a row of a key that is kept by rows; 0 for any other."""
-    return prod(layout.shape[1:]) if layout.cut == "rows" else 0
 
 
 def _like(key: Key | Sequence[Key], results: list[Any]) -> Any:

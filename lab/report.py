@@ -58,7 +58,7 @@ __all__ = ["check_place", "final_report", "render", "save"]
 Report = dict[str, Any]
 
 _SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate")
-_WORKER_COUNTS = ("sent", "acknowledged", "retries")
+_WORKER_COUNTS = ("sent", "acknowledged", "retries", "skipped")
 
 
 def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
@@ -123,7 +123,7 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
 
 
 def _ledger(rows: Sequence[Report]) -> Report:
-    names = ("sent", "acknowledged", *_SERVER_COUNTS)
+    names = ("sent", "acknowledged", *_SERVER_COUNTS, "skipped")
     return {name: sum(row[name] for row in rows) for name in names} | {"balanced": all(r["balanced"] for r in rows)}
 
 

@@ -198,6 +198,11 @@ class Membership:
         return self._welcomed().mode
 
     @property
+    def algo(self) -> str:
+        """The rest of the run's algorithm: rule, strategy and codec that the run was started with, or ""."""
+        return self._welcomed().algo
+
+    @property
     def seed(self) -> int:
         """Seed of the run."""
         return self._welcomed().seed

@@ -93,6 +93,7 @@ class SchedulerConfig:
         cluster: id of the run.
         version: of shoal; nodes of another version are refused.
         mode: consistency mode that every script must use, or "" to let the script decide.
+        algo: the rest of the run's algorithm, which only workers understand.
         seed: of the run, told to every node.
         lease_s: a node that is silent for this long is lost.
         gather_timeout_s: the run fails if not everybody has joined by then.
@@ -104,6 +105,7 @@ class SchedulerConfig:
     cluster: str = "local"
     version: str = ""
     mode: str = ""
+    algo: str = ""
     seed: int = 0
     lease_s: float = 10.0
     gather_timeout_s: float = 120.0
@@ -254,6 +256,7 @@ class SchedulerCore:
             incarnation=node.member.incarnation,
             lease_s=self.config.lease_s,
             mode=self.mode,
+            algo=self.config.algo,
             seed=self.config.seed,
             present=tuple(f"{role} {rank}" for role, rank in sorted(self.state.nodes)),
             missing=self.missing(),

@@ -46,6 +46,8 @@ class JobConfig:
         workers: how many processes train.
         servers: how many processes hold the weights; 0 for a run whose workers reduce among themselves.
         mode: consistency mode, or "" to let the script decide.
+        algo: the rest of the algorithm: rule, strategy and codec.
+        plugins: files that every process loads first.
         seed: of the run.
         target: METRIC=VALUE whose time is reported, or "".
         lease_s: a process that is silent for this long ends the run.
@@ -62,6 +64,8 @@ class JobConfig:
     workers: int = 2
     servers: int = 1
     mode: str = ""
+    algo: str = ""
+    plugins: tuple[str, ...] = ()
     seed: int = 0
     target: str = ""
     lease_s: float = 10.0
@@ -180,13 +184,16 @@ class _Run:
 
     def _server(self, address: str, rank: int) -> list[str]:
         """Everything is said, so that no variable of the environment can change it."""
-        return ["server", "--scheduler", address, "--rank", str(rank), *self._listen()]
+        return ["server", "--scheduler", address, "--rank", str(rank), *self._listen(), *self._plugins()]
+
+    def _plugins(self) -> list[str]:
+        return [word for path in self.job.plugins for word in ("--plugin", path)]
 
     def _listen(self) -> list[str]:
         return ["--host", self.job.host, "--port", "0", "--advertise", self.job.host]
 
     def _worker(self, address: str, rank: int) -> list[str]:
-        options = ["--rank", str(rank), "--target", self.job.target, *self._listen()]
+        options = ["--rank", str(rank), "--target", self.job.target, *self._listen(), *self._plugins()]
         return ["worker", "--scheduler", address, *options, self.job.script, *self.job.args]
 
     def _start(self, name: str, args: list[str], threads: int = 0, pass_fds: tuple[int, ...] = ()) -> Child:
@@ -206,7 +213,7 @@ class _Run:
         args = ["scheduler", "--host", job.host, "--port", str(job.port), "--ready-fd", str(theirs)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
-        args += ["--mode", job.mode]
+        args += ["--mode", job.mode, "--algo", job.algo, *self._plugins()]
         try:
             self._start("scheduler", args, threads=1, pass_fds=(theirs,))
         finally:

@@ -9,11 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
+from shoal.plugins import load_plugins
 from shoal.simulating import add_options as simulate_options
 from shoal.simulating import simulate
 
@@ -207,18 +209,53 @@ def _checked(parse: Callable[[str], Any], text: str) -> Any:
 def _run_options(p: argparse.ArgumentParser) -> None:
     _option(
         p,
-        "--mode",
-        env="SHOAL_MODE",
+        "--algo",
+        env="SHOAL_ALGO",
         default="",
-        type=_mode,
-        help="sync, async, ssp:S (nobody more than S steps ahead of the slowest), allreduce (no servers), and others; "
-        "the script decides if not given",
+        help="the whole algorithm: bsp, backup:b=1, ssp:s=3, asgd, dcasgd, fedbuff:k=4, easgd:tau=8, local:h=16, bmuf, "
+        "diloco:h=50, allreduce, ...; or parts of it, by the options below",
     )
+    mode = (
+        "sync, async, ssp:S (nobody more than S steps ahead of the slowest), allreduce (no servers), and others; the "
+        "script decides if not given"
+    )
+    _option(p, "--mode", "--gate", env="SHOAL_MODE", default="", type=_mode, help=mode)
+    _option(p, "--rule", env="SHOAL_RULE", default="", help="corrects old contributions: stale, dcasgd:lam=0.04")
+    strategy = "what workers push, and when: local:h=16, bmuf, diloco:h=50, easgd:tau=8"
+    _option(p, "--strategy", env="SHOAL_STRATEGY", default="", help=strategy)
+    codec = "compress what is pushed: bf16, int8, 2bit, topk:ratio=0.01, ..."
+    _option(p, "--compression", env="SHOAL_COMPRESSION", default="", help=codec)
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     lease = "a process that is silent for this long ends the run"
     _option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=_seconds, help=lease)
     gather = "the run fails if not everybody has joined by then"
     _option(p, "--gather-timeout-s", env="SHOAL_GATHER_TIMEOUT_S", default=120, type=_seconds, help=gather)
+
+
+def _plugin_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--plugin",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a Python file to load first, with gates, rules, strategies or codecs of your own; may be repeated",
+    )
+
+
+def _algorithm(o: argparse.Namespace) -> tuple[str, str]:
+    """The gate of the run, and the rest of its algorithm.
+
+    Raises:
+        ConfigError: a word is not known, or the parts do not go together.
+    """
+    from shoal.worker.algo import Algo
+
+    parts = {"gate": o.mode, "rule": o.rule, "strategy": o.strategy, "codec": o.compression}
+    text = " ".join([o.algo, *(f"{name}={value}" for name, value in parts.items() if value)])
+    if not text.strip():
+        return "", ""
+    algo = Algo.parse(text)
+    return algo.gate, str(replace(algo, gate=""))
 
 
 def _report_option(p: argparse.ArgumentParser) -> None:
@@ -234,6 +271,7 @@ def _script_options(p: argparse.ArgumentParser) -> None:
 
 
 def _node_options(p: argparse.ArgumentParser) -> None:
+    _plugin_option(p)
     scheduler = "where the scheduler listens, host:port"
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
     _option(p, "--rank", env="SHOAL_RANK", default=-1, type=int, help="rank to ask for, or -1 for the lowest free")
@@ -247,6 +285,7 @@ def _add_run(commands: Any) -> None:
     servers = "processes that hold the weights: 1 if not given; 0 is for --mode allreduce, and implies it"
     _option(p, "-s", "--servers", env="SHOAL_SERVERS", default="", type=_servers, help=servers)
     _run_options(p)
+    _plugin_option(p)
     _report_option(p)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
@@ -262,6 +301,7 @@ def _add_scheduler(commands: Any) -> None:
     _run_options(p)
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
+    _plugin_option(p)
     _report_option(p)
     _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", type=_host, help="address to listen on")
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
@@ -332,12 +372,16 @@ def _run(o: argparse.Namespace) -> int:
     from shoal.scheduler.local import JobConfig, LocalLauncher
 
     check_place(o.report)
+    load_plugins(o.plugin)
+    mode, algo = _algorithm(o)
     job = JobConfig(
         script=o.script,
         args=tuple(o.args),
         workers=o.workers,
-        servers=o.servers if o.servers is not None else int(o.mode != "allreduce"),
-        mode=o.mode,
+        servers=o.servers if o.servers is not None else int(mode != "allreduce"),
+        mode=mode,
+        algo=algo,
+        plugins=tuple(map(os.path.abspath, o.plugin)),
         seed=o.seed,
         target=o.target,
         lease_s=o.lease_s,
@@ -365,13 +409,16 @@ def _scheduler(o: argparse.Namespace) -> int:
     from shoal.scheduler.shell import run_scheduler
 
     check_place(o.report)
+    load_plugins(o.plugin)
+    mode, algo = _algorithm(o)
     launched = _be_a_role()
     return run_scheduler(
         o.host,
         o.port,
         o.workers,
         o.servers,
-        mode=o.mode,
+        mode=mode,
+        algo=algo,
         seed=o.seed,
         lease_s=o.lease_s,
         gather_timeout_s=o.gather_timeout_s,
@@ -410,6 +457,7 @@ def _report(snapshot: "Snapshot", path: str, seed: int) -> None:
 def _server(o: argparse.Namespace) -> int:
     from shoal.roles import run_server
 
+    load_plugins(o.plugin)
     launched = _be_a_role()
     return run_server(
         o.scheduler,
@@ -425,6 +473,7 @@ def _server(o: argparse.Namespace) -> int:
 def _worker(o: argparse.Namespace) -> int:
     from shoal.roles import run_worker
 
+    load_plugins(o.plugin)
     _be_a_role()
     return run_worker(
         o.scheduler,

@@ -7,12 +7,16 @@ __all__ = ["Place", "current", "join", "leave", "num_workers", "rank"]
 
 @dataclass(frozen=True)
 class Place:
-    """Rank among ``num_workers`` workers, and the run's seed; ``joined`` is False for a script run by itself."""
+    """Rank among ``num_workers`` workers, and the run's seed; ``joined`` is False for a script run by itself.
+
+    ``algo`` is what the run was started with (`shoal.worker.algo`), "" where it leaves everything to the script.
+    """
 
     rank: int = 0
     num_workers: int = 1
     seed: int = 0
     joined: bool = False
+    algo: str = ""
 
 
 _place = Place()
@@ -23,10 +27,10 @@ def current() -> Place:
     return _place
 
 
-def join(rank: int, num_workers: int, seed: int) -> None:
+def join(rank: int, num_workers: int, seed: int, algo: str = "") -> None:
     """This process has become a worker."""
     global _place
-    _place = Place(rank, num_workers, seed, True)
+    _place = Place(rank, num_workers, seed, True, algo)
 
 
 def leave() -> None:

@@ -29,6 +29,7 @@ from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record
+from shoal.worker.algo import Algo
 
 __all__ = ["Session", "run_script"]
 
@@ -37,7 +38,7 @@ log = logging.getLogger("shoal.worker")
 LAST_WAIT_S = 7 * 24 * 3600.0
 """How long a worker that is done waits for the others; the dead ones are found by their leases."""
 
-_COUNTS = ("sent", "acknowledged", "retries", "bytes_pushed", "bytes_dense", "bytes_pulled")
+_COUNTS = ("sent", "acknowledged", "retries", "skipped", "bytes_pushed", "bytes_dense", "bytes_pulled")
 
 ABORT_GRACE_S = 3.0
 """After the run has failed a script has this long to end by itself."""
@@ -116,7 +117,7 @@ class Session:
         workers = {m.rank: m.address for m in roster.members if m.role == "worker"}
         self.ring.join(me.rank, me.incarnation, me.cluster, workers, self.timeout_s)
         core = ClientCore(me.rank, me.incarnation, me.cluster, len(servers), self.timeout_s)
-        self.shell = ClientShell(self.transport, core)
+        self.shell = ClientShell(self.transport, core, self.loop)
         self.loop.drivers[""] = self.shell
 
     def _on_left(self, left: Left) -> None:
@@ -143,7 +144,9 @@ class Session:
             raise MembershipError("this worker has not joined a cluster yet")
         run = self.membership.mode
         if (mode or run) != "allreduce":
-            self.stores.append(DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s))
+            codec = Algo.parse(self.membership.algo).codec or None
+            store = DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s, compression=codec)
+            self.stores.append(store)
         elif run in ("", "allreduce"):
             numbers = self.shell.number_store
             self.stores.append(AllReduceKVStore(reduce, self.membership, self.ring.shell, numbers, self.timeout_s))
@@ -178,13 +181,14 @@ class Session:
         """What this worker has sent, to servers and in all-reduces; ``taken``: what it has taken from its peers."""
         counts = Counter[str](dict.fromkeys(_COUNTS, 0))
         if self.shell is not None:
-            c = self.shell.core.counters
-            counts.update({name: getattr(c, name) for name in _COUNTS})
+            sent = self.shell.core.counters
+            counts.update({name: getattr(sent, name) for name in _COUNTS})
         ring = self.ring.started
         if ring is not None:
             counts.update({name: n for name, n in ring.ledger().items() if name in _COUNTS})
-        ledger = {name: counts.pop(name) for name in ("sent", "acknowledged", "retries")}
-        return {"ledger": ledger, **counts, "taken": ring.books() if ring is not None else {}}
+        ledger = {name: counts.pop(name) for name in ("sent", "acknowledged", "retries", "skipped")}
+        costs = [c for s in self.stores if isinstance(s, DistKVStore) and (c := s.compression_report()) is not None]
+        return {"ledger": ledger, **counts, "taken": ring.books() if ring is not None else {}, "compression": costs}
 
     def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""
@@ -231,7 +235,7 @@ def run_script(
     record.use(record.RunRecord(goal, session.publish))
     api.attach(session.store)
     m = session.membership
-    cluster.join(m.rank, m.num_workers, m.seed)
+    cluster.join(m.rank, m.num_workers, m.seed, f"gate={m.mode} {m.algo}" if m.mode else m.algo)
     random.set_address(seed=m.seed, worker=m.rank, step=0)
     report: dict[str, Any] = {}
     try:

@@ -6,14 +6,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
-from shoal.kvstore.api import KVStore, create
-from shoal.kvstore.codecs import Spec
-from shoal.kvstore.codecs import parse as parse_codec
+from shoal.kvstore.api import KVStore, attached, create
+from shoal.kvstore.codecs import Plan, Spec
 from shoal.ops import optim, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
-from shoal.worker import record, strategies
+from shoal.worker import cluster, record, strategies
+from shoal.worker.algo import Algo
+from shoal.worker.algo import Spec as AlgoSpec
 from shoal.worker.checkpoint import load_checkpoint, save_checkpoint
 from shoal.worker.strategies import Site, Snapshot, lag_matched_momentum
 from shoal.worker.strategies.gradient import Gradient, Reduced
@@ -43,6 +44,8 @@ class Trainer:
             or ``"topk:ratio=0.01"``; ``docs/codecs.md`` lists the codecs.
         strategy: what is pushed, and when: None for the gradient of every step, or text such as ``"local:h=16"`` or
             ``"diloco:h=50"``; ``docs/strategies.md`` lists the strategies.
+        algo: the whole algorithm in one word, such as ``"ssp:s=3"``, ``"dcasgd"`` or ``"easgd:tau=8"``, or by its
+            parts; ``docs/algorithms.md`` lists them. What it leaves open, ``shoal run --algo`` may decide.
     Raises:
         ConfigError: an option is not what it should be, or options contradict each other; for instance an asynchronous
             store that shall not update.
@@ -58,9 +61,17 @@ class Trainer:
         reduce: str | None = None,
         compression_params: Spec | None = None,
         strategy: strategies.Spec | None = None,
+        algo: AlgoSpec | None = None,
     ) -> None:
         chosen = _distinct(_named(params, optimizer_params))
-        self.strategy = Gradient() if strategy is None else strategies.parse(strategy)
+        self.algo = _algorithm(algo, strategy, compression_params)
+        if self.algo.gate and kvstore in ("auto", "dist") and attached():
+            kvstore = f"dist_{self.algo.gate}"
+        if strategy is None or isinstance(strategy, str):
+            strategy = self.algo.strategy
+        self.strategy = strategies.parse(strategy) if strategy else Gradient()
+        if compression_params is None:
+            compression_params = self.algo.codec or None
         given = dict(optimizer_params or {})
         reduce = self.strategy.reduce or "mean" if reduce is None else reduce
         self._kvstore = create(kvstore, reduce=reduce) if isinstance(kvstore, str) else kvstore
@@ -69,7 +80,9 @@ class Trainer:
         rule = optim.create(optimizer, **given)
         self._on_store = _updates(self._kvstore) if update_on_kvstore is None else update_on_kvstore
         self._check_store()
-        self._site = Site(chosen, rule, self._kvstore, self._on_store)
+        if self.algo.rule and not self._on_store:
+            raise ConfigError(f"rule {self.algo.rule!r} works in the store, got update_on_kvstore=False: leave it out")
+        self._site = Site(chosen, rule, self._kvstore, self._on_store, self.algo.rule)
         self._stepper = self.strategy.bind(self._site)
         if compression_params is not None:
             self._compress(compression_params)
@@ -95,7 +108,7 @@ class Trainer:
     def _compress(self, params: Spec) -> None:
         if self._kvstore is None:
             raise ConfigError("compression_params needs a kvstore, got None: nothing is sent anywhere")
-        codec, rule = parse_codec(params), self.optimizer.spec()
+        codec, rule = Plan.of(params).push, self.optimizer.spec()
         if codec.gradients_only and not isinstance(self.strategy, Gradient):
             raise ConfigError(
                 f"codec {codec.name} has a momentum of gradients; strategy {self.strategy.name!r} pushes differences "
@@ -354,3 +367,18 @@ def _momentum(store: KVStore | None) -> float:
 
 def _with_rate(spec: optim.OptimizerSpec, lr: float) -> optim.OptimizerSpec:
     return optim.OptimizerSpec(spec.name, {**spec.params, "learning_rate": float(lr)})
+
+
+def _algorithm(algo: AlgoSpec | None, strategy: strategies.Spec | None, codec: Spec | None) -> Algo:
+    """What the script asks for, and what it leaves open to the run.
+
+    Raises:
+        ConfigError: two of them say different things, or the parts do not go together.
+    """
+    asked = Algo() if algo is None else Algo.parse(algo)
+    if isinstance(strategy, str):
+        asked = asked.merged(Algo(strategy=strategy), "algo=", "strategy=")
+    run = Algo.parse(cluster.current().algo)
+    if codec is not None:
+        asked = asked.merged(Algo(codec=Plan.of(codec).spec()), "algo=", "compression_params=")
+    return asked.merged(run, "the script", "shoal run")

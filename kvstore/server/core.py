@@ -85,6 +85,7 @@ class Entry:
     gate: Gate
     reduce: str
     progress: Progress
+    desk: Desk
     width: int = 0  # of a row, if rows may be pushed and pulled singly
     version: int = 0
     pending: dict[int, list[Contribution]] = field(default_factory=dict)  # by round; round r makes version r + 1
@@ -117,12 +118,12 @@ class Entry:
 
     def complete(self) -> bool:
         """Whether the open round has what it needs, or nobody is left to add to it."""
-        here, clocks = self.pending.get(self.version), self.progress.clocks
-        if not here or not clocks:
+        here, awaited = self.pending.get(self.version), self.progress.clocks.keys() - self.desk.resting
+        if not here or not awaited:
             return bool(here)
         ranks = self.contributors()
-        quota = self.quotas.get(self.version) or self.gate.quota(len(ranks | clocks.keys()))
-        return len(here) >= quota or (self.gate.waits and clocks.keys() <= ranks)
+        quota = self.quotas.get(self.version) or self.gate.quota(len(ranks | awaited))
+        return len(here) >= quota or (self.gate.waits and awaited <= ranks)
 
 
 @dataclass(slots=True)
@@ -212,9 +213,10 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", str(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
-        progress = Progress(self._live(m.store))
-        self.desks.setdefault(m.store, Desk(gate))
-        self.entries[m.slice] = Entry(m.store, m.key, m.value.dtype, m.value.shape, gate, m.reduce, progress, m.width)
+        progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
+        desk = self.desks.setdefault(m.store, Desk(gate))
+        dtype, shape = m.value.dtype, m.value.shape
+        self.entries[m.slice] = Entry(m.store, m.key, dtype, shape, gate, m.reduce, progress, desk, m.width)
         return [Create(m.slice, m.key, m.value, m.store, m.segments, m.width), done]
 
     def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
@@ -249,6 +251,7 @@ class ServerCore:
         round_ = max(m.round, entry.version) if m.quota else entry.version
         staleness = max(0, round_ - m.pulled)
         entry.progress.advance(m.worker)
+        entry.desk.resting.discard(m.worker)
         if entry.gate.drops(staleness, m.round < entry.version):
             book.dropped += 1
             entry.late[m.worker] = m.clock
@@ -339,7 +342,8 @@ class ServerCore:
         return actions
 
     def _live(self, store: int) -> tuple[int, ...]:
-        return tuple(r for r in self.members if (store, r) not in self._retired)
+        resting = self.desks[store].resting if store in self.desks else ()
+        return tuple(r for r in self.members if (store, r) not in self._retired and r not in resting)
 
     def _ticket(self, sender: str, m: Ticket) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -349,6 +353,7 @@ class ServerCore:
         if desk is None:
             text = f"worker {m.worker} asks server {self.rank} for a round of store {m.store}, which has no keys here"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
+        desk.resting.discard(m.worker)
         return desk.ask(sender, m, self._live(m.store))
 
     def _recount(self, stores: list[int]) -> list[Action]:
@@ -412,10 +417,21 @@ class ServerCore:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
         if stranger:
             return stranger
-        self._retired.add((m.store, m.worker))
         mine = {i: e for i, e in self.entries.items() if e.store == m.store}
+        if m.resumes:
+            return [*self._rest(m, mine), Send(sender, Done(seq=m.seq))]
+        self._retired.add((m.store, m.worker))
         left = self._drop(m.worker, mine) + self._recount([m.store])
         return [*left, Send(sender, Done(seq=m.seq))]
+
+    def _rest(self, m: Retire, mine: dict[int, Entry]) -> list[Action]:
+        """Worker ``m.worker`` waits for the others: rounds are not kept open for it until it pushes again."""
+        desk = self.desks.get(m.store)
+        if desk is None or desk.gate.need in (0, 1):
+            return []
+        desk.resting.add(m.worker)
+        closed = [a for i, e in mine.items() for a in self._close(i, e) + self._release(i, e)]
+        return closed + self._recount([m.store])
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:

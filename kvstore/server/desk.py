@@ -28,6 +28,7 @@ class Desk:
     takers: list[int] = field(default_factory=list)  # who has one
     quota: int = 0  # how many there are; settled when the first is given
     given: dict[int, tuple[int, Granted]] = field(default_factory=dict)  # by rank, the last index and its answer
+    resting: set[int] = field(default_factory=set)  # ranks that wait for others, and are not waited for
     queue: dict[tuple[str, int], Ticket] = field(default_factory=dict)  # who waits for the next round
 
     def ask(self, sender: str, m: Ticket, live: tuple[int, ...]) -> list[Action]:

@@ -443,6 +443,7 @@ class Retire(Message):
     incarnation: int
     seq: int
     store: int
+    resumes: bool = False  # only until it pushes again: it waits for the others meanwhile, at a barrier
 
 
 @message(50, "worker -> server")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shoal.kvstore.events import Accumulate, Apply, Contribution, PeerGone, Send, SendValue
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.core import ServerCore
-from shoal.kvstore.wire.messages import Ack, Granted, Pull, Push, Ticket, Waiting
+from shoal.kvstore.wire.messages import Ack, Granted, Pull, Push, Retire, Ticket, Waiting
 from shoal.ops import optim
 from tests.kvstore.simnet import SimNet
 from tests.kvstore.test_lossy_network import bad_networks, contribution
@@ -276,3 +276,35 @@ def test_a_contribution_to_a_later_round_waits_for_the_one_before() -> None:
         worker=1, incarnation=1, seq=1, slice=7, clock=0, pulled=0, round=0, quota=2, want=False, value=payload()
     )
     assert applied(core, last) == [((0, 0, 0), (1, 0, 0)), ((0, 1, 1), (2, 0, 1))]
+
+
+def test_nobody_waits_for_a_worker_at_a_barrier_until_it_pushes_again() -> None:
+    core = server(3, "ksync:2")
+    assert applied(core, push(0, 0)) == []
+    closed = [
+        a
+        for rank in (1, 2)
+        for a in feed(core, Retire(worker=rank, incarnation=1, seq=5, store=1, resumes=True))
+        if isinstance(a, Apply)
+    ]
+    assert [tuple(map(tuple, a.parts)) for a in closed] == [((0, 0, 0),)]
+    assert applied(core, push(1, 0, 1), push(2, 0, 1)) == [((1, 0, 0), (2, 0, 0))]
+    assert core.entries[7].progress.clocks == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_buffer_is_emptied_when_everybody_is_at_a_barrier() -> None:
+    core = server(2, "fedbuff:5")
+    applied(core, push(0, 0), push(1, 0))
+    first = feed(core, Retire(worker=0, incarnation=1, seq=5, store=1, resumes=True))
+    last = feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, resumes=True))
+    assert [isinstance(a, Apply) for a in first] == [False]
+    assert [isinstance(a, Apply) for a in last] == [True, False]
+
+
+def test_a_place_is_not_kept_for_a_worker_at_a_barrier() -> None:
+    core = server(3, "ksync:2")
+    feed(core, Ticket(worker=0, incarnation=1, seq=1, store=1, index=0, base=0))
+    feed(core, Ticket(worker=0, incarnation=1, seq=2, store=1, index=1, base=-1))
+    feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, resumes=True))
+    actions = feed(core, Retire(worker=2, incarnation=1, seq=5, store=1, resumes=True))
+    assert [a.message.round for a in actions if isinstance(a, Send) and isinstance(a.message, Granted)] == [1]

@@ -113,7 +113,7 @@ class OnStore(Stepper):
                 self.site.params[name].arrives(partial(take_over, future, weights[name], landed))
 
     def optimizer_changed(self) -> None:
-        self.site.store.set_optimizer(self.site.optimizer, *self.site.multipliers())
+        self.site.store.set_optimizer(self.site.optimizer, *self.site.multipliers(), self.site.correction or None)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(local_store(self.site).optimizer_states(), {})

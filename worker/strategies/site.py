@@ -33,6 +33,7 @@ class Site:
         optimizer: what the Trainer was given; a strategy may run it here or hand it to the store.
         store: None for a Trainer without one.
         on_store: whether the store applies the updates.
+        correction: the rule that corrects contributions in the store; a spec of `shoal.kvstore.rules`.
         clock: seconds, on any clock that never goes back.
     Attributes:
         states: of the updates that are made here.
@@ -45,10 +46,11 @@ class Site:
         optimizer: Optimizer,
         store: KVStore | None,
         on_store: bool,
+        correction: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.params, self.optimizer, self.clock = params, optimizer, clock
-        self.on_store = on_store
+        self.on_store, self.correction = on_store, correction
         self.states: States = {}
         self.stale: frozenset[str] = frozenset()
         self._store = store
@@ -130,7 +132,7 @@ class Site:
         names, values = list(weights), list(weights.values())
         self.store.init(names, values, fuse=True, whole=rule is not None and rule.whole)
         if rule is not None:
-            self.store.set_optimizer(rule, lr_mult, wd_mult)
+            self.store.set_optimizer(rule, lr_mult, wd_mult, self.correction or None)
         self.store.pull(names, values)
 
     @cached_property
