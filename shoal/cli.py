@@ -34,6 +34,7 @@ EPILOG = """examples:
 
 environment:
   SHOAL_LOG    how much the processes of a cluster say: debug, info, warning or error (default: info)
+  SHOAL_SHM    0: share no memory with processes of the same host, send everything through sockets (default: 1)
 """
 
 
@@ -289,6 +290,8 @@ def _add_run(commands: Any) -> None:
     _report_option(p)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
+    shm = "share no memory between workers and servers: everything through sockets"
+    p.add_argument("--no-shm", action="store_true", help=f"{shm} (also SHOAL_SHM=0)")
     _script_options(p)
 
 
@@ -387,6 +390,7 @@ def _run(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
+        env={"SHOAL_SHM": "0"} if o.no_shm else {},
     )
     with Display(progress=not o.no_progress) as display:
         outcome = LocalLauncher(display.line, display.snapshot).launch(job)
