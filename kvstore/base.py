@@ -1,4 +1,4 @@
-"""The base of stores that only reduce, such as those that users write: MXNet's ``KVStoreBase``."""
+"""Stores that only reduce: what they share, and the base of those that users write (MXNet's ``KVStoreBase``)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array
+from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_new, writable
 from shoal.kvstore.codecs import Spec
 from shoal.kvstore.rules import Rule
 from shoal.ops.optim import Optimizer
 
-__all__ = ["KVStoreBase", "done"]
+__all__ = ["KVStoreBase", "ReducingKVStore", "done"]
 
 
 def done(result: Any) -> "Future[Any]":
@@ -26,93 +26,8 @@ def done(result: Any) -> "Future[Any]":
     return future
 
 
-class KVStoreBase(KVStore):
-    """A store that reduces and does not update: write `rank`, `num_workers`, `broadcast` and `pushpull`.
-
-    What follows from them is here: `init` is a broadcast of worker 0's value; `pull` reads that value until the key is
-    first reduced; the optimizer runs on the workers (`Trainer` sees to it). What such a store cannot do is refused with
-    the reason. See `shoal.kv.register`.
-    """
-
-    reduce = "mean"
-    type = ""
-
-    def __init__(self, reduce: str = "mean") -> None:
-        self.reduce = reduce
-        self._first: dict[str, Array | None] = {}  # None once it has been reduced
-        self._first_lock = Lock()
-
-    @property
-    @abstractmethod
-    def rank(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def num_workers(self) -> int: ...
-
-    @abstractmethod
-    def broadcast(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
-        """Give every worker the value of worker 0, in ``out`` (in ``value`` itself if there is none)."""
-
-    @abstractmethod
-    def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
-        """Give every worker the reduction of all workers' values, in ``out`` (in ``value`` itself if there is none).
-
-        The reduction is the mean, or with ``self.reduce == "sum"`` the sum.
-        """
-
-    # --- what follows from them ---------------------------------------------------------------------------------------
-
-    def init(
-        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
-    ) -> None:
-        """As `KVStore.init`; there are no slices, so that ``fuse`` and ``whole`` change nothing."""
-        names, (values,) = as_lists(key, value)
-        check_new(names, self._first)
-        self._refuse_rows(rows)
-        copies = [np.array(host_array(v), order="C") for v in values]
-        self.broadcast(names, copies, copies)
-        with self._first_lock:
-            self._first.update(zip(names, copies, strict=True))
-
-    def _refuse_rows(self, rows: bool) -> None:
-        if rows:
-            raise ConfigError(
-                f"rows=True: a store of type {self.type!r} reduces whole arrays; rows need servers (shoal run -s 1)"
-            )
-
-    def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> "Future[Any]":
-        names, (outs,) = as_lists(key, out)
-        results = [self._read(n, o) for n, o in zip(names, outs, strict=True)]
-        return done(results[0] if isinstance(key, str | int) else results)
-
-    def _read(self, name: str, out: Any) -> Any:
-        if name not in self._first:
-            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
-        value = self._first[name]
-        if value is None:
-            raise ConfigError(
-                f"pull of {name!r}: a store of type {self.type!r} holds no values once they are reduced; pushpull "
-                "gives the result where it is asked for"
-            )
-        if out is None:
-            return value.copy()
-        np.copyto(writable(f"worker {self.rank}", name, out, value.shape, value.dtype), value)
-        return out
-
-    def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> "Future[Any]":
-        """`pushpull`, which has waited when this returns, as a future."""
-        names, _ = as_lists(key)
-        result = self.pushpull(key, value, out, priority)
-        with self._first_lock:
-            self._first.update(dict.fromkeys(names))
-        return done(result)
-
-    def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> "Future[None]":
-        raise ConfigError(
-            f"push: a store of type {self.type!r} has no place where a contribution could wait for its reader; use "
-            "pushpull, which every worker calls"
-        )
+class ReducingKVStore(KVStore):
+    """A store that reduces and does not update; what it cannot do is refused with the reason."""
 
     def set_optimizer(
         self,
@@ -138,14 +53,120 @@ class KVStoreBase(KVStore):
         """False for ``"optimizer"``, and for everything that is not known."""
         return False
 
-    def barrier(self) -> None:
-        """Nobody to wait for, if there is one worker.
+    def server_stats(self) -> list[dict[str, Any]]:
+        """There are no servers."""
+        return []
 
-        Raises:
-            ConfigError: there are several, and the store does not say how to wait for them.
+    def _refuse_rows(self, rows: bool) -> None:
+        if rows:
+            raise ConfigError(
+                f"rows=True: a store of type {self.type!r} reduces whole arrays; rows need servers (shoal run -s 1)"
+            )
+
+
+class KVStoreBase(ReducingKVStore):
+    """A store of your own: write `rank`, `num_workers`, `broadcast_array` and `reduce_array`.
+
+    What follows from them is here: `init` is a broadcast of worker 0's value; `pull` reads that value until the key is
+    first reduced; `pushpull` reduces a copy of the value into ``out``, or the value itself in place. The optimizer runs
+    on the workers (`Trainer` sees to it). See `shoal.kv.register`.
+
+    Args:
+        reduce: "mean" or "sum", for `reduce_array` to heed.
+    """
+
+    type = ""
+    reduce = "mean"
+
+    def __init__(self, reduce: str = "mean") -> None:
+        self.reduce = reduce
+        self._first: dict[str, Array | None] = {}  # None once it has been reduced
+        self._first_lock = Lock()
+
+    @property
+    @abstractmethod
+    def rank(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int: ...
+
+    @abstractmethod
+    def broadcast_array(self, key: str, array: Array) -> None:
+        """Overwrite ``array`` with that of worker 0. Every worker calls it."""
+
+    @abstractmethod
+    def reduce_array(self, key: str, array: Array) -> None:
+        """Overwrite ``array`` with the mean of all workers', or with ``self.reduce == "sum"`` the sum.
+
+        Every worker calls it, for the same keys in the same order.
         """
-        if self.num_workers > 1:
-            raise ConfigError(f"barrier: a store of type {self.type!r} has {self.num_workers} workers and no barrier")
+
+    # --- what follows from them ---------------------------------------------------------------------------------------
+
+    def init(
+        self, key: Key | Sequence[Key], value: Any, *, fuse: bool = False, whole: bool = False, rows: bool = False
+    ) -> None:
+        """As `KVStore.init`; there are no slices, so that ``fuse`` and ``whole`` change nothing."""
+        names, (values,) = as_lists(key, value)
+        check_new(names, self._first)
+        self._refuse_rows(rows)
+        for name, v in zip(names, values, strict=True):
+            copy = np.array(host_array(v), order="C")
+            self.broadcast_array(name, copy)
+            with self._first_lock:
+                self._first[name] = copy
+
+    def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> "Future[Any]":
+        names, (outs,) = as_lists(key, out)
+        results = [self._read(n, o) for n, o in zip(names, outs, strict=True)]
+        return done(results[0] if isinstance(key, str | int) else results)
+
+    def _read(self, name: str, out: Any) -> Any:
+        value = self._value(name)
+        if value is None:
+            raise ConfigError(
+                f"pull of {name!r}: a store of type {self.type!r} holds no values once they are reduced; pushpull "
+                "gives the result where it is asked for"
+            )
+        if out is None:
+            return value.copy()
+        np.copyto(writable(f"worker {self.rank}", name, out, value.shape, value.dtype), value)
+        return out
+
+    def _value(self, name: str) -> Array | None:
+        if name not in self._first:
+            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+        return self._first[name]
+
+    def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> "Future[Any]":
+        """`pushpull`, which has waited when this returns, as a future."""
+        names, (values, outs) = as_lists(key, value, out)
+        places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
+        results = [self._reduced(n, v, p) for n, v, p in zip(names, values, places, strict=True)]
+        return done(results[0] if isinstance(key, str | int) else results)
+
+    def _reduced(self, name: str, value: Any, place: Any) -> Any:
+        self._value(name)
+        array = merge_devices(value)
+        target = np.empty(array.shape, array.dtype) if place is None else place
+        memory = writable(f"worker {self.rank}", name, target, array.shape, array.dtype)
+        if memory is not array:
+            np.copyto(memory, array)
+        self.reduce_array(name, memory)
+        with self._first_lock:
+            self._first[name] = None
+        return target
+
+    def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> "Future[None]":
+        raise ConfigError(
+            f"push: a store of type {self.type!r} has no place where a contribution could wait for its reader; use "
+            "pushpull, which every worker calls"
+        )
+
+    def barrier(self) -> None:
+        """Wait for the other workers: an empty reduction, unless the store knows better."""
+        self.reduce_array("barrier", np.zeros(1))
 
     def flush(self) -> None:
         """Nothing is ever under way."""
@@ -160,7 +181,3 @@ class KVStoreBase(KVStore):
         """Nothing is counted."""
         names = ("sent", "acknowledged", "retries", "bytes_pushed", "bytes_dense", "bytes_pulled")
         return dict.fromkeys(names, 0)
-
-    def server_stats(self) -> list[dict[str, Any]]:
-        """There are no servers."""
-        return []

@@ -26,8 +26,8 @@ def register(name: str) -> Callable[[S], S]:
 
             rank, num_workers = 0, 1
 
-            def broadcast(self, key, value, out=None, priority=0): ...
-            def pushpull(self, key, value, out=None, priority=0): ...
+            def broadcast_array(self, key, array): ...  # overwrite it with worker 0's
+            def reduce_array(self, key, array): ...     # overwrite it with the mean, or the sum, of all workers'
 
         trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore="mine")
 

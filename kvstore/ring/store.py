@@ -11,7 +11,7 @@ import numpy as np
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
 from shoal.kvstore.api import Coordinator, Key, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.arrays import Array, is_float, wire_name
-from shoal.kvstore.base import KVStoreBase
+from shoal.kvstore.base import ReducingKVStore
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.client.shell import Call
 from shoal.kvstore.ring.arithmetic import Arrays
@@ -40,7 +40,7 @@ class _Key:
     turn: int = 0  # pushes and pushpulls so far
 
 
-class AllReduceKVStore(KVStoreBase):
+class AllReduceKVStore(ReducingKVStore):
     """Keys that the workers reduce among themselves.
 
     ``pushpull`` is the all-reduce. ``push`` reduces into this worker's own copy of the key, which ``pull`` reads, as
@@ -70,7 +70,7 @@ class AllReduceKVStore(KVStoreBase):
         timeout_s: float = 600.0,
         algorithm: str = "auto",
     ) -> None:
-        super().__init__(reduce)
+        self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s, self.algorithm = coordinator, shell, timeout_s, algorithm
         self._keys: dict[str, _Key] = {}
         self._under_way: dict[Call, None] = {}
@@ -228,9 +228,6 @@ class AllReduceKVStore(KVStoreBase):
         for entry in entries:
             entry.turn, entry.pending, entry.value = entry.turn + 1, None, None
         return self._reduce(items, priority, _like(key, results))
-
-    def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
-        return self.pushpull_async(key, value, out, priority).result()
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> "Future[None]":
         names, (values,) = as_lists(key, value)

@@ -1,7 +1,5 @@
 """Stores that users write: found by name, used by everything that takes a store."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -22,16 +20,11 @@ class Doubling(KVStoreBase):
         super().__init__(reduce)
         self.factor = factor
 
-    def broadcast(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> Any:
-        return out
+    def broadcast_array(self, key: str, array: np.ndarray) -> None:
+        """Worker 0's is this one's."""
 
-    def pushpull(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> Any:
-        out = value if out is None else out
-        for v, o in zip(
-            [value] if isinstance(key, str) else value, [out] if isinstance(key, str) else out, strict=True
-        ):
-            np.multiply(v, self.factor, out=o)
-        return out
+    def reduce_array(self, key: str, array: np.ndarray) -> None:
+        array *= self.factor
 
 
 def test_a_registered_store_is_created_by_its_name() -> None:
@@ -42,6 +35,7 @@ def test_a_registered_store_is_created_by_its_name() -> None:
 
 def test_options_reach_the_store_and_wrong_ones_are_named() -> None:
     kv = create("test-doubling", reduce="sum", factor=3.0)
+    kv.init("w", np.ones(2))
     assert kv.reduce == "sum" and kv.pushpull("w", np.ones(2)).tolist() == [3.0, 3.0]
     with pytest.raises(ConfigError, match=r"kvstore 'test-doubling': got an unexpected keyword argument 'speed'"):
         create("test-doubling", speed=1)
@@ -80,13 +74,19 @@ def test_a_pull_reads_the_first_value_until_the_key_is_reduced() -> None:
         kv.pull("w")
 
 
-def test_several_workers_without_a_way_to_wait_have_no_barrier() -> None:
-    class Two(Doubling):
-        num_workers = 2
-
-    create("test-doubling").barrier()
-    with pytest.raises(ConfigError, match="2 workers and no barrier"):
-        Two().barrier()
+def test_every_form_of_value_comes_to_the_two_methods_as_an_array() -> None:
+    kv = create("test-doubling")
+    kv.init(["a", "b"], [np.ones(2), shoal.np.array([1.0, 1.0])])
+    out = np.zeros(2)
+    value = np.ones(2)
+    assert kv.pushpull("a", value, out) is out and out.tolist() == [2.0, 2.0] and value.tolist() == [1.0, 1.0]
+    tensor = shoal.np.array([3.0])
+    kv.init(7, tensor)
+    assert kv.pushpull(7, tensor) is tensor and tensor.tolist() == [6.0]
+    devices = kv.pushpull(["a", "b"], [[np.ones(2), np.ones(2)], np.ones(2)])
+    assert [d.tolist() for d in devices] == [[4.0, 4.0], [2.0, 2.0]]
+    kv.barrier()
+    kv.close()
 
 
 @pytest.mark.parametrize("name", ["local", "dist", "dist_mine", "allreduce", "auto", "hogwild"])
