@@ -105,6 +105,7 @@ def test_an_io_thread_that_fails_fails_every_wait(monkeypatch: pytest.MonkeyPatc
         assert ended.wait(5.0) and "I/O thread" in killed[0] and s.aborted.is_set()
     finally:
         s.transport.close(0.0)
+        s.ring.close()
 
 
 @pytest.mark.net
