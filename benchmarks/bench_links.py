@@ -4,9 +4,10 @@
 
 The server (with the scheduler) and the worker live in network namespaces of their own, joined by a virtual cable whose
 rate the kernel limits in each direction (token bucket, tbf). They are a real cluster over TCP; the codecs are stores of
-one run and take turns. Pushes are compressed, pulls are not, so three times are told: ``push_ms`` until the server has
-counted it, ``pull_ms``, and ``pushpull_ms`` for both at once, which overlap on a full-duplex link. ``pays`` names the
-codecs that beat ``none``. Prints a JSON object a rate; where it cannot run, one that says why.
+one run and take turns. A codec is PUSH/PULL, or PUSH alone. Three times are told: ``push_ms`` until the server has
+counted it, ``pull_ms``, and ``pushpull_ms`` for both at once, which overlap on a full-duplex link: there a codec for
+pushes alone gains nothing. ``pays`` names the codecs that beat ``none``. Prints a JSON object a rate; where it cannot
+run, one that says why.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from kv_control import Meeting, System, stop
 __all__ = ["Cable", "pays", "why_not"]
 
 HERE = Path(__file__).parent
-CODECS = "none,fp16,bf16,int8,2bit:threshold=0.5,topk:ratio=0.01"
+CODECS = "none,fp16/fp16,bf16/bf16,int8/int8,2bit:threshold=0.5/bf16,topk:ratio=0.01/bf16,2bit:threshold=0.5"
 SERVER_IP, WORKER_IP, PORT = "10.99.0.1", "10.99.0.2", 9091
 WAYS = ("push", "pull", "pushpull")
 TENSOR_BYTES = 1 << 20

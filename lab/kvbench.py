@@ -22,7 +22,7 @@ from shoal.kvstore.gates import mode_label
 from shoal.lab.kvcases import CASES, Shape, parse_bytes, percentile, rates, set_bytes
 from shoal.scheduler.local import JobConfig, LocalLauncher
 
-__all__ = ["MARK", "OPTIMIZERS", "Plan", "cycles_for", "kv_bench", "plan", "show", "summary"]
+__all__ = ["MARK", "OPTIMIZERS", "Plan", "cycles_for", "kv_bench", "lossless", "plan", "show", "summary"]
 
 MARK = "kv-bench: "
 """What a worker's line of results begins with."""
@@ -40,7 +40,7 @@ class Plan:
 
     Args:
         sets: name, float32 shapes and timed cycles of each.
-        codec: of the pushes, or "" for none.
+        codec: as `KVStore.set_gradient_compression` reads it, or "" for none.
         optimizer: of `OPTIMIZERS`.
         warm: cycles before, untimed.
     """
@@ -83,8 +83,7 @@ def plan(sizes: str, keys: int, codec: str, optimizer: str, iters: int) -> Plan:
         raise ConfigError(f"expected at least 1 key and 0 cycles, got {keys} and {iters}")
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {optimizer!r} of kv-bench; known: {', '.join(OPTIMIZERS)}")
-    if codec:
-        codecs.parse(codec)
+    codecs.Plan.of(codec or None)
     chosen = [_set(text, keys) for text in sizes.split(",")] if sizes else [(n, s) for n, s in CASES.items()]
     return Plan(tuple((n, s, iters or cycles_for(s)) for n, s in chosen), codec, optimizer)
 
@@ -143,13 +142,23 @@ def kv_bench(made: Plan, *, workers: int, servers: int, mode: str, as_json: bool
         print(f"shoal kv-bench: {outcome.text}", file=sys.stderr, flush=True)
         return outcome.code
     rows = [summary(n, s, results[n]) for n, s, _ in made.sets]
-    exact = not made.codec or codecs.parse(made.codec).name in ("none", "fp16", "bf16")
+    exact = lossless(made.codec)
     about = {"workers": workers, "servers": servers, "mode": mode_label(mode) or "sync", "codec": made.codec or "none"}
     if as_json:
         print(json.dumps({**about, "optimizer": made.optimizer, "sets": rows}))
     else:
         show(rows, exact, f"workers {workers}, servers {servers}, {about['mode']}, codec {about['codec']}")
     return int(exact and any(r["error"] for r in rows))
+
+
+def lossless(codec: str) -> bool:
+    """Whether these gradients survive the codec to the bit, and the weights are not compressed.
+
+    >>> lossless(""), lossless("bf16"), lossless("int8"), lossless("bf16/bf16")
+    (True, True, False, False)
+    """
+    used = codecs.Plan.of(codec or None)
+    return used.push.name in ("none", "fp16", "bf16") and used.pull.name == "none"
 
 
 def show(rows: Sequence[Mapping[str, Any]], exact: bool, title: str, console: Console | None = None) -> None:
