@@ -451,3 +451,28 @@ def test_a_stranger_cannot_send_messages_through_the_socket() -> None:
             sock.send(sharing_module._MESSAGE + encode(Ack(seq=1, version=0, floor=0))[0])
             assert [m for _ in range(3) for m in listener.poll(0.02)] == []
             assert sock.recv(10) == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_the_kernel_tells_who_connects() -> None:
+    """A real process of another user, with the right token."""
+    with pair() as (listener, dialer):
+        name, token = listener.sharing.offer(dialer.identity)
+        child = os.fork()
+        if not child:
+            code = 2
+            try:
+                os.setuid(65534)
+                with stranger(name) as sock:
+                    sock.send(bytes.fromhex(token))
+                    code = 0 if sock.recv(10) == b"" else 1
+            except ConnectionError:
+                code = 0
+            finally:
+                os._exit(code)
+        for _ in range(300):
+            assert list(listener.poll(0.02)) == []
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                break
+        assert os.waitstatus_to_exitcode(status) == 0 and listener.sharing.peers() == []

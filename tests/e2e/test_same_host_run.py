@@ -1,0 +1,148 @@
+"""Shared memory between real processes: it is used, it can be switched off, a killed process leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from shoal.kvstore.wire import shm
+from tests.netlab import Lab, why_not
+
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.skipif(bool(shm.supported()), reason="Linux only")]
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import json, os, sys
+import numpy as np
+import shoal
+
+kv = shoal.kv.create("dist")
+n = 300_000
+w, g = np.zeros(n, np.float32), np.empty(n, np.float32)
+kv.init("w", w)
+for step in range(6):
+    g[:] = step + kv.rank
+    kv.pushpull("w", g, w)
+    assert (w == step + (kv.num_workers - 1) / 2).all(), (step, w)
+view = kv.view("w")
+assert (view == w).all() and not view.flags.writeable
+print("WORKER", json.dumps({"rank": kv.rank, **kv.ledger()}), flush=True)
+kv.barrier()
+if len(sys.argv) > 1:  # until it is killed
+    print("PIDS", os.getpid(), os.getppid(), flush=True)
+    import time
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def run(script: Path, *options: str, env: dict[str, str] | None = None) -> list[dict[str, int]]:
+    """The ledgers of the workers."""
+    command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", "2", "--no-progress", *options, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **(env or {})})
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line.split("WORKER ")[1]) for line in done.stdout.splitlines() if "WORKER " in line]
+
+
+def test_two_workers_and_two_servers_on_one_host_share_memory_without_being_asked(script: Path) -> None:
+    ledgers = run(script)
+    assert len(ledgers) == 2
+    for ledger in ledgers:
+        moved = ledger["bytes_pushed"] + ledger["bytes_pulled"]
+        assert 0.4 * moved < ledger["bytes_shared"] <= moved  # the first exchanges travel
+
+
+@pytest.mark.parametrize(("options", "env"), [(("--no-shm",), {}), ((), {"SHOAL_SHM": "0"})])
+def test_it_can_be_switched_off(script: Path, options: tuple[str, ...], env: dict[str, str]) -> None:
+    assert [ledger["bytes_shared"] for ledger in run(script, *options, env=env)] == [0, 0]
+
+
+def test_after_a_kill_no_memory_is_left(script: Path) -> None:
+    def held() -> set[str]:
+        found = set()
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            try:
+                if "memfd:shoal-" in maps.read_text():
+                    found.add(maps.parent.name)
+            except OSError:
+                continue
+        return found
+
+    before = held()
+    command = [sys.executable, "-m", "shoal", "run", "-n", "1", "-s", "1", "--no-progress", str(script), "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
+        assert launcher.stdout is not None
+        pids = next(m for line in launcher.stdout if (m := re.search(r"PIDS (\d+) (\d+)", line)))
+        assert pids[1] in held()
+        os.kill(int(pids[1]), signal.SIGKILL)
+        launcher.wait(60)
+    deadline = time.monotonic() + 20
+    while held() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not held() - before
+    assert not [name for name in os.listdir("/dev/shm") if "shoal" in name]
+
+
+NOBODY = """
+import os, sys, runpy, shoal.roles, shoal.worker.session, shoal.kvstore.dist, shoal.kvstore.wire.transport
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from shoal.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_a_worker_of_another_user_uses_sockets() -> None:
+    if not all(os.stat(p).st_mode & 0o005 == 0o005 for p in (*Path(sys.executable).resolve().parents, ROOT)):
+        pytest.skip("this Python cannot be read by other users")
+    me = [sys.executable, "-m", "shoal"]
+    read, write = os.pipe()
+    scheduler = subprocess.Popen(
+        [*me, "scheduler", "-n", "1", "-s", "1", "--host", "127.0.0.1", "--port", "0", "--ready-fd", str(write)],
+        pass_fds=(write,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(write)
+    with os.fdopen(read) as ready:
+        address = f"127.0.0.1:{int(ready.readline())}"
+    server = subprocess.Popen([*me, "server", "--scheduler", address], stderr=subprocess.PIPE, text=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".py", dir="/tmp") as script:
+        script.write(SCRIPT)
+        script.flush()
+        os.chmod(script.name, 0o644)
+        command = [sys.executable, "-c", NOBODY, "worker", "--scheduler", address, script.name]
+        worker = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd="/tmp")
+    assert worker.returncode == 0, worker.stderr
+    _, said = server.communicate(timeout=30)
+    scheduler.wait(30)
+    ledger = json.loads(re.findall(r"WORKER (.*)", worker.stdout)[0])
+    assert ledger["bytes_shared"] == 0 and ledger["bytes_pulled"] > 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can")
+def test_processes_in_separate_network_namespaces_use_sockets(script: Path) -> None:
+    """As containers do that have networks of their own."""
+    me = [sys.executable, "-m", "shoal"]
+    with Lab(["scheduler", "server", "worker"]) as lab:
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        lab.popen("scheduler", [*me, "scheduler", "-n", "1", "-s", "1", "--port", "9091"], **out)
+        lab.popen("server", [*me, "server", "--scheduler", "scheduler:9091"], **out)
+        worker = lab.popen("worker", [*me, "worker", "--scheduler", "scheduler:9091", str(script)], **out)
+        said, _ = worker.communicate(timeout=100)
+    ledger = json.loads(re.findall(r"WORKER (.*)", said)[0])
+    assert ledger["bytes_shared"] == 0 and ledger["bytes_pulled"] > 0
