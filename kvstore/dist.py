@@ -36,6 +36,7 @@ from shoal.kvstore.checks import (
     writable,
 )
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.loading import load, pieces
 from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
@@ -241,7 +242,9 @@ class DistKVStore(KVStore):
                 continue
             array = self._fitting(name, entry, v)
             entries.append(entry)
-            arrays.append(array if entry.bundle is not None or self._shell.lies_well(array) else self._copy(array))
+            kept = entry.bundle is not None or self._encodes(entry) or self._shell.lies_well(array)
+            arrays.append(array if kept else self._copy(array))
+        self._advise()
         return self._remember(self._run(jobs + self._jobs(entries, arrays, None, priority), None))
 
     def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
@@ -280,6 +283,7 @@ class DistKVStore(KVStore):
         for i, (e, a) in enumerate(zip(entries, arrays, strict=True)):
             if e.bundle is None and np.may_share_memory(a, targets[i][1]):
                 arrays[i] = self._copy(a)  # the answer is written where the question still lies
+        self._advise()
         jobs = self._jobs(entries, arrays, [flat for _, flat in targets], priority)
         return self._remember(self._run(jobs, _like(key, [t for t, _ in targets])))
 
@@ -300,6 +304,10 @@ class DistKVStore(KVStore):
             return super().alloc(shape, dtype)
         array[...] = 0
         return array
+
+    def _encodes(self, entry: _Entry) -> bool:
+        """Whether a push of this key is done with the caller's array when the call returns."""
+        return self._compressor is not None and self._compressor.fits(entry.dtype)
 
     def _copy(self, array: Array) -> Array:
         """A copy that need not be copied again to be sent."""
@@ -339,7 +347,8 @@ class DistKVStore(KVStore):
             for s in e.layout.slices:
                 job = Job(server=s.server, slice=s.id, key=e.layout.key, priority=priority, want=out is not None)
                 if flat is not None:
-                    self._load(job, flat[s.start : s.stop], whole_rows(e.layout.shape, s.start, s.stop))
+                    columns = whole_rows(e.layout.shape, s.start, s.stop)
+                    load(job, flat[s.start : s.stop], columns, self._compressor)
                 if out is not None:
                     self._land(job, out[s.start : s.stop], s.stop - s.start, e.dtype)
                 jobs.append(job)
@@ -360,7 +369,7 @@ class DistKVStore(KVStore):
         job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=outs is not None)
         if arrays is not None:
             order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
-            self._load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0)
+            load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0, self._compressor)
         if outs is not None:
             self._land(job, bundle.scatter([(entries[i].place, outs[i]) for i in members]), bundle.size, bundle.dtype)
         return job
@@ -373,18 +382,9 @@ class DistKVStore(KVStore):
             return
         job.reply, job.token = compressor.reply, Landing(compressor, to, size, dtype)
 
-    def _load(self, job: Job, part: Array, columns: int) -> None:
-        """Make the job a push of ``part``, compressed if the store compresses."""
-        compressor = self._compressor
-        if compressor is None or not compressor.fits(part.dtype):
-            job.payload, job.payload_bytes = as_payload(part), part.nbytes
-            return
-        parts = compressor.encode(job.slice, part, columns)
-        job.payload, *more = [as_payload(p) for p in parts]
-        job.codec, job.more = compressor.spec, tuple(more)
-        job.payload_bytes, job.dense_bytes = sum(p.nbytes for p in parts), part.nbytes
-        job.undo = lambda: compressor.give_back(job.slice, parts)
-        advice = compressor.advice(self._link())
+    def _advise(self) -> None:
+        """Say once that compression does not pay, if that has become clear."""
+        advice = "" if self._compressor is None else self._compressor.advice(self._link())
         if advice:
             log.warning("worker %d: %s", self.rank, advice)
 
@@ -417,7 +417,8 @@ class DistKVStore(KVStore):
     def _submit(self, jobs: list[Job], group: Group) -> Call:
         for job in jobs:
             job.token = (group, job.token)
-        self._shell.submit(jobs)
+        for piece in pieces(jobs):
+            self._shell.submit(piece)
         return group.future
 
     # --- the rest -----------------------------------------------------------------------------------------------------
@@ -503,6 +504,12 @@ class DistKVStore(KVStore):
 
     def private(self, mode: str, reduce: str) -> KVStore:
         return DistKVStore(mode, reduce, self._coordinator, self._shell, self._timeout_s, private=True)
+
+    def note_read(self) -> None:
+        lanes = self._shell.core.lanes
+        versions = {lanes[s.id].pulled for e in self._entries.values() for s in e.layout.slices if s.id in lanes}
+        if versions:
+            self._shell.core.counters.skew[max(versions) - min(versions)] += 1
 
     def ledger(self) -> dict[str, int]:
         c = self._shell.core.counters
