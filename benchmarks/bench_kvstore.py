@@ -160,7 +160,7 @@ def configuration(
     with tempfile.TemporaryDirectory(prefix="kvbench") as logs:
         for systems in groups(o.peers, ready, topology, Path(logs)):
             found = measure(systems, task, o.cycles or CYCLES[case], o.rounds, o.urgent)
-            result["systems"] += report(systems, found, CASES[case])
+            merge(result["systems"], report(systems, found, CASES[case]))
     return result
 
 

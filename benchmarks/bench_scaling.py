@@ -3,7 +3,8 @@
     python benchmarks/bench_scaling.py [--workers 2] [--rounds 7] [--cases t100mb,k1000x1kb]
 
 Every cluster is real, all are alive at once and take turns. ``async_speedup`` is the contributions that the store takes
-in a second from equal workers under ``async``, by those under ``sync``: not below 1. ``step_growth`` is the time of a
+in a second from equal workers under ``async``, by those under ``sync``; an asynchronous contribution is an update by
+itself, a synchronous one shares it with those of the other workers (``updates_per_s``). ``step_growth`` is the time of a
 synchronous step with that many servers, by the time with one, at equal bytes. More servers are more processes: on a
 machine with fewer cores than that they share them. Prints a JSON object a case and path.
 """
@@ -40,19 +41,22 @@ def verdict(found: Mapping[str, Turns], workers: int) -> dict[str, Any]:
     >>> v = verdict({name: Turns([[t]]) for name, t in ms.items()}, workers=2)
     >>> v["contributions_per_s"], v["async_speedup"], v["step_growth"]
     ({'sync': 100.0, 'async': 200.0}, 2.0, {'2': 0.8, '4': 0.9})
+    >>> v["updates_per_s"]
+    {'sync': 50.0, 'async': 200.0}
     """
     sync = {s: found[f"sync {s}"] for s in SERVERS}
     one, free = sync[1], found["async 1"]
     return {
         "step_ms": {str(s): round(t.median_ms, 4) for s, t in sync.items()},
         "contributions_per_s": {"sync": _a_second(one, workers), "async": _a_second(free, workers)},
+        "updates_per_s": {"sync": _a_second(one, 1), "async": _a_second(free, workers)},
         "async_speedup": round(ratio(one, free), 3),
         "step_growth": {str(s): round(ratio(t, one), 3) for s, t in sync.items() if s > 1},
     }
 
 
-def _a_second(t: Turns, workers: int) -> float:
-    return round(workers / t.median_ms * 1e3, 1)
+def _a_second(t: Turns, each: int) -> float:
+    return round(each / t.median_ms * 1e3, 1)
 
 
 def main() -> None:

@@ -82,6 +82,20 @@ def test_all_systems_of_a_configuration_are_in_a_group_with_ours(tmp_path: Path)
     assert "gloo" not in [s.name for g in bench.groups(list(peers.PEERS), ready, "1x1", tmp_path) for s in g]
 
 
+def test_ours_has_one_row_a_way_whatever_group_it_was_in() -> None:
+    rows = [
+        {"system": "shoal_tcp", "way": "copies", "times_as_long_as": {"echo": 1.0}},
+        {"system": "echo", "way": "echo"},
+    ]
+    further = [
+        {"system": "shoal_tcp", "way": "copies", "times_as_long_as": {"ray": 4.0}},
+        {"system": "ray", "way": "a"},
+    ]
+    bench.merge(rows, further)
+    assert [r["system"] for r in rows] == ["shoal_tcp", "echo", "ray"]
+    assert rows[0]["times_as_long_as"] == {"echo": 1.0, "ray": 4.0}
+
+
 def test_the_break_even_of_a_codec_is_where_the_times_cross() -> None:
     assert links.pays({"none": 10.0, "fp16": 6.0, "topk:ratio=0.01": 11.0}) == ["fp16"]
 
