@@ -7,7 +7,7 @@ one that waits for other workers is asked about again without its payload.
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -73,6 +73,8 @@ class Job:
     codec: str = ""  # how the payload is compressed
     more: tuple[Payload, ...] = ()  # further parts of a compressed payload
     rows: Payload | None = None  # only these rows are pushed, or read
+    load: Callable[[], None] | None = None  # what the caller does before it submits a push: encode the payload
+    sure: bool = False  # that cannot fail
     undo: Callable[[], None] | None = None  # a push that is refused or dropped returns what it held
     dense_bytes: int = 0  # what it would be without compression
     want: bool = False
@@ -186,6 +188,7 @@ class Counters:
     bytes_pulled: int = 0
     bytes_acknowledged: int = 0  # of bytes_pushed, and of the values that came with acknowledgements
     pushing_s: float = 0.0  # while a push was under way
+    skew: Counter[int] = field(default_factory=Counter)  # newest less oldest version in a read of several slices
     staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
 
 

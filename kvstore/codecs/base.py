@@ -126,6 +126,10 @@ class Codec(Hyper, ABC):
         """
         return ""
 
+    def takes(self, grad: Array) -> bool:
+        """Whether `encode` will surely take ``grad``; False means "perhaps". Cheap, and changes nothing."""
+        return is_tame(grad)
+
     def weights_objection(self) -> str:
         """Why this codec must not compress weights on their way to the workers; empty if it may.
 

@@ -42,7 +42,7 @@ class Compressor:
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
         self._carried: dict[int, Array] = {}
-        self._advised = False
+        self._advised, self._look = False, 0
 
     @classmethod
     def of(
@@ -89,7 +89,7 @@ class Compressor:
         return dtype.kind == "f" and self.codec.name != "none"
 
     def encode(self, slice_id: int, part: Array, columns: int = 0) -> list[Array]:
-        """What is sent of a flat slice instead of it.
+        """What is sent of a flat slice instead of it; the parts share no memory with it.
 
         Args:
             columns: row length of the matrix that the slice is cut from, if it holds whole rows; 0 otherwise.
@@ -103,6 +103,7 @@ class Compressor:
                 part = (part + carried).astype(part.dtype, copy=False)
             grad = part.reshape(-1, columns) if columns and self.codec.matrices else part
             parts = self.codec.encode(grad, state, Address(self._seed, self._worker, slice_id, clock))
+            parts = [p.copy() if np.may_share_memory(p, part) else p for p in parts]
             self._clocks[slice_id] = clock + 1
             self._carried.pop(slice_id, None)
             self.cost.sent(perf_counter() - began, part.nbytes, sum(p.nbytes for p in parts))
@@ -130,8 +131,9 @@ class Compressor:
 
     def advice(self, link: Link) -> str:
         """Once, as soon as it is clear: that the codec does not pay, and why. Otherwise nothing."""
-        if self._advised or self.cost.encoded % ADVISE_EVERY:
+        if self._advised or self.cost.encoded < self._look:
             return ""
+        self._look = self.cost.encoded + ADVISE_EVERY
         text = self.cost.complaint(self.plan.spec(), link)
         self._advised = bool(text)
         return text

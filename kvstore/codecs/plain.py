@@ -23,6 +23,10 @@ class Uncompressed(Codec):
 
     lossless: ClassVar[bool] = True
 
+    def takes(self, grad: Array) -> bool:
+        """Anything."""
+        return True
+
     def encode(self, grad: Array, state: CodecState, address: Address) -> list[Array]:
         """See `Codec.encode`; the part is ``grad`` itself, if that is contiguous."""
         self.require_flat(grad)
@@ -51,6 +55,10 @@ class FP16(Blockwise):
 
     refuses: ClassVar[bool] = False
     on_weights: ClassVar[bool] = True
+
+    def takes(self, grad: Array) -> bool:
+        """What is below 65504; an infinity passes, but is rare enough to be looked at twice."""
+        return not grad.size or bool(grad.max() < 65504 and grad.min() > -65504)
 
     def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
         """One half for each value."""
@@ -91,6 +99,10 @@ class BF16(Blockwise):
 
     refuses: ClassVar[bool] = False
     on_weights: ClassVar[bool] = True
+
+    def takes(self, grad: Array) -> bool:
+        """Anything."""
+        return True
 
     def layout(self, dtype: np.dtype[Any]) -> tuple[Part, ...]:
         """16 bits for each value."""

@@ -55,8 +55,14 @@ def test_advice_is_given_once() -> None:
 
 def test_advice_is_looked_for_now_and_then() -> None:
     compressor = Compressor(Plan.of("int8"), 0)
-    compressor.cost = cost(3.0, 0, pushes=130)
+    compressor.cost = cost(3.0, 0, pushes=20)
     assert compressor.advice(LINK) == ""
+    compressor.cost = cost(3.0, 0, pushes=90)
+    assert compressor.advice(LINK) == ""  # 100 are needed
+    compressor.cost = cost(3.0, 0, pushes=150)
+    assert compressor.advice(LINK) == ""  # not 64 since the last look
+    compressor.cost = cost(3.0, 0, pushes=154)
+    assert compressor.advice(LINK) != ""
 
 
 def test_encoding_is_timed_and_counted() -> None:
