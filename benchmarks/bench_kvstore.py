@@ -150,6 +150,17 @@ def report(systems: Sequence[System], found: Mapping[str, Any], shapes: Sequence
     return rows
 
 
+def merge(rows: list[dict[str, Any]], more: Sequence[dict[str, Any]]) -> None:
+    """Add the rows of a further group: ours are there already, and gain what they are compared with in it."""
+    known = {(r["system"], r.get("way")): r for r in rows}
+    for row in more:
+        before = known.get((row["system"], row.get("way")))
+        if before is None:
+            rows.append(row)
+        else:
+            before.setdefault("times_as_long_as", {}).update(row.get("times_as_long_as", {}))
+
+
 def configuration(
     case: str, topology: str, sgd: bool, o: argparse.Namespace, ready: Mapping[str, Any]
 ) -> dict[str, Any]:

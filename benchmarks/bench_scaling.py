@@ -4,8 +4,8 @@
 
 Every cluster is real, all are alive at once and take turns. ``async_speedup`` is the contributions that the store takes
 in a second from equal workers under ``async``, by those under ``sync``; an asynchronous contribution is an update by
-itself, a synchronous one shares it with those of the other workers (``updates_per_s``). ``step_growth`` is the time of a
-synchronous step with that many servers, by the time with one, at equal bytes. More servers are more processes: on a
+itself, a synchronous one shares it with those of the other workers (``updates_per_s``). ``step_growth`` is the time of
+a synchronous step with that many servers, by the time with one, at equal bytes. More servers are more processes: on a
 machine with fewer cores than that they share them. Prints a JSON object a case and path.
 """
 
