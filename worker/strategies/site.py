@@ -104,8 +104,14 @@ class Site:
     def buffer(self, name: str, like: Array) -> Array:
         """Memory for what is sent for a parameter: content undefined, the same at each call."""
         if name not in self._buffers:
-            self._buffers[name] = np.empty_like(like)
+            self._buffers[name] = self._room(like)
         return self._buffers[name]
+
+    def _room(self, like: Array) -> Array:
+        """Memory that servers on this host read in place, if there are any."""
+        if self._store is None or not isinstance(like, np.ndarray):
+            return np.empty_like(like)
+        return self._store.alloc(like.shape, like.dtype)
 
     def update(self, grads: Mapping[str, Array]) -> None:
         """One step of the optimizer here, on the parameters that have a gradient in ``grads``."""
