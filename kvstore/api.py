@@ -202,6 +202,9 @@ class KVStore(ABC):
     def keys(self) -> list[str]:
         """Names of the keys that exist, sorted."""
 
+    def note_read(self) -> None:  # noqa: B027  # where there are no servers, there is nothing to note
+        """The values of all keys are about to be used together: take down how unlike their versions are."""
+
     @abstractmethod
     def ledger(self) -> dict[str, int]:
         """This worker's counts; slices count singly.

@@ -15,6 +15,9 @@ samples_per_s       samples that all workers trained on, over ``seconds``
 staleness_mean      mean, over all applied contributions, of how many versions of a slice had been made between the one
                     that the contribution was computed from and the one that it was applied to; null if none was applied
 staleness_p95       the same, 95th percentile (the smallest value that at least 95 % do not exceed)
+staleness           the same as a histogram: how many contributions by staleness; each worker has its own, too
+staleness_by_key    by key, the stalest first: pushes, mean and max staleness, over all its slices
+skew                histogram of the newest less the oldest version among the slices of one read (of one step's weights)
 bytes_pushed        payload that the workers sent in pushes
 bytes_saved         what compression made it smaller by
 bytes_pulled        payload that they received
@@ -52,6 +55,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.codecs import pays
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
+from shoal.lab.staleness import bars, by_key, histogram, mean, percentile
 
 __all__ = ["check_place", "final_report", "render", "save"]
 
@@ -86,8 +90,11 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "target": first.get("target"),
         "seconds_to_target": first.get("seconds_to_target"),
         "samples_per_s": _rate(sum(row["samples"] for row in rows), seconds),
-        "staleness_mean": _mean(everyone),
-        "staleness_p95": _percentile(everyone, 0.95),
+        "staleness_mean": mean(everyone),
+        "staleness_p95": percentile(everyone, 0.95),
+        "staleness": {str(tau): n for tau, n in sorted(everyone.items())},
+        "staleness_by_key": by_key(servers),
+        "skew": {str(k): n for k, n in sorted(histogram(_report(n).get("skew") for n in workers).items())},
         "bytes_pushed": sum(_number(_report(n), "bytes_pushed") for n in workers),
         "bytes_saved": sum(_saved(_report(n)) for n in workers),
         "bytes_pulled": sum(_number(_report(n), "bytes_pulled") for n in workers),
@@ -115,7 +122,8 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
         "samples_per_s": _rate(_number(report, "samples"), _number(report, "seconds")),
         "metrics": dict(_mapping(report.get("metrics"))),
         **counts,
-        "staleness_mean": _mean(staleness),
+        "staleness_mean": mean(staleness),
+        "staleness": {str(tau): n for tau, n in sorted(staleness.items())},
         "balanced": counts["sent"]
         == counts["acknowledged"]
         == counts["applied"] + counts["rejected"] + counts["dropped"],
@@ -146,30 +154,7 @@ def _compression(workers: Sequence[Mapping[str, Any]], servers: Sequence[Mapping
 
 def _staleness(servers: Sequence[Mapping[str, Any]], rank: int) -> Counter[int]:
     """How many contributions of a worker had which staleness, over all servers."""
-    counts: Counter[int] = Counter()
-    for server in servers:
-        for tau, n in _mapping(_mapping(server.get("staleness")).get(str(rank))).items():
-            counts[int(tau)] += n
-    return counts
-
-
-def _mean(counts: Counter[int]) -> float | None:
-    total = counts.total()
-    return sum(tau * n for tau, n in counts.items()) / total if total else None
-
-
-def _percentile(counts: Counter[int], q: float) -> int | None:
-    """The smallest value that at least the share ``q`` does not exceed.
-
-    >>> _percentile(Counter({0: 94, 3: 5, 9: 1}), 0.95)
-    3
-    """
-    seen, total = 0, counts.total()
-    for tau in sorted(counts):
-        seen += counts[tau]
-        if seen >= q * total:
-            return tau
-    return None
+    return histogram(_mapping(s.get("staleness")).get(str(rank)) for s in servers)
 
 
 def _rate(samples: float, seconds: float) -> float:
@@ -215,7 +200,13 @@ def _lines(r: Report) -> list[tuple[str, str]]:
         lines.append((f"time to {r['target']}", "not reached" if reached is None else f"{reached:.2f} s"))
     lines.append(("time", f"{r['seconds']:.2f} s, {r['samples_per_s']:,.0f} samples/s"))
     if r["staleness_mean"] is not None:
-        lines.append(("staleness", f"mean {r['staleness_mean']:.2f}, p95 {r['staleness_p95']}"))
+        drawn = bars(histogram([r["staleness"]]))
+        lines.append(("staleness", f"mean {r['staleness_mean']:.2f}, p95 {r['staleness_p95']}   {drawn} from 0"))
+    skew = histogram([r["skew"]])
+    if skew and max(skew):
+        lines.append(
+            ("skew", f"mean {mean(skew):.2f}, p95 {percentile(skew, 0.95)} versions in one read   {bars(skew)}")
+        )
     lines.append(("traffic", f"{r['bytes_pushed'] / 1e6:.1f} MB pushed, {r['bytes_pulled'] / 1e6:.1f} MB pulled"))
     if r["compression"]:
         lines.append(("compression", _worth(r["compression"])))

@@ -188,7 +188,9 @@ class Session:
             counts.update({name: n for name, n in ring.ledger().items() if name in _COUNTS})
         ledger = {name: counts.pop(name) for name in ("sent", "acknowledged", "retries", "skipped")}
         costs = [c for s in self.stores if isinstance(s, DistKVStore) and (c := s.compression_report()) is not None]
-        return {"ledger": ledger, **counts, "taken": ring.books() if ring is not None else {}, "compression": costs}
+        skew = {} if self.shell is None else {str(k): n for k, n in sorted(self.shell.core.counters.skew.items())}
+        taken = ring.books() if ring is not None else {}
+        return {"ledger": ledger, **counts, "skew": skew, "taken": taken, "compression": costs}
 
     def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""

@@ -161,6 +161,8 @@ class Trainer:
             StoreTimeoutError, NodeLostError: names who is waited for, or lost.
         """
         self._begin(batch_size, ignore_stale_grad)
+        if self._kvstore is not None and not self._stepper.own_weights:
+            self._kvstore.note_read()  # these are the weights that the gradients were computed from
         self._stepper.step(batch_size)
         self._count(batch_size)
 

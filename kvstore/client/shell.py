@@ -3,7 +3,8 @@
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias
@@ -16,6 +17,7 @@ from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Droppe
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
 from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Offer, StatsReply, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import address_of
@@ -28,29 +30,45 @@ log = logging.getLogger("shoal.client")
 Registration: TypeAlias = tuple[int, Gate] | tuple[int, Gate, int, int]
 """A slice, its gate, its store and the server that gives places in the store's rounds."""
 
+INLINE_BYTES = 64 << 10
+"""Requests with less than this to push are sent by the caller's own thread, if the I/O thread rests."""
+
 STOPPED_S = 5.0
 """The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
 
 
 class Call(Future[Any]):
-    """A future that knows whether somebody has taken its error."""
+    """A future that knows whether somebody waits for it, and whether somebody has taken its error."""
 
     taken = False
+    awaited = False
+    attend: Callable[[Future[Any], float | None], None] | None = None
+    """Works towards its end, at most for so long, if no other thread does."""
 
     def result(self, timeout: float | None = None) -> Any:
+        left = self._attend(timeout)
         try:
-            return super().result(timeout)
+            return super().result(left)
         finally:
             self.taken = self.taken or self.done()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        error = super().exception(timeout)
+        error = self.peek(timeout)
         self.taken = True
         return error
 
     def peek(self, timeout: float | None = None) -> BaseException | None:
         """The error, without taking it."""
-        return super().exception(timeout)
+        return super().exception(self._attend(timeout))
+
+    def _attend(self, timeout: float | None) -> float | None:
+        """Help, and say what is left of the time."""
+        self.awaited = True
+        if self.attend is None or self.done():
+            return timeout
+        began = time.monotonic()
+        self.attend(self, timeout)
+        return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
 
 class Place(Protocol):
@@ -71,11 +89,12 @@ class Group:
         result: what the future gives.
     """
 
-    __slots__ = ("_left", "future", "replies", "result")
+    __slots__ = ("_left", "future", "newest", "oldest", "reads", "replies", "result")
 
     def __init__(self, jobs: int, result: Any = None) -> None:
         self._left, self.result = jobs, result
         self.replies: list[Message] = []
+        self.reads, self.oldest, self.newest = 0, 0, 0  # versions of the values that were read
         self.future = Call()
         self.future.set_running_or_notify_cancel()
         if jobs == 0:
@@ -83,6 +102,9 @@ class Group:
 
     def complete(self, view: Array | Place | None, reply: Message | None) -> None:
         if isinstance(reply, Value) and reply.value is not None and view is not None:
+            self.oldest = min(self.oldest, reply.version) if self.reads else reply.version
+            self.newest = max(self.newest, reply.version)
+            self.reads += 1
             if reply.codec and isinstance(view, Landing):
                 view.unpack(reply.codec, [as_array(p) for p in (reply.value, *reply.more)])
             elif isinstance(view, np.ndarray):
@@ -110,10 +132,11 @@ class ClientShell:
     Args:
         transport: of the I/O thread; connected to the servers under the names ``server0``, ``server1``, ...
         core: the state machine.
+        loop: what drives this; callers may do so, too, while they wait.
     """
 
-    def __init__(self, transport: Transport, core: ClientCore) -> None:
-        self.transport, self.core = transport, core
+    def __init__(self, transport: Transport, core: ClientCore, loop: Loop | None = None) -> None:
+        self.transport, self.core, self.loop = transport, core, loop
         self._calls: SimpleQueue[tuple[list[Job], list[Registration]]] = SimpleQueue()
         self._servers = {f"server{i}": i for i in core.links}
         self._broken: BaseException | None = None
@@ -152,9 +175,25 @@ class ClientShell:
         with self._lock:
             if self._broken is not None:
                 raise self._broken
-            self._open.update(map(self._group, jobs))
+            groups = set(map(self._group, jobs))
+            self._open |= groups
             self._calls.put((jobs, []))
-        self.transport.wake()
+        for group in groups:
+            group.future.attend = self._attend
+        if self.loop is None or sum(j.payload_bytes for j in jobs) > INLINE_BYTES or not self.loop.turn():
+            self.transport.wake()
+
+    def _attend(self, call: Future[Any], timeout: float | None) -> None:
+        """Drive the loop in the caller's thread until the call is over, unless another thread drives it."""
+        if self.loop is None:
+            return
+        try:
+            driven = self.loop.drive(call.done, timeout)
+        except BaseException:
+            self.transport.wake()
+            raise
+        if driven and self._open:
+            self.transport.wake()  # others wait, too
 
     def fail_all(self, error: BaseException) -> None:
         """The cluster is gone: every call, now and later, raises ``error``. On the I/O thread."""
@@ -200,8 +239,12 @@ class ClientShell:
 
     def _settled(self, group: Group) -> None:
         if group.future.done():
+            if group.reads > 1:
+                self.core.counters.skew[group.newest - group.oldest] += 1
             with self._lock:
                 self._open.discard(group)
+            if self.loop is not None and group.future.awaited and not self._open:
+                self.loop.rest()
 
     def _carry_out(self, actions: list[ClientAction]) -> None:
         for action in actions:
