@@ -203,10 +203,9 @@ def _lines(r: Report) -> list[tuple[str, str]]:
         drawn = bars(histogram([r["staleness"]]))
         lines.append(("staleness", f"mean {r['staleness_mean']:.2f}, p95 {r['staleness_p95']}   {drawn} from 0"))
     skew = histogram([r["skew"]])
-    if skew and max(skew):
-        lines.append(
-            ("skew", f"mean {mean(skew):.2f}, p95 {percentile(skew, 0.95)} versions in one read   {bars(skew)}")
-        )
+    if any(skew):
+        text = f"mean {mean(skew):.2f}, p95 {percentile(skew, 0.95)} versions in one read   {bars(skew)} from 0"
+        lines.append(("skew", text))
     lines.append(("traffic", f"{r['bytes_pushed'] / 1e6:.1f} MB pushed, {r['bytes_pulled'] / 1e6:.1f} MB pulled"))
     if r["compression"]:
         lines.append(("compression", _worth(r["compression"])))

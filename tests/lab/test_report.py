@@ -14,7 +14,7 @@ from shoal.lab.report import final_report, render, save
 
 KEYS = {
     "mode", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
-    "staleness_mean", "staleness_p95", "bytes_pushed", "bytes_saved", "bytes_pulled", "compression", "ledger",
+    "staleness_mean", "staleness_p95", "staleness", "staleness_by_key", "skew", "bytes_pushed", "bytes_saved", "bytes_pulled", "compression", "ledger",
     "weights_sha256", "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
 
@@ -111,6 +111,7 @@ def test_a_ledger_balances_when_every_push_is_accounted_for() -> None:
         "applied": 20,
         "rejected": 0,
         "dropped": 0,
+        "skipped": 0,
         "duplicate": 2,
         "balanced": True,
     }
