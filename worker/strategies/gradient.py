@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -69,7 +69,7 @@ class Reduced(Alone):
         return self.site.buffer(name, self.site.params[name].leaf().grad.data)
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:
-        return self._outbox.opened(batch_size)
+        return self._outbox.opened(batch_size) if gains(self.site) else nullcontext()
 
     def step(self, batch_size: int) -> None:
         sent, _ = self._outbox.complete(batch_size, self._place)
@@ -100,7 +100,7 @@ class OnStore(Stepper):
         return self._landings[name]
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:
-        return self._outbox.opened(batch_size)
+        return self._outbox.opened(batch_size) if gains(self.site) else nullcontext()
 
     def step(self, batch_size: int) -> None:
         weights = self.site.weights()
@@ -120,6 +120,11 @@ class OnStore(Stepper):
 
     def restore(self, params: Mapping[str, Array], snapshot: Snapshot) -> None:
         local_store(self.site).restore(params, snapshot.states)
+
+
+def gains(site: Site) -> bool:
+    """Whether the store answers later than at once, so that there is something to overlap with."""
+    return site.store.type != "local"
 
 
 def take_over(future: "Future[Any]", weight: Array, landed: Array | None) -> None:
