@@ -11,6 +11,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore import codecs
 from shoal.kvstore.codecs import Blockwise, CodecState, Part, Place, registry
 from shoal.ops import optim
+from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim.hyper import positive, real
 from tests.kvstore.codec_cases import AT, decoded, normal
 from tests.kvstore.threads import thread_cluster
@@ -175,3 +176,30 @@ def test_a_server_that_does_not_know_a_codec_says_so() -> None:
         kv._compressor.spec = "rounded:step=0.25"
         with pytest.raises(ConfigError, match="no codec is called 'rounded'; known: "):
             kv.push("w", np.ones(8, np.float32)).result()
+
+
+# Training.
+
+
+RATES = {"1bit": 0.01, "sign": 0.01, "demo": 0.01, "randomk": 0.01, "qsgd": 0.05, "dgc": 0.01}
+
+
+@pytest.mark.parametrize("name", codecs.names())
+def test_every_codec_comes_down_to_the_minimum(name: str) -> None:
+    """||w - target||**2 / 2 over two parameters, one of them a matrix: its gradient is w - target."""
+    targets = [normal(64, seed=1).reshape(8, 8), normal(40, seed=2)]
+    params = []
+    for i, target in enumerate(targets):
+        p = Parameter(f"p{i}", shape=target.shape)
+        p.initialize(shoal.init.Zero())
+        params.append(p)
+    rule = ("signum", {"momentum": 0.0}) if name == "demo" else ("sgd", {})
+    options = {"learning_rate": RATES.get(name, 0.1), **rule[1]}
+    spec = {"2bit": "2bit:threshold=0.2", "topk": "topk:ratio=0.1", "randomk": "randomk:ratio=0.1"}.get(name, name)
+    trainer = shoal.Trainer(params, rule[0], options, compression_params=f"{spec}/bf16")
+    for _ in range(400):
+        for p, target in zip(params, targets, strict=True):
+            p.grad().data[...] = p.data().asnumpy() - target
+        trainer.step(1)
+    left = sum(float(((p.data().asnumpy() - t) ** 2).sum()) for p, t in zip(params, targets, strict=True))
+    assert left < 0.05 * sum(float((t**2).sum()) for t in targets)
