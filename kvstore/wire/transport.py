@@ -6,8 +6,10 @@ is lost, a small message may overtake a large one, and cores repeat what is not 
 """
 
 import logging
+import math
 import os
 import secrets
+import select
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -44,6 +46,8 @@ class Transport:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
+        self._sleeper = select.poll()
+        self._sleeper.register(self._wake_in, select.POLLIN)
         self._lanes = Lanes(self.identity, self._gone, self._count_malformed)
         self._lanes.watch(self._wake_in, self._drain_wakes)
         self.sharing = Sharing(lambda fd: self._lanes.watch(fd, self.sharing.readable), self._lanes.unwatch)
@@ -134,6 +138,10 @@ class Transport:
             os.write(self._wake_out, b"w")
         except (BlockingIOError, OSError):  # full: it will wake anyway; closed: nobody waits
             return
+
+    def sleep(self, timeout_s: float) -> bool:
+        """Wait for `wake` only, in any thread; whether it was called since the last `poll`."""
+        return bool(self._sleeper.poll(math.ceil(timeout_s * 1000)))
 
     def _drain_wakes(self, fd: int) -> None:
         try:

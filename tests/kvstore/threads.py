@@ -69,8 +69,10 @@ class ThreadCluster:
         transport = Transport(f"w{rank}")
         for i, address in enumerate(self.addresses):
             transport.connect(f"server{i}", address)
-        shell = ClientShell(transport, ClientCore(rank, 1, "run", len(self.addresses), 20.0))
-        self._drive(Loop(transport, {"": shell}))
+        loop = Loop(transport, {})
+        shell = ClientShell(transport, ClientCore(rank, 1, "run", len(self.addresses), 20.0), loop)
+        loop.drivers[""] = shell
+        self._drive(loop)
         return shell
 
     def _drive(self, loop: Loop) -> None:
