@@ -131,24 +131,21 @@ def run_scheduler(
     """Serve one run, until it has finished or failed.
 
     Args:
-        host: address to listen on; ``0.0.0.0`` for all.
-        port: 0 lets the system choose.
+        host, port: where to listen; ``0.0.0.0`` for all addresses, port 0 for one that the system chooses.
         workers: how many the run has; a `Count` with ``more`` means at least so many.
-        servers: likewise.
-        settle_s: where more may come, the run begins when nobody has joined for this long.
+        servers: likewise; the other options are those of `SchedulerConfig`.
+        settle_s: if more may come, the run begins when nobody has joined for so long.
         on_progress: is given the state of the run twice a second while it runs.
-        on_finished: is given what every process has reported, if the run has not failed.
+        on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
         The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
     Raises:
         ConfigError: the port is taken, or an option makes no sense.
     """
-    if min(lease_s, gather_timeout_s, settle_s) <= 0:
-        raise ConfigError(
-            f"leases and deadlines are positive; got lease {lease_s} s, gathering {gather_timeout_s} s, "
-            f"settling {settle_s} s"
-        )
+    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s}
+    if min(times.values()) <= 0:
+        raise ConfigError(f"leases and deadlines are positive; got {times}, in seconds")
     config = SchedulerConfig(
         workers,
         servers,

@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(e.code or 0)
     try:
         return int(options.act(options))
+    except _UsageError as e:
+        print(f"shoal {options.command}: {e} (see shoal {options.command} --help)", file=sys.stderr)
+        return USAGE_ERROR
     except ShoalError as e:
         print(f"shoal {options.command}: {e}", file=sys.stderr, flush=True)
         return USAGE_ERROR if isinstance(e, ConfigError) else 1
@@ -220,7 +223,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
         "sync, async, ssp:S (nobody more than S steps ahead of the slowest), allreduce (no servers), and others; the "
         "script decides if not given"
     )
-    _option(p, "--mode", "--gate", env="SHOAL_MODE", default="", type=_mode, help=mode)
+    _option(p, "--mode", "--gate", env="SHOAL_MODE", default="", help=mode)
     _option(p, "--rule", env="SHOAL_RULE", default="", help="corrects old contributions: stale, dcasgd:lam=0.04")
     strategy = "what workers push, and when: local:h=16, bmuf, diloco:h=50, easgd:tau=8"
     _option(p, "--strategy", env="SHOAL_STRATEGY", default="", help=strategy)
@@ -243,19 +246,31 @@ def _plugin_option(p: argparse.ArgumentParser) -> None:
     )
 
 
+class _UsageError(ConfigError):
+    """Options that make no sense, found out after argparse was done with them."""
+
+
 def _algorithm(o: argparse.Namespace) -> tuple[str, str]:
-    """The gate of the run, and the rest of its algorithm.
+    """The gate of the run, and the rest of its algorithm; plug-ins are loaded first, because they may name parts of it.
 
     Raises:
-        ConfigError: a word is not known, or the parts do not go together.
+        _UsageError: a plug-in cannot be loaded, a word is not known, or the parts do not go together.
     """
     from shoal.worker.algo import Algo
 
+    try:
+        load_plugins(o.plugin)
+        return _parsed(o, Algo.parse)
+    except ConfigError as e:
+        raise _UsageError(str(e)) from e
+
+
+def _parsed(o: argparse.Namespace, parse: Callable[[str], Any]) -> tuple[str, str]:
     parts = {"gate": o.mode, "rule": o.rule, "strategy": o.strategy, "codec": o.compression}
     text = " ".join([o.algo, *(f"{name}={value}" for name, value in parts.items() if value)])
     if not text.strip():
         return "", ""
-    algo = Algo.parse(text)
+    algo = parse(text)
     return algo.gate, str(replace(algo, gate=""))
 
 
@@ -375,7 +390,6 @@ def _run(o: argparse.Namespace) -> int:
     from shoal.scheduler.local import JobConfig, LocalLauncher
 
     check_place(o.report)
-    load_plugins(o.plugin)
     mode, algo = _algorithm(o)
     job = JobConfig(
         script=o.script,
@@ -413,7 +427,6 @@ def _scheduler(o: argparse.Namespace) -> int:
     from shoal.scheduler.shell import run_scheduler
 
     check_place(o.report)
-    load_plugins(o.plugin)
     mode, algo = _algorithm(o)
     launched = _be_a_role()
     return run_scheduler(

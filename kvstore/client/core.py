@@ -7,13 +7,24 @@ one that waits for other workers is asked about again without its payload.
 """
 
 import heapq
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 from shoal.errors import LocalProtocolError
+from shoal.kvstore.client.jobs import (
+    RETRY_S,
+    ClientAction,
+    Complete,
+    Counters,
+    Dropped,
+    Fail,
+    Job,
+    Place,
+    Stage,
+    Transmit,
+    Warn,
+)
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -33,114 +44,19 @@ from shoal.kvstore.wire.messages import (
     Value,
     Waiting,
 )
-from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.schema import Message
 
 __all__ = ["ClientAction", "ClientCore", "Complete", "Dropped", "Fail", "Job", "Stage", "Transmit", "Warn"]
 
 KEPT_TICKETS = 64
 """Turns whose place in a round is remembered, for slices that are behind."""
 
-RETRY_S = 1.0
 RETRY_MAX_S = 8.0
 WARN_S = 30.0
 SILENCE_S = 60.0
 """A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
 CREDIT_BYTES = 8 << 20
 """Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
-
-
-class Stage(Enum):
-    """What a job waits for."""
-
-    QUEUED = "queued"
-    ENTER = "permission to push"
-    PUSH = "acknowledgement"
-    READ = "value"
-    REQUEST = "answer"
-    OVER = "over"
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request. ``payload`` makes it a push, ``want`` a read; ``request`` is any other message, sent as it is."""
-
-    server: int
-    slice: int = -1
-    key: str = ""
-    priority: int = 0
-    payload: Payload | None = None
-    payload_bytes: int = 0
-    codec: str = ""  # how the payload is compressed
-    more: tuple[Payload, ...] = ()  # further parts of a compressed payload
-    rows: Payload | None = None  # only these rows are pushed, or read
-    load: Callable[[], None] | None = None  # what the caller does before it submits a push: encode the payload
-    sure: bool = False  # that cannot fail
-    undo: Callable[[], None] | None = None  # a push that is refused or dropped returns what it held
-    dense_bytes: int = 0  # what it would be without compression
-    want: bool = False
-    reply: str = ""  # what may encode the value that is wanted
-    request: Message | None = None
-    token: Any = None  # the caller's; the core never looks at it
-    ticket: "_Ticket | None" = None  # what the push belongs to; of a request: what it asks for
-    seq: int = -1
-    clock: int = 0
-    stage: Stage = Stage.QUEUED
-    since: float = 0.0
-    due: float = 0.0
-    pause: float = RETRY_S
-    warned: float = 0.0
-    missing: tuple[int, ...] = ()
-    credit: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Transmit:
-    """Send ``message`` to server ``server``."""
-
-    server: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """``job`` is done; ``result`` is the answer's message, if it has one."""
-
-    job: Job
-    result: Message | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """``job`` cannot be done: raise the exception class named ``error``."""
-
-    job: Job
-    error: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """The push of ``job`` came too late and was dropped; the job itself goes on."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Warn:
-    """Worth telling the user once: a job has waited long."""
-
-    text: str
-
-
-ClientAction: TypeAlias = Transmit | Complete | Dropped | Fail | Warn
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """A place in a round for one contribution to every slice of a store, and the jobs that wait for it."""
-
-    granted: Granted | None = None
-    waiting: list[Job] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -174,24 +90,6 @@ class _Link:
     ready: list[tuple[int, int, Job]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Counters:
-    """The worker's side of the ledger."""
-
-    sent: int = 0
-    acknowledged: int = 0
-    dropped: int = 0  # acknowledged, but too late for their round
-    skipped: int = 0  # not sent, because they would have come too late for their round
-    retries: int = 0
-    bytes_pushed: int = 0
-    bytes_dense: int = 0  # what bytes_pushed would be without compression
-    bytes_pulled: int = 0
-    bytes_acknowledged: int = 0  # of bytes_pushed, and of the values that came with acknowledgements
-    pushing_s: float = 0.0  # while a push was under way
-    skew: Counter[int] = field(default_factory=Counter)  # newest less oldest version in a read of several slices
-    staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
-
-
 class ClientCore:
     """One worker's requests to all servers.
 
@@ -208,7 +106,7 @@ class ClientCore:
         self.lanes: dict[int, _Lane] = {}
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
-        self.tickets: dict[tuple[int, int], _Ticket] = {}  # by store and turn
+        self.tickets: dict[tuple[int, int], Place] = {}  # by store and turn
         self._turns: dict[int, int] = {}  # by store, how many places have been asked for
         self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
         self.counters = Counters()
@@ -295,7 +193,7 @@ class ClientCore:
             return self._failed(job, "ConfigError", text)
         self._turns[lane.store] = lane.turn + 1
         self.tickets.pop((lane.store, lane.turn - KEPT_TICKETS), None)
-        ticket = self.tickets[key] = _Ticket(waiting=[job])
+        ticket = self.tickets[key] = Place(waiting=[job])
         seen = [x.pulled for x in self.lanes.values() if x.store == lane.store and x.read]
         ask = Ticket(
             worker=self.rank,

@@ -76,7 +76,7 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
         (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, simulate, doctor"),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
-        (["run", "--mode", "lazy", "x.py"], "shoal run: argument --mode: unknown mode 'lazy'; known: sync (bsp)"),
+        (["run", "--mode", "lazy", "x.py"], "shoal run: unknown mode 'lazy'; known: sync (bsp)"),
         (["run", "-n", "0", "x.py"], "expected a number of processes, at least 1, got '0'"),
         (["run", "-n", "two", "x.py"], "expected a number of processes, at least 1, got 'two'"),
         (["run", "--lease-s", "-1", "x.py"], "expected a positive number of seconds, got '-1'"),
