@@ -54,7 +54,7 @@ def gloo(shapes: list[tuple[int, ...]], rank: int, workers: int) -> tuple[dict[s
     for s, g in zip(sums, grads, strict=True):
         s.copy_(g)
 
-    def in_place() -> None:  # sums grow from sample to sample; a copy would be the benchmark's, not Gloo's
+    def in_place() -> None:
         for call in [dist.all_reduce(s, async_op=True) for s in sums]:
             call.wait()
 
@@ -62,12 +62,20 @@ def gloo(shapes: list[tuple[int, ...]], rank: int, workers: int) -> tuple[dict[s
     return ways if len(shapes) > 300 else {"gloo": in_place} | ways, sums
 
 
-def ours(kv: shoal.kv.KVStore, case: str, shapes: list[tuple[int, ...]], rank: int) -> tuple[Way, list[Any]]:
-    """One call with all tensors of the case."""
+def ours(kv: shoal.kv.KVStore, case: str, shapes: list[tuple[int, ...]], rank: int) -> tuple[dict[str, Way], list[Any]]:
+    """One call with all tensors of the case: into other arrays, or, as Gloo does, in place."""
     keys = [f"{case} {i}" for i in range(len(shapes))]
     kv.init(keys, [np.zeros(s, np.float32) for s in shapes], fuse=True)
     grads, sums = [gradient(s, rank) for s in shapes], [np.empty(s, np.float32) for s in shapes]
-    return lambda: kv.pushpull(keys, grads, sums) and None, sums
+    own = [g.copy() for g in grads]
+
+    def in_place() -> None:
+        kv.pushpull(keys, own, own)
+
+    def into_others() -> None:
+        kv.pushpull(keys, grads, sums)
+
+    return {"": into_others, ", in place": in_place}, [sums, own]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -86,10 +94,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         shapes = CASES[case]
         ways, sums = gloo(shapes, rank, workers)
         checks = dict.fromkeys(ways, sums)
-        for name, kv in rings.items():
-            ways[name], checks[name] = ours(kv, case, shapes, rank)
-        if served is not None:
-            ways["shoal, servers"], checks["shoal, servers"] = ours(served, case, shapes, rank)
+        stores = rings if served is None else rings | {"shoal, servers": served}
+        for name, kv in stores.items():
+            made, results = ours(kv, case, shapes, rank)
+            ways |= {name + how: way for how, way in made.items()}
+            checks |= dict(zip((name + how for how in made), results, strict=True))
         wanted = [expected(s, workers, 1, sgd=False) for s in shapes]
         result[case] = take_turns(ways, checks, wanted, some, options.samples, set_bytes(shapes))
     return result
@@ -113,6 +122,8 @@ def take_turns(
                 seconds[name].append((used[0] / batch, used[1] / batch))
             else:
                 assert all(np.array_equal(np.asarray(s), w) for s, w in zip(sums[name], wanted, strict=True)), name
+                for values in sums[name]:
+                    values[...] = 0  # what is reduced in place would grow from sample to sample
     table = np.zeros((kv.num_workers, len(ways), samples, 2))
     table[kv.rank] = [seconds[name] for name in ways]
     key = f"times {next(iter(ways))} {nbytes} {len(wanted)}"

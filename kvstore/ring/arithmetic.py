@@ -1,5 +1,6 @@
 """The arrays of a collective: what the core says, done to memory, in place and without allocation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +51,19 @@ def finish(arrays: Arrays, action: Finish) -> None:
         np.copyto(target, source, casting="no")
 
 
-def take(arrays: Arrays, flight: Flight) -> Part:
-    """The message that carries ``flight``, over the array's own memory unless it must be a copy."""
+def take(arrays: Arrays, flight: Flight, place: Callable[[Array], Array | None] = lambda array: None) -> Part:
+    """The message that carries ``flight``, over the array's own memory unless it must be a copy.
+
+    Args:
+        place: memory that the peer reads, for a copy of the array; None if there is none, or the array lies there.
+    """
     array = arrays.source(flight.step, flight.fresh)
+    room = place(array)
+    if room is not None:
+        np.copyto(room, array)
+        array = room
+    elif flight.kept:
+        array = array.copy()
     op = flight.op
     return Part(
         key=op.key,
@@ -60,5 +71,5 @@ def take(arrays: Arrays, flight: Flight) -> Part:
         block=flight.block,
         tag=flight.step.tag,
         total=op.size,
-        value=as_payload(array.copy() if flight.kept else array),
+        value=as_payload(array),
     )

@@ -22,6 +22,9 @@ from shoal.kvstore.ring.events import (
     Fail,
     Finish,
     Flight,
+    Forsake,
+    Held,
+    Keep,
     Name,
     Send,
     State,
@@ -92,7 +95,7 @@ class AllReduceCore:
         self.peers = {r: _Peer() for r in range(workers) if r != rank}
         self.ops: dict[Name, Collective] = {}
         self.counters = Counters()
-        self.early: dict[Name, dict[tuple[int, int], tuple[int, int, Payload]]] = {}
+        self.early: dict[Name, dict[tuple[int, int], tuple[int, int, Held]]] = {}
         self.early_bytes = 0
         self.closed: set[int] = set()  # keys that this worker will not reduce again
         self._senders: dict[str, int] = {}
@@ -117,9 +120,9 @@ class AllReduceCore:
         actions: list[Action] = [
             Send(r, Ready(key=op.key, clock=op.clock)) for r in sorted(self._refused.pop(op.name, ()))
         ]
-        for (block, tag), (sender, total, value) in self.early.pop(op.name, {}).items():
-            self.early_bytes -= _cost(value)
-            actions += self._accept(op, sender, block, tag, total, value)
+        for (block, tag), (sender, total, held) in self.early.pop(op.name, {}).items():
+            self.early_bytes -= _cost(held.value)
+            actions += self._accept(op, sender, block, tag, total, held)
         if self._gone:
             return [*actions, *self._fail(op, *self._without(op, min(self._gone)))]
         for block in range(len(op.blocks)):
@@ -151,10 +154,10 @@ class AllReduceCore:
                 actions.append(Finish(op, step, op.fresh[block]))
                 op.fresh[block] = False
             else:
-                value = op.inbox.pop((block, step.tag), None)
-                if value is None:
+                held = op.inbox.pop((block, step.tag), None)
+                if held is None:
                     return actions
-                actions.append(Combine(op, step, op.fresh[block], value))
+                actions.append(Combine(op, step, op.fresh[block], held.value))
                 op.fresh[block] = False
             op.places[block] += 1
         op.left -= 1
@@ -252,6 +255,10 @@ class AllReduceCore:
         """Messages of ``sender`` are worker ``rank``'s."""
         self._senders[sender] = rank
 
+    def knows(self, sender: str) -> bool:
+        """Whether ``sender`` is a worker of this run."""
+        return sender in self._senders
+
     def _greeting(self, sender: str, m: Greet) -> list[Action]:
         if m.cluster != self.cluster or m.worker not in self.peers:
             text = (
@@ -270,12 +277,14 @@ class AllReduceCore:
             return [took, *self._again(rank)]
         if op is None:
             return self._keep(sender, rank, name, place, m)
-        actions = self._accept(op, rank, m.block, m.tag, m.total, m.value)
+        held = Held(m.value)
+        actions = self._accept(op, rank, m.block, m.tag, m.total, held)
         if op.over:
             return actions
-        if 0 <= m.block < len(op.blocks):
-            actions += self._advance(op, m.block)
-        return [took, *actions, *self._settle(op), *self._pump(now)]
+        actions += self._advance(op, m.block)
+        if op.inbox.get(place) is held:  # not used yet, and no longer the sender's to keep
+            actions.append(Keep(held))
+        return [*actions, took, *self._settle(op), *self._pump(now)]
 
     def _keep(self, sender: str, rank: int, name: Name, place: tuple[int, int], m: Part) -> list[Action]:
         """The collective has not been started here."""
@@ -284,26 +293,27 @@ class AllReduceCore:
         answer = Send(sender, Took(key=m.key, clock=m.clock, block=m.block, tag=m.tag, taken=taken))
         if place in waiting:
             return [answer, *self._again(rank)]
-        if taken:
-            self.early.setdefault(name, {})[place] = rank, m.total, m.value
-            self.early_bytes += _cost(m.value)
-        else:
+        if not taken:
             self._refused.setdefault(name, set()).add(rank)
-        return [answer]
+            return [answer]
+        held = Held(m.value)
+        self.early.setdefault(name, {})[place] = rank, m.total, held
+        self.early_bytes += _cost(m.value)
+        return [Keep(held), answer]
 
     def _again(self, rank: int) -> list[Action]:
         self.counters.duplicate[rank] = self.counters.duplicate.get(rank, 0) + 1
         return []
 
-    def _accept(self, op: Collective, rank: int, block: int, tag: int, total: int, value: Payload) -> list[Action]:
+    def _accept(self, op: Collective, rank: int, block: int, tag: int, total: int, held: Held) -> list[Action]:
         """Put a message where its step will look for it."""
-        step = _expected(op, block, tag)
+        step, value = _expected(op, block, tag), held.value
         if step is None or step.peer != rank or total != op.size or _shape(value, op) != step.stop - step.start:
             return self._fail(op, "ConfigError", self._differs(op, rank, total, value))
         done = op.blocks[block].index(step) < op.places[block]
         if done or (block, tag) in op.inbox:
             return self._again(rank)
-        op.inbox[block, tag] = value
+        op.inbox[block, tag] = held
         self.counters.applied[rank] = self.counters.applied.get(rank, 0) + 1
         self.counters.bytes_received += value.data.nbytes
         return []
@@ -394,10 +404,12 @@ class AllReduceCore:
             return []
         self._over(op)
         op.inbox.clear()
+        actions: list[Action] = [Fail(op, error, text)]
         for peer in self.peers.values():  # the caller's memory is the caller's again: send no more of it
             for flight in [f for f in peer.flights.values() if f.op is op]:
                 self._land(peer, flight, State.OVER)
-        return [Fail(op, error, text)]
+                actions.append(Forsake(flight))
+        return actions
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ __all__ = [
     "Fail",
     "Finish",
     "Flight",
+    "Forsake",
+    "Held",
+    "Keep",
     "Send",
     "State",
     "Take",
@@ -58,12 +61,19 @@ class Collective:
     fresh: list[bool] = field(default_factory=list)  # nothing has been added yet, by block
     left: int = 0  # blocks that are not done
     untaken: int = 0  # messages that the caller's memory is needed for
-    inbox: dict[tuple[int, int], Payload] = field(default_factory=dict)
+    inbox: dict[tuple[int, int], "Held"] = field(default_factory=dict)
     standings: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> Name:
         return self.key, self.clock
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """What has come in a message and is not used yet."""
+
+    value: Payload
 
 
 class State(Enum):
@@ -108,6 +118,20 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Take:
     """Copy now what ``flight`` will carry: the memory is written before it can be sent."""
+
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Make sure that ``held`` stays as it is after its sender has been told that it was taken."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Forsake:
+    """``flight`` is given up, but its peer may still read it: never use its memory again."""
 
     flight: Flight
 
@@ -162,4 +186,4 @@ class Warn:
     text: str
 
 
-Action: TypeAlias = Send | Take | Transmit | Combine | Finish | Complete | Fail | Warn
+Action: TypeAlias = Send | Take | Keep | Forsake | Transmit | Combine | Finish | Complete | Fail | Warn

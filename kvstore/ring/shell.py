@@ -7,7 +7,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from shoal import errors
-from shoal.kvstore.ring.arithmetic import Arrays, combine, finish, take
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.ring.arithmetic import Arrays, combine, finish
 from shoal.kvstore.ring.core import AllReduceCore
 from shoal.kvstore.ring.events import (
     Action,
@@ -16,13 +17,16 @@ from shoal.kvstore.ring.events import (
     Complete,
     Fail,
     Finish,
-    Flight,
+    Forsake,
+    Keep,
     Send,
     Take,
     Transmit,
     Warn,
 )
 from shoal.kvstore.ring.schedule import Do
+from shoal.kvstore.ring.staging import Staging
+from shoal.kvstore.wire.messages import Greet, Offer
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 
@@ -66,6 +70,7 @@ class RingShell:
         self._open: set[Work] = set()
         self._idle: list[threading.Event] = []
         self._woke = 0.0
+        self._staging = Staging(transport.sharing)
         for rank in core.peers:
             core.know(peer_name(rank), rank)
 
@@ -82,6 +87,13 @@ class RingShell:
             self._calls.put(op)
         self.transport.wake()
         return work.future
+
+    def alloc(self, shape: tuple[int, ...], dtype: Any) -> Array | None:
+        """Zeros in memory that peers of this host may map; None if there is no room."""
+        array = self.transport.sharing.arena.array(shape, dtype)
+        if array is not None:
+            array.fill(0)
+        return array
 
     def close_keys(self, keys: list[int]) -> None:
         """This worker will not reduce these keys again; peers that wait for it are told."""
@@ -114,7 +126,8 @@ class RingShell:
         """This worker's counts; messages count singly, and so do their bytes."""
         c = self.core.counters
         counts = {"sent": c.sent, "acknowledged": c.acknowledged, "retries": c.retries}
-        return {**counts, "bytes_pushed": c.bytes_sent, "bytes_dense": c.bytes_sent, "bytes_pulled": c.bytes_received}
+        moved = {"bytes_pushed": c.bytes_sent, "bytes_dense": c.bytes_sent, "bytes_pulled": c.bytes_received}
+        return {**counts, **moved, "bytes_shared": self.transport.sharing.spared_bytes}
 
     def books(self) -> dict[str, Any]:
         """What this worker has taken from each peer, in the form of a server's report: the other side of the ledger.
@@ -142,8 +155,18 @@ class RingShell:
     # --- the I/O thread -----------------------------------------------------------------------------------------------
 
     def receive(self, peer: str, message: Message, now: float) -> None:
-        if self._broken is None:
-            self._carry_out(self.core.receive(peer, message, now))
+        if self._broken is not None:
+            return
+        sharing = self.transport.sharing
+        if isinstance(message, Offer):
+            if self.core.knows(peer) and not sharing.shares(peer):
+                sharing.accept(peer, message.name, message.token)
+            return
+        self._carry_out(self.core.receive(peer, message, now))
+        if isinstance(message, Greet) and self.core.knows(peer) and not sharing.shares(peer):
+            name, token = sharing.offer(peer)  # should it be on this host
+            if name:
+                self.transport.send(peer, Offer(name=name, token=token))
 
     def wake(self, now: float) -> float:
         if self._broken is not None:
@@ -181,11 +204,16 @@ class RingShell:
                 case Combine(op, step, _, _):
                     combine(_arrays(op), action, step.do is Do.ADD)
                 case Transmit(flight):
-                    self.transport.send(peer_name(flight.peer), _loaded(flight))
+                    peer = peer_name(flight.peer)
+                    self.transport.send(peer, self._staging.message(peer, _arrays(flight.op), flight))
                 case Send(to, message):
                     self.transport.send(to if isinstance(to, str) else peer_name(to), message)
                 case Take(flight):
-                    _loaded(flight)
+                    self._staging.message(peer_name(flight.peer), _arrays(flight.op), flight)
+                case Keep(held):
+                    self._staging.own(held)
+                case Forsake(flight):
+                    self._staging.forsake(flight)
                 case Finish(op, _, _):
                     finish(_arrays(op), action)
                 case Complete(op):
@@ -210,10 +238,3 @@ class RingShell:
 def _arrays(op: Collective) -> Arrays:
     arrays: Arrays = op.token.arrays
     return arrays
-
-
-def _loaded(flight: Flight) -> Any:
-    """The flight's message, made when it is first needed."""
-    if flight.message is None:
-        flight.message = take(_arrays(flight.op), flight)
-    return flight.message

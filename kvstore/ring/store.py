@@ -293,6 +293,11 @@ class AllReduceKVStore(ReducingKVStore):
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
+    def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
+        """An array of zeros that workers on this host read where it is: reducing it copies nothing on its way."""
+        array = self._shell.alloc((shape,) if isinstance(shape, int) else shape, dtype)
+        return super().alloc(shape, dtype) if array is None else array
+
     def barrier(self) -> None:
         """Wait until every worker has come here, and every reduction before it is done."""
         self.flush()

@@ -1,7 +1,8 @@
 """All-reduce cores joined by an in-memory network that loses, repeats, delays and reorders messages.
 
-Memory is treated as a network card would: what is sent without a copy is read when it is delivered, and what belongs
-to the caller again is overwritten at once.
+Memory is treated as between processes that share it: what is sent is read where it lies when it is used, unless the
+core asks for a copy to `Keep`. What belongs to the caller again is overwritten at once; so is, with ``staged``, the
+block that a message was copied to, once the receiver has taken it.
 """
 
 import heapq
@@ -13,9 +14,22 @@ import numpy as np
 from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.ring.arithmetic import Arrays, combine, finish, take
 from shoal.kvstore.ring.core import AllReduceCore
-from shoal.kvstore.ring.events import Collective, Combine, Complete, Fail, Finish, Send, Take, Transmit, Warn
+from shoal.kvstore.ring.events import (
+    Collective,
+    Combine,
+    Complete,
+    Fail,
+    Finish,
+    Flight,
+    Forsake,
+    Keep,
+    Send,
+    State,
+    Take,
+    Transmit,
+    Warn,
+)
 from shoal.kvstore.ring.schedule import Block, Do, broadcast, reduction
-from shoal.kvstore.wire.messages import Part
 
 
 def collective(
@@ -33,8 +47,11 @@ def collective(
 class RingNet:
     """``workers`` cores; time passes only when `run` delivers."""
 
-    def __init__(self, workers: int, seed: int = 0, loss: float = 0.0, repeat: float = 0.0) -> None:
-        self.rng, self.loss, self.repeat = random.Random(seed), loss, repeat
+    def __init__(
+        self, workers: int, seed: int = 0, loss: float = 0.0, repeat: float = 0.0, staged: bool = False
+    ) -> None:
+        self.rng, self.loss, self.repeat, self.staged = random.Random(seed), loss, repeat, staged
+        self._blocks: list[tuple[Flight, np.ndarray]] = []
         self.cores = [AllReduceCore(r, 1, workers, "run") for r in range(workers)]
         for core in self.cores:
             core.silence_s = core.timeout_s  # nearly half of all messages are lost here
@@ -78,9 +95,6 @@ class RingNet:
             self._at(self.now, ("wake", rank))
         else:
             _, _, sender, message = event
-            if isinstance(message, Part) and not message.value.data.readonly:  # read only now, as zero-copy allows
-                copy = as_payload(as_array(message.value).copy())
-                message = Part(**{n: getattr(message, n) for n in message.names if n != "value"}, value=copy)
             self.carry_out(rank, core.receive(sender, message, self.now))
 
     def carry_out(self, rank: int, actions: list[Any]) -> None:
@@ -89,10 +103,9 @@ class RingNet:
                 case Send(to, message):
                     self._carry(rank, int(to.removeprefix("worker")) if isinstance(to, str) else to, message)
                 case Take(flight):
-                    flight.message = flight.message or take(flight.op.token, flight)
+                    self._load(flight)
                 case Transmit(flight):
-                    flight.message = flight.message or take(flight.op.token, flight)
-                    self._carry(rank, flight.peer, flight.message)
+                    self._carry(rank, flight.peer, self._load(flight))
                 case Combine(op, step, _, _):
                     combine(op.token, a, step.do is Do.ADD)
                 case Finish(op, _, _):
@@ -106,6 +119,25 @@ class RingNet:
                     self.failed.append((rank, a))
                 case Warn(text):
                     self.warned.append(text)
+                case Keep(held):
+                    held.value = as_payload(as_array(held.value).copy())
+                case Forsake():
+                    """Nothing is used again here."""
+
+        for flight, block in [b for b in self._blocks if b[0].state is State.OVER]:
+            block.fill(55)
+            self._blocks = [b for b in self._blocks if b[0] is not flight]
+
+    def _load(self, flight: Flight) -> Any:
+        if flight.message is None:
+            flight.message = take(flight.op.token, flight, self._room)
+            if self.staged:
+                self._blocks.append((flight, self._last))
+        return flight.message
+
+    def _room(self, array: np.ndarray) -> np.ndarray | None:
+        self._last = np.empty_like(array)
+        return self._last if self.staged else None
 
     def _carry(self, sender: int, to: int, message: Any) -> None:
         self.sent.append((sender, message))

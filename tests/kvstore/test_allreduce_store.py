@@ -293,3 +293,33 @@ def test_the_ledger_balances() -> None:
         applied = sum(b.get(str(rank), {"applied": 0})["applied"] for b in books)
         assert ledger["sent"] == ledger["acknowledged"] == applied > 0
     assert sum(x["bytes_pushed"] for x in ledgers) == sum(x["bytes_pulled"] for x in ledgers)
+
+
+# --- memory that workers share ----------------------------------------------------------------------------------------
+
+
+def reduce_large(kv: AllReduceKVStore) -> bool:
+    kv.init("w", np.zeros(1_000_000, np.float32))
+    right = True
+    for step in range(4):
+        own = kv.alloc(1_000_000)
+        own[:] = kv.rank + step
+        out = kv.pushpull("w", own, np.empty_like(own)) if step % 2 else kv.pushpull("w", own)
+        right &= bool((out == 2 * step + 1).all())
+        kv.barrier()  # by then everybody has mapped everybody's memory
+    return right
+
+
+def test_workers_of_one_host_read_what_they_reduce_where_it_lies() -> None:
+    with ring_cluster(2) as cluster:
+        assert cluster.each(reduce_large, "sum") == [True, True]
+        sharing = [n.transport.sharing for n in cluster.nodes]
+        if not sharing[0].arena.refusal:  # what this machine has against it
+            assert all(s.spared_bytes > 1_000_000 for s in sharing)
+
+
+def test_without_shared_memory_values_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SHM", "0")
+    with ring_cluster(2) as cluster:
+        assert cluster.each(reduce_large, "sum") == [True, True]
+        assert [n.transport.sharing.spared_bytes for n in cluster.nodes] == [0, 0]

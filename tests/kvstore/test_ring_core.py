@@ -17,6 +17,7 @@ bad_networks = st.fixed_dictionaries(
         "seed": st.integers(0, 2**32),
         "loss": st.sampled_from([0.0, 0.1, 0.4]),
         "repeat": st.sampled_from([0.0, 0.2, 0.6]),
+        "staged": st.booleans(),
     }
 )
 
