@@ -6,7 +6,7 @@ its gradient is the backward part of the same program.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,7 +61,7 @@ class Trace:
     def fits(self) -> bool:
         """Whether the captured tensors have the shapes and dtypes that they had when they were traced."""
         for source, shape, dtype in self._specs:
-            now = source.current().data
+            now = trace.coming(source)[0].data
             if now.shape != shape or now.dtype != dtype:
                 return False
         return True
@@ -113,14 +113,19 @@ class Compiled:
         found = self._find(key)
         if found is None:
             found = self.trace(args, kwargs)
-        tensors += [source.current() for source in found.sources]
+        late: dict[int, Callable[[], None]] = {}
+        for source in found.sources:
+            tensor, wait = trace.coming(source)
+            if wait is not None:
+                late[len(tensors)] = wait
+            tensors.append(tensor)
         recording = tape.state.recording
         wants = tuple([recording and getattr(x, "node", None) is not None for x in tensors])
         xp = namespace(*[x.data for x in tensors if type(x) is Tensor])
         program = found.programs.get((xp, wants))
         if program is None:
             program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.planned)
-        results = program(tensors)
+        results = program(tensors, late)
         for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
             source.current().data[...] = new.data
         return found.rebuild(results[: len(found.outputs)])
@@ -184,9 +189,9 @@ class _Differentiable:
         """Whether an output depends on an input that wants a gradient."""
         return any(h is not None for h in self.heads)
 
-    def __call__(self, tensors: Sequence[Any]) -> list[Tensor]:
+    def __call__(self, tensors: Sequence[Any], late: Mapping[int, Callable[[], None]]) -> list[Tensor]:
         run, xp = self.program.start(), self.program.xp
-        out = run.forward([x.data if isinstance(x, Tensor) else xp.asarray(x) for x in tensors])
+        out = run.forward([x.data if isinstance(x, Tensor) else xp.asarray(x) for x in tensors], late)
         node = tape.Node(self, (*tensors, run), {}, tuple(out)) if self.differentiable else None
         return [
             Tensor(x) if h is None else Tensor(x, node, i) for i, (x, h) in enumerate(zip(out, self.heads, strict=True))

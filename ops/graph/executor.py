@@ -15,7 +15,7 @@ Arenas are pooled: a run owns its arena until it is dropped. So two forward pass
 arenas, and a loop uses the same one again and again. Outputs never lie in an arena.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,12 +119,19 @@ class Run:
         self._program, self._code, self._arena = program, code, arena
         self._values = arena.values.copy()
 
-    def forward(self, arrays: Sequence[Any]) -> list[Any]:
-        """Compute the outputs of the forward part from the arrays of the (early) inputs."""
+    def forward(self, arrays: Sequence[Any], late: Mapping[int, Callable[[], None]] | None = None) -> list[Any]:
+        """Compute the outputs of the forward part from the arrays of the (early) inputs.
+
+        Args:
+            late: for inputs whose arrays are not filled yet, by number: called just before the array is read.
+        """
         code, program = self._code, self._program
         for slot, array in zip(code.inputs, arrays, strict=False):
             self._values[slot] = array
-        self._carry_out(code.forward_steps, 0, "forward")
+        before: dict[int, list[Callable[[], None]]] = {}
+        for number, wait in (late or {}).items():
+            before.setdefault(code.first_use[number], []).append(wait)
+        self._carry_out(code.forward_steps, 0, "forward", before)
         results = [self._values[slot] for slot in code.outputs[: program.forward]]
         for i in code.lent:  # a constant of the graph is not for the caller to write to
             if i < len(results):
@@ -140,7 +147,7 @@ class Run:
         code, program = self._code, self._program
         for slot, array in zip(code.inputs[len(code.inputs) - program.late :], arrays, strict=True):
             self._values[slot] = array
-        self._carry_out(code.backward_steps, program.split, "backward", made and self._announcer(made))
+        self._carry_out(code.backward_steps, program.split, "backward", {}, made and self._announcer(made))
         return [self._values[slot] for slot in code.outputs[program.forward :]]
 
     def _announcer(self, made: Callable[[int, Any], None]) -> Callable[[int], None]:
@@ -154,19 +161,30 @@ class Run:
         after(BEFORE)
         return after
 
-    def _carry_out(self, steps: list[StepFn], first: int, part: str, then: Callable[[int], None] | None = None) -> None:
+    def _carry_out(
+        self,
+        steps: list[StepFn],
+        first: int,
+        part: str,
+        before: Mapping[int, list[Callable[[], None]]],
+        then: Callable[[int], None] | None = None,
+    ) -> None:
         values = self._values
         after = self._program.note(self._code, first, values)
-        if after is None and then is None:
+        if after is None and then is None and not before:
             for step in steps:
                 step(values)
             return
         for i, step in enumerate(steps):
+            for wait in before.get(i, ()):
+                wait()
             step(values)
             if after is not None:
                 after(i)
             if then is not None:
                 then(i)
+        for wait in before.get(len(steps), ()):
+            wait()
         if after is not None:
             self._program.rehearsed(self._code, part)
 
@@ -202,6 +220,9 @@ class _Code:
         for i, (p, _) in enumerate(self.graph.outputs[program.forward :]):
             self.made.setdefault(numbers.get(p, BEFORE), []).append(i)
         self.inputs = [self.slots[p, 0] for p in self.graph.inputs]
+        forward = [p for p, _ in self.graph.operators() if p < split]
+        used = {ref: i for i in reversed(range(len(forward))) for ref in self.graph.calls[forward[i]].refs}
+        self.first_use = [used.get((p, 0), len(forward)) for p in self.graph.inputs]  # steps of the forward part
         self.outputs = [self.slots[ref] for ref in self.graph.outputs]
         consts = [{self.graph.calls[p].is_const for p, _ in owned[ref]} for ref in self.graph.outputs]
         self.lent = [i for i, kinds in enumerate(consts) if True in kinds]

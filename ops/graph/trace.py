@@ -6,7 +6,7 @@ updated value, as they do in imperative execution.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -15,7 +15,17 @@ from shoal.ops import random, tape
 from shoal.ops.graph.symbol import Symbol, variable
 from shoal.ops.registry import spec_of
 
-__all__ = ["RandomKey", "Source", "Tracer", "active", "capture", "imperatively", "is_symbol", "random_key"]
+__all__ = [
+    "RandomKey",
+    "Source",
+    "Tracer",
+    "active",
+    "capture",
+    "coming",
+    "imperatively",
+    "is_symbol",
+    "random_key",
+]
 
 
 class Source(Protocol):
@@ -25,6 +35,12 @@ class Source(Protocol):
 
     def current(self) -> Any:
         """The Tensor that it stands for now."""
+
+
+def coming(source: Source) -> tuple[Any, Callable[[], None] | None]:
+    """The source's tensor, and what to call before its value is read, if that is still on its way."""
+    ask = getattr(source, "coming", None)
+    return (source.current(), None) if ask is None else ask()
 
 
 class Held:

@@ -227,6 +227,12 @@ class Parameter:
         self._settle()
         self._arriving = wait
 
+    def coming(self) -> tuple[Tensor, Callable[[], None] | None]:
+        """Its tensor, and what to call before its value is read if that is still on its way; raises as `current`."""
+        if self._arriving is None or self._data is None:
+            return self.current(), None
+        return self._data, self._settle
+
     def _settle(self) -> None:
         if self._arriving is not None:
             self._arriving()  # if it raises, the value has still not come

@@ -183,6 +183,51 @@ def test_a_step_does_not_wait_for_weights_but_their_use_does() -> None:
     np.testing.assert_array_equal(net(batch(1)).asnumpy(), expected(batch(1)).asnumpy())
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_next_forward_pass_waits_for_each_layers_weights_when_it_comes_to_them(hybrid: bool) -> None:
+    net, seen = network(3, hybrid=hybrid), []
+    for step in range(3):  # the third run of a graph is on planned memory
+        net(batch(step))
+    weights = [layer.weight for layer in net]
+    arriving = [w.data().data.copy() for w in weights]
+    expected = net(batch(9)).asnumpy()
+
+    def arrives(number: int, weight: Any) -> None:
+        memory, new = weight.data().data, arriving[number]
+        memory[:] = np.nan
+
+        def wait() -> None:
+            seen.append((number, [i for i, w in enumerate(weights) if w.leaf() and np.isnan(w._data.data).any()]))
+            memory[:] = new
+
+        weight.arrives(wait)
+
+    for number, weight in enumerate(weights):
+        arrives(number, weight)
+    np.testing.assert_array_equal(net(batch(9)).asnumpy(), expected)
+    assert seen == [(0, [0, 1, 2]), (1, [1, 2]), (2, [2])]
+
+
+def test_a_weight_that_the_forward_pass_does_not_read_has_come_when_it_is_over() -> None:
+    net = network(1, hybrid=True)
+    unused = parameter("unused", [1.0])
+
+    class Both(shoal.nn.HybridBlock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.unused = net, unused
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x), self.unused.data()
+
+    both, waited = Both(), []
+    both.hybridize()
+    both(batch(0))
+    unused.arrives(lambda: waited.append(1))
+    both(batch(0))
+    assert waited == [1]
+
+
 # --- what can go wrong ------------------------------------------------------------------------------------------------
 
 
