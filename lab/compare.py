@@ -29,9 +29,10 @@ def _bytes(value: float) -> str:
 
 def _ledger(report: Report) -> str:
     book = report["ledger"]
-    applied = f"{book['applied']:,} applied + {book['rejected']:,} rejected" if book["rejected"] else "applied"
+    others = [f"{book[k]:,} {k}" for k in ("rejected", "dropped") if book.get(k)]
+    applied = " + ".join([f"{book['applied']:,} applied", *others]) if others else f"{book['sent']:,}"
     if book["balanced"]:
-        return f"balanced: {book['sent']:,} sent = acknowledged = {applied}"
+        return f"balanced: {applied}"
     counts = (f"{book[k]:,} {k}" for k in ("sent", "acknowledged", "applied", "rejected"))
     return f"DOES NOT BALANCE: {', '.join(counts)}"
 
@@ -51,13 +52,19 @@ _ROWS: list[tuple[str, Callable[[Report], str]]] = [
 ]
 
 
+def _title(report: Report) -> str:
+    """The run's mode, and what else its algorithm is made of, without defaults' sake."""
+    parts = [p for p in str(report.get("algo") or "").split() if not p.startswith("gate=")]
+    return " ".join([str(report["mode"]), *(p.partition("=")[2] for p in parts)])
+
+
 def comparison(reports: Sequence[Report]) -> Table:
     """A table of final reports, as `shoal run --report` writes them."""
     target = next((r["target"] for r in reports if r["target"]), "the target")
-    table = Table(title="shoal: the same script, the same data, another consistency model", title_justify="left")
+    table = Table(title="shoal: the same script, the same data, another algorithm", title_justify="left")
     table.add_column("")
     for r in reports:
-        table.add_column(str(r["mode"]), justify="right", overflow="fold")
+        table.add_column(_title(r), justify="right", overflow="fold")
     for label, cell in _ROWS:
         table.add_row(label.format(target=target), *(cell(r) for r in reports))
     return table

@@ -6,6 +6,8 @@ The report is plain data, the same in memory and in the file that ``shoal run --
 key                 value
 ==================  ================================================================================================
 mode                consistency mode: "sync", "async", "ssp:S", ..., or "allreduce"
+algo                the whole algorithm by its parts, as the last Trainer of worker 0 was made with, such as
+                    "gate=asp rule=dcasgd:lam=0.04", or ""
 workers, servers    how many processes of each role
 accuracy            the last accuracy that worker 0 reported, or null
 seconds             training time of the slowest worker
@@ -53,7 +55,7 @@ from rich.table import Table
 import shoal
 from shoal.errors import ConfigError
 from shoal.kvstore.codecs import pays
-from shoal.kvstore.gates import mode_label
+from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 from shoal.lab.staleness import bars, by_key, histogram, mean, percentile
 
@@ -83,6 +85,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
     everyone = sum(staleness.values(), Counter[int]())
     return {
         "mode": mode_label(snapshot.mode),
+        "algo": str(first.get("algo") or ""),
         "workers": len(workers),
         "servers": len(holders),
         "accuracy": metrics.get("accuracy"),
@@ -194,6 +197,8 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     verdict = "balanced" if book["balanced"] else "DOES NOT BALANCE"
     nodes = f"{_some(r['workers'], 'worker')}, {_some(r['servers'], 'server')}"
     lines = [("run", f"{r['mode'] or 'no store'}, {nodes}, seed {r['seed']}")]
+    if r["algo"] and r["algo"] != f"gate={canonical_mode(r['mode'])}":
+        lines.append(("algorithm", r["algo"]))
     lines += [(name, f"{value:.4g}") for name, value in r["metrics"].items()]
     if r["target"]:
         reached = r["seconds_to_target"]

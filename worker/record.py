@@ -46,6 +46,7 @@ class RunRecord:
         self.target, self.samples = target, 0
         self.metrics: dict[str, float] = {}
         self.status: dict[str, Any] = {}
+        self.algo = ""  # what the Trainer was made with, by its parts
         self.seconds_to_target: float | None = None
         self.weights: Callable[[], dict[str, Any]] | None = None  # set where the store does not hold them
         self._publish, self._clock = publish, clock
@@ -105,6 +106,7 @@ class RunRecord:
         target = f"{self.target[0]}={self.target[1]:g}" if self.target else None
         return {
             "samples": self.samples,
+            "algo": self.algo,
             "seconds": self.seconds,
             "target": target,
             "seconds_to_target": self.seconds_to_target,

@@ -65,6 +65,7 @@ class Trainer:
     ) -> None:
         chosen = _distinct(_named(params, optimizer_params))
         self.algo = _algorithm(algo, strategy, compression_params)
+        record.current().algo = str(self.algo)
         if self.algo.gate and kvstore in ("auto", "dist") and attached():
             kvstore = f"dist_{self.algo.gate}"
         if strategy is None or isinstance(strategy, str):

@@ -50,7 +50,7 @@ def test_each_run_is_a_column_and_each_question_a_row() -> None:
         "abcdef012345",
     ):
         assert part in text
-    assert "balanced: 8 sent = acknowledged = applied" in text
+    assert "balanced: 8" in text
 
 
 def test_a_ledger_that_does_not_balance_is_shouted() -> None:

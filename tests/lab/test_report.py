@@ -13,7 +13,7 @@ from shoal.lab import report as report_module
 from shoal.lab.report import final_report, render, save
 
 KEYS = {
-    "mode", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
+    "mode", "algo", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
     "staleness_mean", "staleness_p95", "staleness", "staleness_by_key", "skew", "bytes_pushed", "bytes_saved", "bytes_pulled", "compression", "ledger",
     "weights_sha256", "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
