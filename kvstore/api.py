@@ -186,6 +186,21 @@ class KVStore(ABC):
                 codec is unsound on weights, or with the store's update rule; says why.
         """
 
+    @property
+    def compression(self) -> str:
+        """What compresses pushes and pulls, such as ``"2bit:threshold=0.5/bf16"``; "" for nothing."""
+        return ""
+
+    def compression_report(self) -> dict[str, Any] | None:
+        """What compression has cost this worker and saved; None without it.
+
+        Returns:
+            codec; encode_s, decode_s: seconds; bytes_saved; time_saved_s: what sending those would have taken at the
+            throughput of this worker's pushes, None if unknown; pays: whether that is more than it cost, None if it is
+            too soon to say.
+        """
+        return None
+
     @abstractmethod
     def barrier(self) -> None:
         """Wait until every worker has come here, and every push before it is counted."""

@@ -404,11 +404,9 @@ class DistKVStore(KVStore):
 
     @property
     def compression(self) -> str:
-        """What compresses pushes and pulls, such as ``"2bit:threshold=0.5/bf16"``; "" for nothing."""
         return "" if self._compressor is None else self._compressor.plan.spec()
 
     def compression_report(self) -> dict[str, Any] | None:
-        """Seconds that compression took on this worker, bytes that it saved, and whether that pays; see `Cost`."""
         return None if self._compressor is None else self._compressor.report(self._link())
 
     def _run(self, jobs: list[Job], result: Any) -> Call:

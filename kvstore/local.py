@@ -23,7 +23,7 @@ from shoal.kvstore.checks import (
     cut_name,
     writable,
 )
-from shoal.kvstore.codecs import Compressor, Spec, whole_rows
+from shoal.kvstore.codecs import Compressor, Link, Spec, whole_rows
 from shoal.kvstore.events import Contribution
 from shoal.kvstore.placement import Placement
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
@@ -152,8 +152,10 @@ class LocalKVStore(KVStore):
 
     @property
     def compression(self) -> str:
-        """What compresses pushes and pulls, such as ``"2bit:threshold=0.5/bf16"``; "" for nothing."""
         return "" if self._compressor is None else self._compressor.plan.spec()
+
+    def compression_report(self) -> dict[str, Any] | None:
+        return None if self._compressor is None else self._compressor.report(Link(0, 0.0))
 
     def _push(self, name: str, array: Array | RowSparse) -> None:
         with self._lock:

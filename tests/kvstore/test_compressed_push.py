@@ -173,3 +173,14 @@ def test_a_trainer_refuses_compression_that_would_be_wrong() -> None:
         shoal.Trainer([parameter()], "sgd", {"momentum": 0.9}, compression_params="dgc")
     with pytest.raises(ConfigError, match="needs a kvstore"):
         shoal.Trainer([parameter()], "sgd", kvstore=None, compression_params="fp16")
+
+
+def test_a_store_says_what_its_compression_has_cost() -> None:
+    kv = shoal.kv.create("local", reduce="sum")
+    kv.init("w", np.zeros(1000, np.float32))
+    assert (kv.compression, kv.compression_report()) == ("", None)
+    kv.set_gradient_compression("fp16")
+    kv.push("w", np.ones(1000, np.float32))
+    report = kv.compression_report()
+    assert kv.compression == "fp16" and report is not None
+    assert report["bytes_saved"] == 2000 and report["encode_s"] > 0 and report["pays"] is None
