@@ -25,12 +25,21 @@ round waits until it closes. *Late*: a contribution computed from a version olde
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
-__all__ = ["Gate", "Progress", "canonical_mode", "gate_names", "mode_label", "parse_gate", "register_gate"]
+__all__ = [
+    "Gate",
+    "Progress",
+    "altered_gate",
+    "canonical_mode",
+    "gate_names",
+    "mode_label",
+    "parse_gate",
+    "register_gate",
+]
 
 _SYNONYMS = {"sync": "bsp", "async": "asp", "asgd": "asp", "kbatchasync": "fedbuff"}
 _KNOWN = (
@@ -180,6 +189,40 @@ def parse_gate(name: str) -> Gate:
     return replace(gate, name=sep.join(words))
 
 
+def altered_gate(gate: Gate, settings: Mapping[str, object]) -> Gate:
+    """``gate`` with another slack (``s``) or largest staleness (``max``; None for no limit), if ``settings`` have them.
+
+    >>> altered_gate(parse_gate("ssp:3"), {"s": 5, "max": 20, "momentum": 0.9}).name
+    'ssp:5,max=20'
+
+    Raises:
+        ConfigError: it has no such limit, or the value cannot be one.
+    """
+    label = mode_label(gate.name)
+    if "s" in settings:
+        if gate.slack is None or gate.rounds:
+            raise ConfigError(f"gate {label!r} has no slack: s can be changed under ssp:S and essp:S")
+        gate = replace(gate, slack=_limit("s", settings["s"]))
+    if "max" in settings:
+        if gate.rounds or gate.asks:
+            raise ConfigError(
+                f"gate {label!r} has no max: it can be changed under ssp, essp, asp and fedbuff, where what is old is "
+                "dropped by its age alone"
+            )
+        limit = settings["max"]
+        gate = replace(gate, max_staleness=None if limit is None else _limit("max", limit))
+    kind, _, rest = gate.name.partition(":")
+    words = [str(gate.slack)] if gate.slack is not None else [w for w in rest.split(",") if w and "max=" not in w]
+    words += [] if gate.max_staleness is None else [f"max={gate.max_staleness}"]
+    return replace(gate, name=":".join([kind, *([",".join(words)] if words else [])]))
+
+
+def _limit(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
+        raise ConfigError(f"{name} is a whole number of clocks, at least 0; got {value!r}")
+    return value
+
+
 def _count(name: str, text: str, least: int | None) -> int:
     if least is None:
         if text:
@@ -201,20 +244,28 @@ def _unknown(name: str) -> ConfigError:
 class Progress:
     """The clock of each worker that is still waited for, and their floor."""
 
-    __slots__ = ("clocks", "floor")
+    __slots__ = ("_slowest", "clocks", "floor")
 
     def __init__(self, ranks: tuple[int, ...]) -> None:
         self.clocks = dict.fromkeys(sorted(ranks), 0)
         self.floor = 0
+        self._slowest = len(self.clocks)  # how many are at the floor: while some are, it cannot rise
 
     def advance(self, rank: int) -> None:
         """Worker ``rank`` has contributed once more."""
-        self.clocks[rank] += 1
-        self._settle()
+        before = self.clocks[rank]
+        self.clocks[rank] = before + 1
+        if before == self.floor:
+            self._leave()
 
     def drop(self, rank: int) -> None:
         """Nobody waits for worker ``rank`` any more; the floor may rise."""
-        if self.clocks.pop(rank, None) is not None:
+        if self.clocks.pop(rank, None) == self.floor:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._slowest -= 1
+        if self._slowest == 0:
             self._settle()
 
     def behind(self, clock: int) -> tuple[int, ...]:
@@ -223,3 +274,4 @@ class Progress:
 
     def _settle(self) -> None:
         self.floor = max(self.floor, min(self.clocks.values(), default=self.floor))
+        self._slowest = sum(c == self.floor for c in self.clocks.values())

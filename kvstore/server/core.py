@@ -118,12 +118,17 @@ class Entry:
 
     def complete(self) -> bool:
         """Whether the open round has what it needs, or nobody is left to add to it."""
-        here, awaited = self.pending.get(self.version), self.progress.clocks.keys() - self.desk.resting
-        if not here or not awaited:
+        here = self.pending.get(self.version)
+        if not here or self.gate.need == 1:
             return bool(here)
-        ranks = self.contributors()
-        quota = self.quotas.get(self.version) or self.gate.quota(len(ranks | awaited))
-        return len(here) >= quota or (self.gate.waits and awaited <= ranks)
+        resting, clocks = self.desk.resting, self.progress.clocks
+        count = len(clocks.keys() - resting) if resting else len(clocks)
+        granted = self.quotas.get(self.version, 0)
+        if len(here) < count and len(here) < (granted or self.gate.quota(count)):
+            return False  # the rest is only looked at when the round may be full: pushes are many
+        awaited, ranks = clocks.keys() - resting, self.contributors()
+        quota = granted or self.gate.quota(len(ranks | awaited))
+        return not awaited or len(here) >= quota or (self.gate.waits and awaited <= ranks)
 
 
 @dataclass(slots=True)
@@ -248,6 +253,7 @@ class ServerCore:
 
     def _take(self, sender: str, m: Push, book: Ledger, entry: Entry) -> list[Action]:
         """Count a contribution, and keep it for its round unless it is too late for that."""
+        before = entry.version, entry.progress.floor
         round_ = max(m.round, entry.version) if m.quota else entry.version
         staleness = max(0, round_ - m.pulled)
         entry.progress.advance(m.worker)
@@ -270,6 +276,8 @@ class ServerCore:
             brief = bool(closed) or waits
             moved = [Accumulate(m.slice, m.worker, m.clock, m.value, brief, m.rows), *closed]
         answers = self._answer(sender, m, entry)
+        if before == (entry.version, entry.progress.floor):  # nobody who waits may go on
+            return [*moved, *answers]
         return [*moved, *answers, *self._release(m.slice, entry), *self._show(m.slice, entry)]
 
     def reject(self, sender: str, m: Push, error: str, text: str) -> list[Action]:
