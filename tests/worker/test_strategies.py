@@ -1,5 +1,6 @@
 """The algorithms against their papers' recursions, on f(w) = w^2 / 2 and through real servers."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -378,3 +379,13 @@ def test_a_parameter_that_is_left_out_contributes_zero_to_the_mean() -> None:
 
     with thread_cluster(2, 1) as cluster:
         assert cluster.each(work) == [pytest.approx(0.85, abs=1e-12)] * 2
+
+
+@pytest.mark.parametrize("strategy", ["diloco:h=2", "easgd:tau=2"])
+def test_what_is_on_the_servers_is_not_saved_by_a_worker(strategy: str, tmp_path: Path) -> None:
+    with thread_cluster(1, 1) as cluster:
+        store = cluster.store(0, reduce="sum" if strategy.startswith("easgd") else "mean")
+        worker = Worker(store, strategy)
+        worker.step(3)
+        with pytest.raises(ConfigError, match="the optimizer's states are on the servers"):
+            worker.trainer.save_states(tmp_path / "states")
