@@ -31,16 +31,19 @@ class _Levels(Blockwise):
 
         Everything is positive, so that a cast is a floor; rounding can lead just past the last level, and is cut.
         """
-        info, offset = np.finfo(rows.dtype), offset_of(top)
-        unit = (np.minimum(length, float(info.max)) / top).astype(rows.dtype)
-        unit[unit < info.tiny * 2] = 0
-        with np.errstate(divide="ignore"):
-            inverse = np.where(unit > 0, 1 / unit, 0).astype(rows.dtype)
+        offset, (least, most) = offset_of(top), _RANGE[rows.dtype]
+        unit: Array = np.minimum(length, most) / rows.dtype.type(top)
+        inverse = 1 / np.maximum(unit, least)
+        unit *= unit >= least  # codes of what is smaller mean nothing
         scaled, codes = scratch("scaled", rows.size, np.float32), scratch("codes", rows.size, np.uint16)
         np.multiply(rows, inverse[:, None], out=scaled.reshape(rows.shape), casting="same_kind")
         scaled += place.above(offset, rows.size)
         np.copyto(codes, scaled, casting="unsafe")
         return np.minimum(codes, full(codes.size, np.uint16(offset + top)), out=codes), unit
+
+
+_RANGE = {d: (2 * np.finfo(d).tiny, np.finfo(d).max) for d in (np.dtype(np.float32), np.dtype(np.float64))}
+"""The smallest unit, and the largest length."""
 
 
 def offset_of(top: int) -> int:
