@@ -20,6 +20,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore import codecs
 from shoal.kvstore.gates import mode_label
 from shoal.lab.kvcases import CASES, Shape, parse_bytes, percentile, rates, set_bytes
+from shoal.scheduler.gather import ALLREDUCE
 from shoal.scheduler.local import JobConfig, LocalLauncher
 
 __all__ = ["MARK", "OPTIMIZERS", "Plan", "cycles_for", "kv_bench", "lossless", "plan", "show", "summary"]
@@ -135,6 +136,8 @@ def kv_bench(made: Plan, *, workers: int, servers: int, mode: str, as_json: bool
         else:
             print(f"[{source}] {line}", file=sys.stderr, flush=True)
 
+    if mode == ALLREDUCE:  # it needs no servers, and updates nothing
+        servers, made = 0, dataclasses.replace(made, optimizer="none")
     script = str(Path(__file__).with_name("kvworker.py"))
     job = JobConfig(script=script, args=(made.to_json(),), workers=workers, servers=servers, mode=mode)
     outcome = LocalLauncher(on_line).launch(job)

@@ -124,3 +124,12 @@ def test_a_small_run_is_right_to_the_bit(capfd: pytest.CaptureFixture[str]) -> N
     report = json.loads(capfd.readouterr().out)
     assert [s["error"] for s in report["sets"]] == [0.0, 0.0]
     assert all(s["p50_ms"] > 0 and s["cycles"] == 4 for s in report["sets"])
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_an_all_reduce_is_measured_without_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["kv-bench", "-n", "2", "--mode", "allreduce", "--size", "1KB,1MB", "--iters", "2", "--json"])
+    about = json.loads(capsys.readouterr().out)
+    assert (code, about["mode"], about["servers"], about["optimizer"]) == (0, "allreduce", 0, "none")
+    assert [s["error"] for s in about["sets"]] == [0, 0]
