@@ -35,6 +35,7 @@ from shoal.kvstore.checks import (
     cut_name,
     writable,
 )
+from shoal.kvstore.client.backlog import Backlog
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.loading import load, pieces
 from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
@@ -104,6 +105,7 @@ class DistKVStore(KVStore):
         self._entries: dict[str, _Entry] = {}
         self._called: dict[str, str] = {}  # from a key's name in the run to this store's name for it
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
+        self._backlog = Backlog(timeout_s + 5.0)
         self._number, self._lock = 0, Lock()
         self._desk = -1  # the server that gives places in this store's rounds
         self._pushed = False
@@ -240,12 +242,18 @@ class DistKVStore(KVStore):
             if rows is not None:
                 jobs += self._row_jobs(name, entry, rows, priority)
                 continue
-            array = self._fitting(name, entry, v)
+            arrays.append(self._fitting(name, entry, v))
             entries.append(entry)
-            kept = entry.bundle is not None or self._encodes(entry) or self._shell.lies_well(array)
-            arrays.append(array if kept else self._copy(array))
+        shared = [self._shell.lies_well(a) for a in arrays]
+        copied_bytes = sum(a.nbytes for a, lies in zip(arrays, shared, strict=True) if not lies)
+        self._backlog.make_room(copied_bytes)
+        for i, entry in enumerate(entries):
+            if entry.bundle is None and not shared[i] and not self._encodes(entry):
+                arrays[i] = self._copy(arrays[i])
         self._advise()
-        return self._remember(self._run(jobs + self._jobs(entries, arrays, None, priority), None))
+        call = self._run(jobs + self._jobs(entries, arrays, None, priority), None)
+        self._backlog.keep(call, copied_bytes)
+        return self._remember(call)
 
     def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
         who = f"worker {self.rank}"
@@ -280,12 +288,17 @@ class DistKVStore(KVStore):
         arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
         places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
         targets = [self._target(n, e, p) for n, e, p in zip(names, entries, places, strict=True)]
+        copied_bytes = 0
         for i, (e, a) in enumerate(zip(entries, arrays, strict=True)):
             if e.bundle is None and np.may_share_memory(a, targets[i][1]):
+                self._backlog.make_room(copied_bytes + a.nbytes)
                 arrays[i] = self._copy(a)  # the answer is written where the question still lies
+                copied_bytes += arrays[i].nbytes
         self._advise()
         jobs = self._jobs(entries, arrays, [flat for _, flat in targets], priority)
-        return self._remember(self._run(jobs, _like(key, [t for t, _ in targets])))
+        call = self._run(jobs, _like(key, [t for t, _ in targets]))
+        self._backlog.keep(call, copied_bytes)
+        return self._remember(call)
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
         names, (values,) = as_lists(key, value)
