@@ -17,21 +17,37 @@ from shoal.kvstore.wire.messages import (
     Abort,
     Barrier,
     BarrierWaiting,
+    Change,
+    Changed,
+    Control,
+    Controlled,
     Declare,
     Farewell,
     KeyLayout,
     KeySpec,
     Left,
+    Noted,
     Placed,
     Refused,
     Released,
     Roster,
+    Settle,
     Stop,
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.kvstore.wire.transport import Transport
-from shoal.scheduler.member import STATUS_S, Action, Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
+from shoal.scheduler.member import (
+    STATUS_S,
+    Action,
+    Fail,
+    MemberConfig,
+    MemberCore,
+    News,
+    Question,
+    barrier_key,
+    declare_key,
+)
 from shoal.version import VERSION
 
 __all__ = ["Membership"]
@@ -83,7 +99,9 @@ class Membership:
         self.on_roster: Callable[[Roster], None] = _ignore
         self.on_left: Callable[[Left], None] = _ignore
         self.on_stop: Callable[[], None] = _ignore
-        self.on_abort: Callable[[str, str], None] = _ignore
+        self.on_abort: Callable[[ShoalError], None] = _ignore
+        self.on_change: Callable[[Change], None] = _ignore
+        self.changes: list[Change] = []  # of settings, so far; only ever grows
         self.failure: ShoalError | None = None
         self.aborted = False  # the scheduler has said that the run has failed
         self.gone = False  # nothing more will be said
@@ -122,7 +140,7 @@ class Membership:
                     self._news(message)
                 case Fail(error, culprit, reason):
                     text = f"{culprit}: {reason}" if error == "NodeLostError" else reason
-                    self._fail(errors.named(error, text, MembershipError), culprit, reason)
+                    self._fail(errors.named(error, text, MembershipError))
 
     def _news(self, m: Message) -> None:
         match m:
@@ -139,9 +157,13 @@ class Membership:
                 self.on_left(m)
             case Stop():
                 self.on_stop()
-            case Abort(culprit=culprit, reason=reason):
+            case Changed(change=change):
+                self.on_change(change)
+                self.changes.append(change)
+            case Abort(culprit=culprit, reason=reason, detail=detail):
                 self.aborted = True
-                self._fail(NodeLostError(f"the run has failed: {culprit}: {reason}"), culprit, reason)
+                error = NodeLostError(f"the run has failed: {culprit}: {reason}")
+                self._fail(errors.noted(error, f"{culprit}:\n{detail}" if detail else ""))
             case Farewell():
                 self._set(gone=True)
             case _:
@@ -154,15 +176,15 @@ class Membership:
                     self._answers[barrier_key(name, index)] = m
                 case BarrierWaiting(name=name, index=index, missing=missing):
                     self._waiting[barrier_key(name, index)] = missing
-                case Placed(request=request):
+                case Placed(request=request) | Noted(request=request) | Controlled(request=request):
                     self._answers[declare_key(request)] = m
                 case Refused(seq=seq):
                     self._answers[declare_key(seq)] = m
             self._changed.notify_all()
 
-    def _fail(self, error: ShoalError, culprit: str, reason: str) -> None:
+    def _fail(self, error: ShoalError) -> None:
         self._set(failure=error, gone=True)
-        self.on_abort(culprit, reason)
+        self.on_abort(error)
 
     def _set(self, **values: Any) -> None:
         with self._changed:
@@ -280,24 +302,61 @@ class Membership:
             ShapeError, DTypeError, ConfigError: another worker declared it otherwise; the text has both.
             StoreTimeoutError: the scheduler did not answer in time.
         """
-        with self._changed:
-            self._requests += 1
-            request = self._requests
+        request = self._number()
         message = Declare(request=request, gate=gate, reduce=reduce, store=store, private=private, keys=tuple(specs))
-        answer = self._ask(declare_key(request), message, timeout_s, lambda: "the scheduler to place the declared keys")
-        if isinstance(answer, Refused):
-            raise errors.named(answer.error, answer.text, MembershipError)
+        answer = self._answer_to(request, message, timeout_s, "place the declared keys")
         if not isinstance(answer, Placed):
             raise MembershipError(f"the scheduler answered a declaration with {type(answer).__name__}")
         return answer.layouts
+
+    def settle(
+        self, store: int, optimizer: str, params: Plain, gradients: bool = True, timeout_s: float | None = 60.0
+    ) -> None:
+        """The servers have installed this optimizer for a store: changes are checked against it.
+
+        Args:
+            gradients: whether gradients are pushed, and not differences of weights.
+        """
+        request = self._number()
+        message = Settle(request=request, store=store, optimizer=optimizer, params=params, gradients=gradients)
+        self._answer_to(request, message, timeout_s, "take note of the optimizer")
+
+    def control(
+        self, store: int, settings: dict[str, Plain], at_clock: int = -1, timeout_s: float | None = 60.0
+    ) -> Change:
+        """Change settings of a store. Returns when every process of the run has heard of it.
+
+        Args:
+            at_clock: each slice takes them when its version is this; -1 is at once.
+        Raises:
+            ConfigError: the store cannot take them; says what it knows.
+            StoreTimeoutError: somebody has not heard of it in time.
+        """
+        request = self._number()
+        message = Control(request=request, token="", by="", store=store, settings=settings, at_clock=at_clock)
+        answer = self._answer_to(request, message, timeout_s, "tell every process of the new settings")
+        if not isinstance(answer, Controlled):
+            raise MembershipError(f"the scheduler answered a change of settings with {type(answer).__name__}")
+        return answer.change
+
+    def _number(self) -> int:
+        with self._changed:
+            self._requests += 1
+            return self._requests
+
+    def _answer_to(self, request: int, message: Question, timeout_s: float | None, purpose: str) -> Message:
+        answer = self._ask(declare_key(request), message, timeout_s, lambda: f"the scheduler to {purpose}")
+        if isinstance(answer, Refused):
+            raise errors.named(answer.error, answer.text, MembershipError)
+        return answer
 
     def set_status(self, status: dict[str, Any]) -> None:
         """Show ``status`` to whoever watches the run; cheap enough to call at every step."""
         self._status = dict(status)
 
-    def request_goodbye(self, report: Plain, failed: str = "") -> None:
+    def request_goodbye(self, report: Plain, failed: str = "", detail: str = "") -> None:
         """Say goodbye without waiting; ``gone`` turns true when it is answered, or has been tried long enough."""
-        self._enqueue(lambda now: self.core.leave(failed, report, now))
+        self._enqueue(lambda now: self.core.leave(failed, report, now, detail))
 
     def goodbye(self, report: Plain, failed: str = "", timeout_s: float = 5.0) -> bool:
         """Say goodbye: with ``failed`` empty this process is done, otherwise the run fails for that reason.
@@ -311,7 +370,7 @@ class Membership:
             self._changed.wait_for(lambda: self.gone, timeout_s)
             return self.gone and self.failure is None
 
-    def _ask(self, key: str, message: Barrier | Declare, timeout_s: float | None, what: Callable[[], str]) -> Message:
+    def _ask(self, key: str, message: Question, timeout_s: float | None, what: Callable[[], str]) -> Message:
         self._enqueue(lambda now: self.core.ask(key, message, now))
         try:
             self._wait(lambda: key in self._answers, timeout_s, what)
@@ -329,7 +388,7 @@ class Membership:
         with self._changed:
             while not ready():
                 if self.failure is not None:
-                    raise errors.named(type(self.failure).__name__, str(self.failure), MembershipError)
+                    raise errors.again(self.failure)
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     who = f"{self.core.config.role} {self._welcome.rank if self._welcome else '(not joined)'}"

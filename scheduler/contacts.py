@@ -19,6 +19,7 @@ class Contact:
     sender: str
     seen: float
     status: Plain = None
+    generation: int = 0  # what it has heard of
 
 
 class Contacts:

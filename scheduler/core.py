@@ -23,6 +23,8 @@ from shoal.kvstore.wire.messages import (
     Alive,
     Barrier,
     BarrierWaiting,
+    Changed,
+    Control,
     Declare,
     Farewell,
     Goodbye,
@@ -31,9 +33,11 @@ from shoal.kvstore.wire.messages import (
     Left,
     Member,
     NodeStatus,
+    Noted,
     Placed,
     Refused,
     Released,
+    Settle,
     Snapshot,
     Stop,
     Watch,
@@ -42,11 +46,13 @@ from shoal.kvstore.wire.messages import (
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
 from shoal.scheduler.contacts import Contacts, Watchers
+from shoal.scheduler.control import Asker, Check, Controls
 from shoal.scheduler.gather import ALLREDUCE, Count, Gathering, as_count, check_servers
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
     Aborted,
     ClusterState,
+    Configured,
     Declared,
     Departed,
     Dropped,
@@ -118,9 +124,14 @@ class SchedulerConfig:
 
 
 class SchedulerCore:
-    """Who is in the cluster, in which order they came and went, and what they declared."""
+    """Who is in the cluster, in which order they came and went, what they declared, and what was changed since.
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    Args:
+        config: what the run is.
+        check: whether a store can take new settings.
+    """
+
+    def __init__(self, config: SchedulerConfig, check: Check = lambda settings, *_: (settings, "")) -> None:
         self.config = config
         self.mode = canonical_mode(config.mode) if config.mode else ""
         if not as_count(config.servers).least and not as_count(config.servers).more:
@@ -129,6 +140,7 @@ class SchedulerCore:
         self.gathering = Gathering(counts, config.settle_s)
         self.state = ClusterState(counts["worker"].least, counts["server"].least)
         self.log: list[Record] = []
+        self._controls = Controls(self.state, self.log, self._commit, check)
         self.barriers = Barriers()
         self._contacts = Contacts()
         self._watchers = Watchers()
@@ -138,6 +150,8 @@ class SchedulerCore:
             Heartbeat: self._heartbeat,
             Barrier: self._barrier,
             Declare: self._declare,
+            Settle: self._settle,
+            Control: self._control,
             Goodbye: self._goodbye,
         }
 
@@ -151,7 +165,7 @@ class SchedulerCore:
             actions = self._message(event.sender, event.message)
         elif isinstance(event, Interrupted) and not self._over:
             actions = self._fail("the scheduler", event.reason)
-        return [*actions, *self._begin(), *self._expire(), *self._end()]
+        return [*actions, *self._begin(), *self._expire(), *self._confirm(), *self._end()]
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
@@ -175,6 +189,8 @@ class SchedulerCore:
             return self._watch(sender)
         if isinstance(m, Join):
             return self._join(sender, m)
+        if isinstance(m, Control) and m.token:
+            return self._change(sender, (m.token, m.request), m, m.by[:80], worker=False)
         node = self.state.tokens.get(self._contacts.token_of(sender))
         handler = self._handlers.get(type(m))
         if node is None:
@@ -234,7 +250,9 @@ class SchedulerCore:
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
-        news += [left for left in self.state.departures if not _is_about(left, node.member)]
+        since: list[Left | Changed] = [x for x in self.state.departures if not _is_about(x, node.member)]
+        since += self.state.changes
+        news += sorted(since, key=lambda m: m.generation)
         if self._stopping and node.member.role == "server":
             news.append(_STOP)
         return [Send(sender, message) for message in news]
@@ -285,7 +303,8 @@ class SchedulerCore:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _heartbeat(self, node: Node, sender: str, m: Heartbeat) -> list[Action]:
-        self._contacts[node.token].status = m.status
+        contact = self._contacts[node.token]
+        contact.status, contact.generation = m.status, max(contact.generation, m.generation)
         return [Send(sender, self._standing(node))]
 
     def _standing(self, node: Node) -> Message:
@@ -349,6 +368,34 @@ class SchedulerCore:
         layouts = self.state.placement.layouts
         return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[spec.key] for spec in m.keys)))]
 
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, node: Node, sender: str, m: Settle) -> list[Action]:
+        by, known = describe(node.member), self.state.optimizers.get(m.store)
+        repeated = known is not None and (known.by, known.request) == (by, m.request)
+        if self.state.phase == "running" and not repeated:
+            self._commit(Configured(by, m.request, m.store, m.optimizer, m.params, m.gradients))
+        return [Send(sender, Noted(request=m.request))]
+
+    def _control(self, node: Node, sender: str, m: Control) -> list[Action]:
+        if node.member.role != "worker":
+            return [_refuse(sender, "LocalProtocolError", "only workers and operators change settings", m.request)]
+        return self._change(sender, (node.token, m.request), m, describe(node.member), worker=True)
+
+    def _change(self, sender: str, asker: Asker, m: Control, by: str, worker: bool) -> list[Action]:
+        """A request for new settings, or its repetition: everybody is told who has not heard of them."""
+        changed, objection = self._controls.ask(sender, asker, m, by, worker)
+        if changed is None:
+            return [_refuse(sender, "ConfigError", objection, m.request)]
+        return self._tell(self._unaware(changed.generation), changed)
+
+    def _unaware(self, generation: int) -> list[Node]:
+        return [n for n in self._live() if self._contacts[n.token].generation < generation]
+
+    def _confirm(self) -> list[Action]:
+        told = self._controls.confirmed(lambda g: tuple(describe(n.member) for n in self._unaware(g)), self._over)
+        return [Send(sender, answer) for sender, answer in told]
+
     # --- leaving and failing ------------------------------------------------------------------------------------------
 
     def _goodbye(self, node: Node, sender: str, m: Goodbye) -> list[Action]:
@@ -361,7 +408,8 @@ class SchedulerCore:
         early = self.state.phase == "gathering" or (node.member.role == "server" and not self._stopping)
         if m.failed or early:
             reason = m.failed or "left before the run was complete"
-            return [farewell, *self._fail(describe(node.member), reason, (node.token,), "failed", m.report)]
+            fails = self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
+            return [farewell, *fails]
         self._commit(Departed(node.token, "done", m.report))
         return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
 
@@ -376,13 +424,19 @@ class SchedulerCore:
         return self.state.phase == "running" and not self._live("worker")
 
     def _fail(
-        self, culprit: str, reason: str, tokens: tuple[str, ...] = (), state: str = "failed", report: Plain = None
+        self,
+        culprit: str,
+        reason: str,
+        tokens: tuple[str, ...] = (),
+        state: str = "failed",
+        report: Plain = None,
+        detail: str = "",
     ) -> list[Action]:
-        self._commit(Aborted(culprit, reason, tokens, state, report))
+        self._commit(Aborted(culprit, reason, tokens, state, report, detail))
         return self._tell(self._live(), self._abort())
 
     def _abort(self) -> Abort:
-        return Abort(culprit=self.state.culprit, reason=self.state.reason)
+        return Abort(culprit=self.state.culprit, reason=self.state.reason, detail=self.state.detail)
 
     def _expire(self) -> list[Action]:
         if self._over or self._now < self._next_check:
@@ -452,6 +506,7 @@ class SchedulerCore:
             culprit=self.state.culprit,
             missing=self.missing(),
             nodes=tuple(self._status(self.state.nodes[place]) for place in sorted(self.state.nodes)),
+            changes=tuple(c.change for c in self.state.changes),
         )
 
     def _status(self, node: Node) -> NodeStatus:
@@ -524,6 +579,8 @@ def _digest(state: ClusterState) -> tuple[Any, ...]:
         tuple(sorted((n, s.gate, s.reduce) for n, s in state.stores.items())),
         state.nodes,
         state.departures,
+        state.optimizers,
+        state.changes,
         state.placement.layouts,
     )
 

@@ -9,12 +9,14 @@ from typing import TypeAlias
 
 from shoal.errors import LocalProtocolError
 from shoal.kvstore.placement import Placement
-from shoal.kvstore.wire.messages import KeySpec, Left, Member, Roster
+from shoal.kvstore.wire.messages import Change, Changed, KeySpec, Left, Member, Roster
 from shoal.kvstore.wire.schema import Plain
 
 __all__ = [
     "Aborted",
+    "Altered",
     "ClusterState",
+    "Configured",
     "Declared",
     "Departed",
     "Dropped",
@@ -69,6 +71,25 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """The servers have installed an optimizer for a store."""
+
+    by: str
+    request: int
+    store: int
+    optimizer: str
+    params: Plain
+    gradients: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Altered:
+    """Somebody has asked for new settings of a store."""
+
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
 class Departed:
     """A process has said goodbye. ``state`` is "done", or "stopped" when the run had failed before."""
 
@@ -86,6 +107,7 @@ class Aborted:
     tokens: tuple[str, ...]
     state: str
     report: Plain
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +115,7 @@ class Finished:
     """Everybody has said goodbye: the run is complete."""
 
 
-Record: TypeAlias = Joined | Dropped | Started | Declared | Departed | Aborted | Finished
+Record: TypeAlias = Joined | Dropped | Started | Declared | Configured | Altered | Departed | Aborted | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +154,11 @@ class ClusterState:
     workers: int
     servers: int
     phase: str = "gathering"  # then "running", then "finished" or "failed"
-    generation: int = 0  # grows with every change of membership
+    generation: int = 0  # grows with every change of membership or of settings
     epoch: int = 1  # of the placement
     culprit: str = ""
     reason: str = ""
+    detail: str = ""
     gate: str = ""  # of the first store that a script made, for display
     stores: dict[int, Settled] = field(default_factory=dict)  # by number
     nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
@@ -144,6 +167,8 @@ class ClusterState:
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
     departures: list[Left] = field(default_factory=list)  # of workers, each with the generation that it made
+    optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
+    changes: list[Changed] = field(default_factory=list)  # of settings, each with the generation that it made
     placement: Placement = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,10 +188,15 @@ class ClusterState:
                 self._start()
             case Declared():
                 self._declare(record)
+            case Configured():
+                self.optimizers[record.store] = record
+            case Altered(change):
+                self.generation += 1
+                self.changes.append(Changed(generation=self.generation, change=change))
             case Departed(token, state, report):
                 self._depart(self.tokens[token], state, report)
-            case Aborted(culprit, reason, tokens, state, report):
-                self.phase, self.culprit, self.reason = "failed", culprit, reason
+            case Aborted(culprit, reason, tokens, state, report, detail):
+                self.phase, self.culprit, self.reason, self.detail = "failed", culprit, reason, detail
                 for token in tokens:
                     self.tokens[token].state, self.tokens[token].report = state, report
             case Finished():

@@ -13,16 +13,21 @@ from shoal.kvstore.wire.messages import (
     Alive,
     Barrier,
     BarrierWaiting,
+    Changed,
+    Control,
+    Controlled,
     Declare,
     Farewell,
     Goodbye,
     Heartbeat,
     Join,
     Left,
+    Noted,
     Placed,
     Refused,
     Released,
     Roster,
+    Settle,
     Stop,
     Welcome,
 )
@@ -65,6 +70,10 @@ Event: TypeAlias = Received | Woke
 Action: TypeAlias = Send | News | Fail
 
 
+Question: TypeAlias = Barrier | Declare | Control | Settle
+"""What is repeated until it is answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
     """Who a process is.
@@ -96,7 +105,7 @@ class MemberConfig:
 
 @dataclass(slots=True)
 class _Asked:
-    message: Barrier | Declare
+    message: Question
     again_at: float
 
 
@@ -118,7 +127,7 @@ class MemberCore:
 
     # --- what the application asks for --------------------------------------------------------------------------------
 
-    def ask(self, key: str, message: Barrier | Declare, now: float) -> list[Action]:
+    def ask(self, key: str, message: Question, now: float) -> list[Action]:
         """Send ``message`` and repeat it until it is answered, or `forget` is called with the same ``key``."""
         self._asked[key] = _Asked(message, now + ASK_RETRY_S)
         return self._send(message) if self.phase in ("waiting", "running") else []
@@ -132,13 +141,13 @@ class MemberCore:
         """What the next heartbeat says; sent soon, but not more often than `STATUS_S` allows."""
         self.status, self._status_new = status, True
 
-    def leave(self, failed: str, report: Plain, now: float) -> list[Action]:
+    def leave(self, failed: str, report: Plain, now: float, detail: str = "") -> list[Action]:
         """Say goodbye, and repeat it until it is answered or `MemberConfig.goodbye_s` have passed."""
         if self.phase in ("leaving", "over"):
             return []
         if self.phase == "joining":  # the scheduler has never answered: nobody would miss this process
             return self._over(Farewell())
-        self.phase, self._goodbye = "leaving", Goodbye(failed=failed, report=report)
+        self.phase, self._goodbye = "leaving", Goodbye(failed=failed, detail=detail, report=report)
         self._leave_by, self._next_send = now + self.config.goodbye_s, now + GOODBYE_RETRY_S
         return self._send(self._goodbye)
 
@@ -223,7 +232,7 @@ class MemberCore:
             return []
         self._next_send = self._now + self._lease_s() / 16  # until an answer says that there is time
         self._beaten_at, self._status_new = self._now, False
-        return self._send(Heartbeat(status=self.status))
+        return self._send(Heartbeat(status=self.status, generation=self.generation))
 
     def _repeat(self) -> list[Action]:
         actions: list[Action] = []
@@ -237,8 +246,8 @@ class MemberCore:
 
     def _message(self, m: Message) -> list[Action]:
         match m:
-            case Abort(culprit=culprit, reason=reason):
-                return self._aborted(culprit, reason)
+            case Abort():
+                return self._aborted(m)
             case Farewell():
                 return self._over(m) if self.phase == "leaving" else []
             case Refused():
@@ -251,13 +260,17 @@ class MemberCore:
                 return self._complete(m)
             case Left():
                 return self._left(m)
+            case Changed():
+                return self._changed(m)
             case Alive(generation=generation):
                 return self._send(self._join()) if generation > self.generation else []
             case Released(name=name, index=index):
                 return self._answered(barrier_key(name, index), m)
             case BarrierWaiting(name=name, index=index):
                 return [News(m)] if barrier_key(name, index) in self._asked else []
-            case Placed(request=request):
+            case Placed(request=request) | Noted(request=request):
+                return self._answered(declare_key(request), m)
+            case Controlled(request=request):
                 return self._answered(declare_key(request), m)
             case Stop():
                 return self._stop(m)
@@ -288,6 +301,14 @@ class MemberCore:
         self.generation = m.generation
         return [News(m)]
 
+    def _changed(self, m: Changed) -> list[Action]:
+        """Like departures; but somebody waits for it, so that nothing here is left to the next heartbeat."""
+        if self.roster is None or m.generation > self.generation + 1:
+            return self._send(self._join())
+        news: list[Action] = [News(m)] if m.generation == self.generation + 1 else []
+        self.generation = max(self.generation, m.generation)
+        return [*news, *self._send(Heartbeat(status=self.status, generation=self.generation))]
+
     def _stop(self, m: Stop) -> list[Action]:
         if self.roster is None:  # the stop has overtaken it
             return self._send(self._join())
@@ -306,12 +327,12 @@ class MemberCore:
             return self._over(Farewell())
         return self._fail(m.error, m.text)
 
-    def _aborted(self, culprit: str, reason: str) -> list[Action]:
+    def _aborted(self, m: Abort) -> list[Action]:
         if self.phase == "leaving":  # the goodbye crossed it; repeating the goodbye brings the farewell
             return []
         self.phase = "over"
         known = Goodbye(failed="told to stop", report=None)
-        return [*self._send(known), News(Abort(culprit=culprit, reason=reason))]
+        return [*self._send(known), News(m)]
 
     # --- common -------------------------------------------------------------------------------------------------------
 

@@ -135,3 +135,18 @@ def named(name: str, text: str, otherwise: type[ShoalError]) -> ShoalError:
     """The error that a peer has named by its class; a name that is not in `__all__` gives ``otherwise``."""
     cls = globals()[name] if name in __all__ else None
     return cls(text) if cls is not None else otherwise(f"{name}: {text}")
+
+
+def noted(error: ShoalError, note: str) -> ShoalError:
+    """``error`` with a note, such as the traceback of another process; it is shown below the message."""
+    if note:
+        error.add_note(note)
+    return error
+
+
+def again(error: ShoalError) -> ShoalError:
+    """A new error of the same class, with the same text and notes: one that was raised has a traceback of its own."""
+    made = type(error)(str(error))
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    return made

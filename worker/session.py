@@ -86,7 +86,7 @@ class Session:
         )
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
-        self.membership.on_abort = self._on_abort
+        self.membership.on_abort = self._give_up
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
         self.stores: list[DistKVStore | AllReduceKVStore] = []
@@ -125,10 +125,7 @@ class Session:
         if left.role == "worker":
             self.ring.left(left.rank)
 
-    def _on_abort(self, culprit: str, reason: str) -> None:
-        self._give_up(NodeLostError(f"the run has failed: {culprit}: {reason}"))
-
-    def _give_up(self, error: MembershipError) -> None:
+    def _give_up(self, error: ShoalError) -> None:
         """Every call, now and later, raises ``error``; a script that does not end by it is ended."""
         self.aborted.set()
         if self.shell is not None:

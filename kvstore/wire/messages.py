@@ -14,6 +14,13 @@ __all__ = [
     "Ask",
     "Barrier",
     "BarrierWaiting",
+    "Call",
+    "CallPart",
+    "Called",
+    "Change",
+    "Changed",
+    "Control",
+    "Controlled",
     "Declare",
     "Done",
     "Farewell",
@@ -31,6 +38,7 @@ __all__ = [
     "Left",
     "Member",
     "NodeStatus",
+    "Noted",
     "Offer",
     "Part",
     "Placed",
@@ -43,6 +51,7 @@ __all__ = [
     "Roster",
     "Segment",
     "SetOptimizer",
+    "Settle",
     "Slice",
     "Snapshot",
     "Standing",
@@ -121,6 +130,28 @@ class KeyLayout:
 
 
 @record
+class CallPart:
+    """Elements ``start:stop`` of a key's flattened value, which lie at ``offset`` of slice ``slice``."""
+
+    slice: int
+    key: str
+    start: int
+    stop: int
+    offset: int = 0
+
+
+@record
+class Change:
+    """New settings of a store while it is in use, as the scheduler's log numbers them."""
+
+    number: int  # from 1
+    store: int
+    settings: dict[str, Plain]  # hyper-parameters by name; s and max, of the gate; codec
+    at_clock: int  # each slice takes it when its version is this; -1: at once
+    by: str  # who asked for it
+
+
+@record
 class NodeStatus:
     """What the scheduler knows of one process."""
 
@@ -180,6 +211,7 @@ class Heartbeat(Message):
     """Sign of life, at a third of the lease or faster, with what the node wants shown of its progress."""
 
     status: Plain
+    generation: int = 0  # what the node has heard of, without gaps; said at once when a `Changed` has come
 
 
 @message(5, "scheduler -> node")
@@ -239,6 +271,7 @@ class Goodbye(Message):
     """The node is done (``failed`` is empty) or gives up (``failed`` says why). Repeated until `Farewell`."""
 
     failed: str
+    detail: str = ""  # such as a traceback
     report: Plain
 
 
@@ -263,6 +296,7 @@ class Abort(Message):
 
     culprit: str  # such as "worker 1 (host a, pid 4711)"
     reason: str
+    detail: str = ""  # such as the culprit's traceback
 
 
 @message(15, "scheduler -> server")
@@ -288,6 +322,54 @@ class Snapshot(Message):
     culprit: str
     missing: tuple[str, ...]
     nodes: tuple[NodeStatus, ...]
+    changes: tuple[Change, ...] = ()  # of settings, so far
+
+
+@message(18, "worker or operator -> scheduler")
+class Control(Message):
+    """Ask for new settings of a store. Repeated until `Controlled` says that nobody is missing, or `Refused`."""
+
+    request: int
+    token: str  # random, of an operator, who is no member of the run; "" of a worker
+    by: str  # what an operator is called
+    store: int
+    settings: dict[str, Plain]
+    at_clock: int
+
+
+@message(19, "scheduler -> node")
+class Changed(Message):
+    """A store has new settings. Like departures, changes come in order: each is a generation."""
+
+    generation: int
+    change: Change
+
+
+@message(20, "scheduler -> worker or operator")
+class Controlled(Message):
+    """The change is in the log; it is in force when ``missing``, the processes that have not heard of it, is empty."""
+
+    request: int
+    change: Change
+    missing: tuple[str, ...]
+
+
+@message(21, "worker -> scheduler")
+class Settle(Message):
+    """The servers have installed this optimizer for a store: what changes are checked against."""
+
+    request: int
+    store: int
+    optimizer: str
+    params: Plain
+    gradients: bool  # whether gradients are pushed, and not differences of weights
+
+
+@message(22, "scheduler -> worker")
+class Noted(Message):
+    """Answer to `Settle`."""
+
+    request: int
 
 
 # --- the store: worker <-> server -------------------------------------------------------------------------------------
@@ -433,6 +515,7 @@ class Refused(Message):
     seq: int
     error: str
     text: str
+    counted: bool = False  # of a push: it has been counted, and nothing of it was applied
 
 
 @message(45, "worker -> server")
@@ -467,6 +550,31 @@ class Granted(Message):
     quota: int  # how many places the round has
     holds: bool  # read only after the round has closed
     taken: bool
+
+
+@message(52, "worker -> server")
+class Call(Message):
+    """Run the function that is registered as ``name`` on these parts of slices.
+
+    A function that writes is run once for all workers, each of which asks under the same ``index``.
+    """
+
+    worker: int
+    incarnation: int
+    seq: int
+    store: int
+    name: str
+    args: dict[str, Plain]
+    parts: tuple[CallPart, ...]
+    index: int = -1  # how many calls of functions that write came before it; -1: it only reads
+
+
+@message(53, "server -> worker")
+class Called(Message):
+    """What the function returned, by part."""
+
+    seq: int
+    results: tuple[Plain, ...]
 
 
 @message(43, "worker -> server")

@@ -120,7 +120,7 @@ def test_the_servers_are_told_to_stop_when_the_workers_are_done(cluster: Cluster
 def test_a_failure_ends_every_wait_at_once_and_names_the_culprit(cluster: Cluster) -> None:
     first, second, server = cluster.running()
     aborted = threading.Event()
-    server.on_abort = lambda culprit, reason: aborted.set()
+    server.on_abort = lambda error: aborted.set()
     waiting = cluster.call(first.barrier, "b", WAIT_S)
     second.goodbye(None, failed="ValueError: boom", timeout_s=WAIT_S)
     with pytest.raises(NodeLostError, match=r"the run has failed: worker 1 \(host .*\): ValueError: boom"):
