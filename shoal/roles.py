@@ -3,14 +3,15 @@
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shoal.errors import ConfigError
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
-from shoal.kvstore.wire.transport import Transport, tune_malloc
+from shoal.kvstore.wire.transport import Transport
+from shoal.kvstore.wire.tuning import settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
@@ -48,6 +49,7 @@ class ServerRole:
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.code = 0
+        self.settle: Callable[[int], None] = lambda rank: None  # called with the rank when the run begins
         self.transport = Transport("server")
         try:
             bound = self.transport.bind(host or facing, port)
@@ -104,6 +106,8 @@ class ServerRole:
 
     def _complete(self, roster: Roster) -> None:
         m = self.membership
+        if self.store.core is None:
+            self.settle(m.rank)
         self.store.start(m.rank, m.incarnation, m.cluster)
         self.store.roster(roster)
 
@@ -125,6 +129,7 @@ def run_server(
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
     role = ServerRole(scheduler, host=host, port=port, advertise=advertise, rank=rank, join_timeout_s=join_timeout_s)
+    role.settle = settle_server
     with handling(role.stop):
         return role.run(quiet)
 
