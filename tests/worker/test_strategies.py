@@ -307,6 +307,12 @@ def test_a_strategy_that_the_gate_suits_is_taken(kind: str, strategy: str) -> No
     shoal.Trainer([parameter()], "sgd", kvstore=Pretending(kind, strategy), strategy=strategy)
 
 
+def test_a_store_that_cannot_make_another_tells_no_speeds() -> None:
+    store = Pretending("hogwild", "dn")
+    with pytest.raises(ConfigError, match=r"can make no other store of its kind\. Give it dylu=false"):
+        shoal.Trainer([parameter()], "sgd", kvstore=store, strategy="dn").pull()
+
+
 class Pretending(LocalKVStore):
     """Says that it is of another kind, with three workers."""
 

@@ -87,7 +87,13 @@ class PacedStepper(BlockStepper):
 
     def prepare(self) -> None:
         super().prepare()
-        self._speeds = Speeds(self.site.store.private("asp", "sum"))
+        try:
+            store = self.site.store.private("asp", "sum")
+        except ConfigError as e:
+            raise ConfigError(
+                f"async-diloco tells speeds through a store of their own: {e}. Give it dylu=false."
+            ) from e
+        self._speeds = Speeds(store)
         self._began = self.site.clock()
 
     def exchange(self) -> None:
