@@ -22,6 +22,10 @@ SLICE_BYTES = 1 << 20
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
+LARGE_SLICES = 16
+"""A key that would have as many slices or more is cut into half as many: every slice costs a message each way, and they
+are still enough to spread over servers and to be overtaken."""
+
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
 
@@ -64,7 +68,7 @@ def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
         width = prod(spec.shape[1:])
         rows = cut(spec.shape[0], width * item, max(ROW_SLICES * slice_bytes, width * item))
         return [(a * width, b * width) for a, b in rows]
-    return cut(size, item, slice_bytes)
+    return cut(size, item, slice_bytes * (2 if size * item >= LARGE_SLICES * slice_bytes else 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,21 @@ def test_no_server_carries_more_than_the_average_and_one_slice(keys: list[KeySpe
     p.add(keys)
     total = sum(prod(s.shape) * ITEM_BYTES[s.dtype] for s in keys)
     assert sum(p.load_bytes) == total
-    assert max(p.load_bytes) <= total / servers + 256
+    assert max(p.load_bytes) <= total / servers + 2 * 256
+
+
+@pytest.mark.parametrize(("nbytes", "largest"), [((16 << 20) - 4, 1 << 20), (16 << 20, 2 << 20), (10**8, 2 << 20)])
+def test_large_keys_are_cut_into_slices_twice_as_large(nbytes: int, largest: int) -> None:
+    (layout,) = Placement(1).add([KeySpec(key="a", dtype="<f4", shape=(nbytes // 4,))])
+    sizes = [4 * (s.stop - s.start) for s in layout.slices]
+    assert 0.9 * largest <= max(sizes) <= largest
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2", "|u1"])
+def test_slices_begin_at_pages(dtype: str) -> None:
+    (layout,) = Placement(1).add([KeySpec(key="a", dtype=dtype, shape=(3_000_001,))])
+    assert len(layout.slices) > 1
+    assert all(s.start * ITEM_BYTES[dtype] % 4096 == 0 for s in layout.slices)
 
 
 @settings(deadline=None)
