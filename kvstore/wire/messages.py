@@ -4,6 +4,7 @@ Encoder, decoder, validation and ``docs/protocol.md`` are derived from these cla
 any request is harmless: that is how lost messages are survived.
 """
 
+from shoal.kvstore.wire.collective import Ask, Greet, Greeted, Part, Ready, Standing, Took
 from shoal.kvstore.wire.schema import Message, Payload, Plain, message, record
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "Changed",
     "Control",
     "Controlled",
+    "Count",
     "Declare",
     "Done",
     "Farewell",
+    "Fetch",
+    "Forget",
     "Goodbye",
     "Granted",
     "Greet",
@@ -58,6 +62,8 @@ __all__ = [
     "Stats",
     "StatsReply",
     "Stop",
+    "Survey",
+    "Surveyed",
     "Ticket",
     "Took",
     "Value",
@@ -149,6 +155,14 @@ class Change:
     settings: dict[str, Plain]  # hyper-parameters by name; s and max, of the gate; codec
     at_clock: int  # each slice takes it when its version is this; -1: at once
     by: str  # who asked for it
+
+
+@record
+class Count:
+    """The first ``clock`` contributions of worker ``rank``."""
+
+    rank: int
+    clock: int
 
 
 @record
@@ -577,6 +591,55 @@ class Called(Message):
     results: tuple[Plain, ...]
 
 
+@message(54, "worker -> server")
+class Survey(Message):
+    """Begin a snapshot: from now on these slices of ``store`` can be read as an earlier state. How far are they?"""
+
+    worker: int
+    incarnation: int
+    seq: int
+    store: int
+    number: int  # of the snapshot, among this worker's, from 1
+    slices: tuple[int, ...]
+
+
+@message(55, "server -> worker")
+class Surveyed(Message):
+    """How far the furthest of the slices is: its version, where rounds are the same for all; else by worker."""
+
+    seq: int
+    version: int  # -1 where each slice applies contributions as they come
+    counts: tuple[Count, ...]
+
+
+@message(56, "worker -> server")
+class Fetch(Message):
+    """Read a slice at the snapshot's cut: at ``version``, or with the contributions ``counts`` and no others.
+
+    Answered with `Value` when the slice has got there.
+    """
+
+    worker: int
+    incarnation: int
+    seq: int
+    store: int
+    number: int
+    slice: int
+    version: int
+    counts: tuple[Count, ...]
+
+
+@message(57, "worker -> server")
+class Forget(Message):
+    """The snapshot has been read, or is given up."""
+
+    worker: int
+    incarnation: int
+    seq: int
+    store: int
+    number: int
+
+
 @message(43, "worker -> server")
 class Stats(Message):
     """Ask for a server's counters."""
@@ -590,72 +653,3 @@ class StatsReply(Message):
 
     seq: int
     data: Plain
-
-
-# --- all-reduce: worker <-> worker ------------------------------------------------------------------------------------
-
-
-@message(64, "worker -> worker")
-class Greet(Message):
-    """First message of a worker to another. Repeated until `Greeted` or `Refused` arrives."""
-
-    cluster: str
-    worker: int
-    incarnation: int
-
-
-@message(65, "worker -> worker")
-class Greeted(Message):
-    """The worker knows the other."""
-
-    worker: int
-    incarnation: int
-
-
-@message(66, "worker -> worker")
-class Part(Message):
-    """A part of a collective: of its block ``block``, the message that the receiver's step ``tag`` waits for."""
-
-    key: int  # number of the key, from the placement
-    clock: int  # how often the key has been reduced before
-    block: int
-    tag: int
-    total: int  # elements of the whole array; they differ if the workers do not make the same calls
-    value: Payload
-
-
-@message(67, "worker -> worker")
-class Took(Message):
-    """Answer to `Part`: it has been taken, or, with ``taken`` false, must be sent again after `Ready`."""
-
-    key: int
-    clock: int
-    block: int
-    tag: int
-    taken: bool
-
-
-@message(68, "worker -> worker")
-class Ready(Message):
-    """The collective has been started here: what was not taken before is taken now."""
-
-    key: int
-    clock: int
-
-
-@message(69, "worker -> worker")
-class Ask(Message):
-    """How does this collective stand at yours? Asked of those that a worker waits for."""
-
-    key: int
-    clock: int
-
-
-@message(70, "worker -> worker")
-class Standing(Message):
-    """Answer to `Ask`. ``missing`` are the workers that are waited for, as far as the sender knows."""
-
-    key: int
-    clock: int
-    state: str  # "absent" (not started), "waiting" (under way), "done", or "closed" (it will never be started)
-    missing: tuple[int, ...]
