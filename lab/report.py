@@ -32,6 +32,7 @@ ledger              sent, acknowledged (counted by the workers), applied, reject
                     the server. Dropped is what came too late for its round; a duplicate is a repetition that was
                     answered without being counted again.
 weights_sha256      hash of the final weights, from worker 0, or null
+replicas_equal      whether all workers of an all-reduce ended with these weights; null where servers hold them
 metrics             every metric that worker 0 reported, with its last value
 per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
                     rejected, dropped, duplicate, retries, staleness_mean, balanced
@@ -104,12 +105,22 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "compression": _compression([_report(n) for n in workers], servers),
         "ledger": _ledger(rows),
         "weights_sha256": first.get("weights_sha256"),
+        "replicas_equal": _equal([_report(n).get("weights_sha256") for n in workers]),
         "metrics": metrics,
         "per_worker": rows,
         "seed": seed,
         "malformed": sum(_number(s, "malformed") for s in servers),
         "shoal": shoal.__version__,
     }
+
+
+def _equal(hashes: Sequence[str | None]) -> bool | None:
+    """Whether all workers have these weights; None if not all say what they have.
+
+    >>> _equal(["a", "a"]), _equal(["a", "b"]), _equal(["a", None])
+    (True, False, None)
+    """
+    return None if None in hashes or len(hashes) < 2 else len(set(hashes)) == 1
 
 
 def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], staleness: Counter[int]) -> Report:
@@ -217,7 +228,8 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
     lines.append(("ledger", f"{verdict}: {counts}"))
     if r["weights_sha256"]:
-        lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}"))
+        same = {None: "", True: ", the same on every worker", False: ", NOT THE SAME ON EVERY WORKER"}
+        lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}{same[r['replicas_equal']]}"))
     return lines
 
 

@@ -167,7 +167,8 @@ class Session:
         weights = None
         if self.stores:
             self.membership.barrier("finish", LAST_WAIT_S)
-            if self.membership.rank == 0:
+            replicas = all(isinstance(s, AllReduceKVStore) for s in self.stores)  # then every worker has the weights
+            if self.membership.rank == 0 or replicas:
                 elsewhere = record.current().weights
                 stored = {k: v for s in self.stores for k, v in _weights(s).items()}
                 values = elsewhere() if elsewhere is not None else stored

@@ -51,6 +51,7 @@ def test_two_workers_end_with_the_bits_of_a_synchronous_run(tmp_path: Path) -> N
     assert ring["bytes_pushed"] == ring["bytes_pulled"] > 0 and ring["staleness_mean"] == 0.0
     _, served = shoal_run(tmp_path, TRAIN, "-n", "2", "-s", "1", "--mode", "sync")
     assert ring["weights_sha256"] == served["weights_sha256"]
+    assert (ring["replicas_equal"], served["replicas_equal"]) == (True, None)
 
 
 def test_no_servers_means_all_reduce(tmp_path: Path) -> None:
