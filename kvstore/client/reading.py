@@ -1,6 +1,7 @@
 """Reading values where they lie: read-only arrays over the servers' memory."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,27 +16,36 @@ __all__ = ["InPlace", "Reading", "ReadingGroup"]
 
 
 class InPlace:
-    """How one store joins the slices of its keys. On the I/O thread.
+    """How one store reads keys in place. On the I/O thread.
 
     Slices that lie in shared memory are mapped side by side, once: as long as they stay where they are, a key's array
-    is the same at every read.
+    is the same at every read. Slices that come in messages are copied together, into memory that the key keeps.
     """
 
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
-        self._made: dict[str, tuple[tuple[int, ...], list[Mapped], Array]] = {}
+        self._windows: dict[str, tuple[tuple[int, ...], list[Mapped], Array]] = {}
+        self._copies: dict[str, Array] = {}
 
-    def join(self, key: str, parts: Sequence[Array]) -> Array:
-        """One flat array of these flat ones; a copy only if they cannot be mapped side by side."""
-        if len(parts) == 1:
-            return parts[0]
-        addresses = tuple(p.__array_interface__["data"][0] for p in parts)
-        made = self._made.get(key)
+    def is_shared(self, part: Array) -> bool:
+        """Whether this lies in memory of a server."""
+        return self._sharing.locate(_address(part), part.nbytes) is not None
+
+    def copy(self, key: str, size: int, dtype: "np.dtype[Any]") -> Array:
+        """A flat array of ``size`` elements that is the key's own."""
+        if key not in self._copies:
+            self._copies[key] = np.empty(size, dtype)
+        return self._copies[key]
+
+    def window(self, key: str, parts: Sequence[Array]) -> Array | None:
+        """These arrays, all of them in memory of servers, as one; None if they cannot be mapped side by side."""
+        addresses = tuple(map(_address, parts))
+        made = self._windows.get(key)
         if made is None or made[0] != addresses:
             made = self._map(addresses, parts)
             if made is None:
-                return np.concatenate(parts)
-            self._made[key] = made
+                return None
+            self._windows[key] = made
         return made[2]
 
     def _map(
@@ -59,36 +69,64 @@ class InPlace:
 class Reading:
     """One key that is being read: what a read without a copy has instead of memory to write to."""
 
-    __slots__ = ("_join", "_key", "_parts", "_shape")
+    __slots__ = ("_how", "_key", "_own", "_parts", "_shape", "_size")
 
-    def __init__(self, join: InPlace, key: str, shape: tuple[int, ...]) -> None:
-        self._join, self._key, self._shape = join, key, shape
+    def __init__(self, how: InPlace, key: str, shape: tuple[int, ...]) -> None:
+        self._how, self._key, self._shape, self._size = how, key, shape, prod(shape)
         self._parts: dict[int, Array] = {}
+        self._own = False  # some parts are copies
 
     def __getitem__(self, part: slice) -> "_Part":
-        return _Part(self, part.start)
+        return _Part(self, part)
 
     def __setitem__(self, part: slice, value: Array) -> None:
         self._parts[part.start or 0] = value
 
+    def take(self, part: slice, flat: Array) -> None:
+        """A slice of the key has come."""
+        if flat.size < self._size and not self._how.is_shared(flat):
+            mine = self._how.copy(self._key, self._size, flat.dtype)[part]
+            np.copyto(mine, flat)
+            flat, self._own = mine, True
+        self[part] = flat
+
     def array(self) -> Array:
         """The key's value, read-only."""
-        flat = self._join.join(self._key, [self._parts[at] for at in sorted(self._parts)])
-        array = flat.reshape(self._shape).view()
+        array = self._joined().reshape(self._shape).view()
         array.flags.writeable = False
         return array
+
+    def _joined(self) -> Array:
+        parts = [self._parts[at] for at in sorted(self._parts)]
+        if len(parts) == 1:
+            return parts[0]
+        window = None if self._own else self._how.window(self._key, parts)
+        if window is not None:
+            return window
+        whole, at = self._how.copy(self._key, self._size, parts[0].dtype), 0
+        for part in parts:
+            mine = whole[at : at + part.size]
+            if _address(mine) != _address(part):
+                np.copyto(mine, part)
+            at += part.size
+        return whole
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 class _Part:
     """Where one slice of a key goes."""
 
-    __slots__ = ("_reading", "_start")
+    __slots__ = ("_part", "_reading")
 
-    def __init__(self, reading: Reading, start: int) -> None:
-        self._reading, self._start = reading, start
+    def __init__(self, reading: Reading, part: slice) -> None:
+        self._reading, self._part = reading, part
 
     def write(self, flat: Array) -> None:
-        self._reading[self._start :] = flat
+        self._reading.take(self._part, flat)
 
 
 class ReadingGroup(Group):

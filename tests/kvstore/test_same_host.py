@@ -209,8 +209,8 @@ def test_in_a_synchronous_run_a_view_holds_still_until_its_worker_pushes_again()
         if kv.rank == 1:
             kv.push("w", np.full(N, 9, np.float32)).result()
         turn.wait(30.0)
-        assert (view == 1).all()
         if kv.rank == 0:
+            assert (view == 1).all()
             kv.push("w", np.full(N, 7, np.float32)).result()
         assert (kv.view("w") == 8).all()
 
@@ -401,3 +401,34 @@ def test_transports_without_peers_place_nothing() -> None:
         assert transport.sharing.place("nobody", 1 << 20) is None and transport.sharing.arena.regions == []
     finally:
         transport.close(0.0)
+
+
+def test_views_through_sockets_are_copies_in_memory_that_the_key_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SHM", "0")
+
+    def work(kv: DistKVStore) -> None:
+        kv.init("w", np.arange(N, dtype=np.float32))
+        places = set()
+        for step in range(3):
+            view = kv.view("w", np.full(N, step, np.float32))
+            assert (view == step).all() and not view.flags.writeable
+            places.add(view.__array_interface__["data"][0])
+        assert len(places) == 1
+
+    with thread_cluster(1, 2, slice_bytes=SLICE) as cluster:
+        cluster.each(work)
+
+
+def test_a_key_that_one_server_shares_and_another_sends_is_one_array() -> None:
+    def work(kv: DistKVStore) -> None:
+        kv.init("w", np.zeros(N, np.float32))
+        warm(kv)
+        for link in list(cluster.shells[0].transport.sharing._sockets.values()):
+            link.sock.shutdown(2)
+        for step in range(3):
+            view = kv.view("w", np.arange(step, N + step, dtype=np.float32))
+            np.testing.assert_array_equal(view, np.arange(step, N + step))
+
+    with thread_cluster(1, 2, slice_bytes=SLICE) as cluster:
+        cluster.each(work)
+        assert cluster._clients[0].transport.sharing.peers() == ["server1"]
