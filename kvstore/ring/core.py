@@ -463,6 +463,8 @@ class AllReduceCore:
         if now - op.since >= self.timeout_s:
             return f"{self.describe(op)} for {now - op.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
         for rank in self._waits_for(op):
+            if not self.peers[rank].greeted:
+                continue  # it may not have made its store yet; a dead one is found by its lease
             quiet = now - max(self.peers[rank].heard, op.since)
             if quiet >= self.silence_s:
                 return (

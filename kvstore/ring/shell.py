@@ -64,7 +64,7 @@ class RingShell:
 
     def __init__(self, transport: Transport, core: AllReduceCore) -> None:
         self.transport, self.core = transport, core
-        self._calls: SimpleQueue[Collective | list[int] | int | threading.Event] = SimpleQueue()
+        self._calls: SimpleQueue[Collective | list[int] | int] = SimpleQueue()
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
         self._open: set[Work] = set()
@@ -111,7 +111,7 @@ class RingShell:
         with self._lock:
             if self._broken is not None:
                 return False
-            self._calls.put(event)
+            self._idle.append(event)
         self.transport.wake()
         return event.wait(timeout_s) and self._broken is None
 
@@ -146,10 +146,11 @@ class RingShell:
         with self._lock:
             self._broken = self._broken or error
             works, self._open = self._open, set()
+            waiting, self._idle = self._idle, []
         for work in works:
             if not work.future.done():
                 work.future.set_exception(error)
-        for event in self._idle:
+        for event in waiting:
             event.set()
 
     # --- the I/O thread -----------------------------------------------------------------------------------------------
@@ -178,10 +179,16 @@ class RingShell:
         actions, due = self.core.wake(now)
         self._carry_out(actions)
         if self._idle and self.core.idle():
-            for event in self._idle:
-                event.set()
-            self._idle.clear()
+            self._say_idle()
         return due
+
+    def _say_idle(self) -> None:
+        with self._lock:
+            if not self._calls.empty():  # handed over before the wait began
+                return
+            waiting, self._idle = self._idle, []
+        for event in waiting:
+            event.set()
 
     def _take_calls(self, now: float) -> None:
         while True:
@@ -193,8 +200,6 @@ class RingShell:
                 self._carry_out(self.core.submit(call, now))
             elif isinstance(call, int):
                 self._carry_out(self.core.left(call))
-            elif isinstance(call, threading.Event):
-                self._idle.append(call)
             else:
                 self.core.close(call)
 

@@ -323,3 +323,18 @@ def test_without_shared_memory_values_travel(monkeypatch: pytest.MonkeyPatch) ->
     with ring_cluster(2) as cluster:
         assert cluster.each(reduce_large, "sum") == [True, True]
         assert [n.transport.sharing.spared_bytes for n in cluster.nodes] == [0, 0]
+
+
+def test_whoever_waits_for_the_last_answer_hears_of_the_end_of_the_run() -> None:
+    with ring_cluster(2) as cluster:
+        kv = cluster.store(0)
+        kv._declare(["w"], [ones(2)])
+        future = kv.push_async("w", ones(2))  # nobody will ever take it
+        waiter = threading.Thread(target=lambda: seen.append(cluster.nodes[0].shell.wait_idle(60.0)))
+        seen: list[bool] = []
+        waiter.start()
+        cluster.nodes[0].fail_all(NodeLostError("worker 1 died"))
+        waiter.join(10)
+        assert seen == [False]
+        with pytest.raises(NodeLostError):
+            future.result(1)

@@ -263,12 +263,24 @@ def test_a_peer_that_says_nothing_at_all_is_named_earlier() -> None:
     net = RingNet(2)
     for core in net.cores:
         core.silence_s = 60.0
+    for r in range(2):
+        own = np.ones(4, np.float32)
+        net.start(r, collective(r, 2, own), own)
+    net.run()
     net.cut = {1}
     own = np.ones(4, np.float32)
     net.start(0, collective(0, 2, own), own)
     net.run(until=100)
     ((rank, fail),) = net.failed
     assert rank == 0 and "worker 1 has said nothing to worker 0 for 60 s" in fail.text
+
+
+def test_a_peer_that_has_not_made_its_store_yet_is_waited_for_until_the_deadline() -> None:
+    core = AllReduceCore(0, 1, 2, "run", timeout_s=600.0)
+    core.submit(an_op(), 0.0)
+    assert not of(Fail, core.wake(599.0)[0])
+    (fail,) = of(Fail, core.wake(601.0)[0])
+    assert "worker 0 has waited for worker 1" in fail.text
 
 
 def test_a_process_that_was_stopped_blames_nobody_for_that_time() -> None:
