@@ -66,7 +66,9 @@ def groups(
             continue
         python, env = ready[name]
         command = [python, str(HERE / "peers" / peer.script), str(servers), str(workers)]
-        system = System(name, command, workers, logs / f"{name}.log", {"PYTHONPATH": "", **env}, peer.note)
+        system = System(
+            name, command, workers, logs / f"{name}.log", {"PYTHONPATH": "", **env}, peer.note, peer.restless
+        )
         (apart if peer.apart else together).append(system)
     made = []
     for members in [together, *([s] for s in apart)]:

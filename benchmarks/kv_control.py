@@ -41,6 +41,7 @@ class System:
         log: where its output goes.
         workers: how many will connect.
         note: what a reader must know.
+        restless: it is never quite idle, so it is stopped (SIGSTOP) while others have their turn.
     """
 
     name: str
@@ -49,6 +50,7 @@ class System:
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    restless: bool = False
     version: str = ""
     ways: list[str] = field(default_factory=list)
     lines: dict[int, "Line"] = field(default_factory=dict)
@@ -74,9 +76,19 @@ class System:
 
     def order(self, **what: Any) -> list[dict[str, Any]]:
         """Tell all workers, and wait for their answers, by rank."""
+        self.rest(False)
         for line in self.lines.values():
             line.say(what)
-        return [self.lines[r].hear(TURN_S, self) for r in sorted(self.lines)]
+        answers = [self.lines[r].hear(TURN_S, self) for r in sorted(self.lines)]
+        self.rest(True)
+        return answers
+
+    def rest(self, whether: bool) -> None:
+        """Stop a restless system, or let it go on."""
+        if self.restless and self.process is not None:
+            for pid in descendants(self.process.pid):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGSTOP if whether else signal.SIGCONT)
 
     def cpu(self) -> float:
         """CPU seconds, user and system, of all its processes until now."""
@@ -84,6 +96,7 @@ class System:
 
     def ask_to_stop(self) -> None:
         """Its workers end by themselves; the others follow."""
+        self.rest(False)
         for line in [*self.lines.values(), *self.onlookers]:
             with suppress(OSError):
                 line.say({"stop": True})
@@ -187,6 +200,7 @@ class Meeting:
                 for line in s.lines.values():
                     ready = line.hear(SETUP_S, s)
                     s.version, s.ways = ready["version"], ready["ways"]
+                s.rest(True)
             except (NotMeasured, OSError) as e:
                 failed[s.name] = str(e)
         return failed

@@ -29,7 +29,8 @@ class Peer:
         requirements: what pip installs for it.
         newest: the newest Python it runs on.
         topologies: those it can do; all if empty.
-        apart: it is never quite idle, so it has a group of its own, with ours.
+        restless: it is never quite idle, so it is stopped while others have their turn.
+        apart: it is not idle, and cannot be stopped: it has a group of its own, with ours.
         build: makes what pip cannot; returns variables for its environment.
         note: what a reader must know.
     """
@@ -38,6 +39,7 @@ class Peer:
     requirements: tuple[str, ...]
     newest: tuple[int, int] = (3, 13)
     topologies: tuple[str, ...] = ()
+    restless: bool = False
     apart: bool = False
     build: Callable[[Path], dict[str, str]] = lambda home: {}
     note: str = ""
@@ -147,10 +149,10 @@ def _let_it_sleep(path: Path) -> None:
 
 PEERS: dict[str, Peer] = {
     "mxnet": Peer("mxnet_kv.py", ("mxnet==1.9.1", "numpy<1.24"), newest=(3, 11), note="dist_sync KVStore"),
-    "torch_rpc": Peer("torch_rpc.py", ("torch==2.13.0", "numpy"), note="synchronous; TensorPipe"),
+    "torch_rpc": Peer("torch_rpc.py", ("torch==2.13.0", "numpy"), restless=True, note="synchronous; TensorPipe"),
     "gloo": Peer(
         "torch_gloo.py", ("torch==2.13.0", "numpy"), topologies=("2x2",), note="all-reduce of two; no servers"
     ),
-    "pslite": Peer("pslite.py", ("numpy",), build=build_pslite, note="asynchronous; C++"),
+    "pslite": Peer("pslite.py", ("numpy",), restless=True, build=build_pslite, note="asynchronous; C++"),
     "ray": Peer("ray_actors.py", ("ray==2.60.0", "numpy"), apart=True, note="asynchronous; actors"),
 }
