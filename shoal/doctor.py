@@ -46,7 +46,17 @@ def doctor(*, as_json: bool = False, scheduler: str = "") -> int:
 
 def examine(scheduler: str = "") -> list[Finding]:
     """Look at everything; what cannot be looked at is a finding too."""
-    checks: list[Callable[[], Finding]] = [_versions, _python, _cores, _memory, _blas, _ports, _files, _gpu]
+    checks: list[Callable[[], Finding]] = [
+        _versions,
+        _python,
+        _cores,
+        _memory,
+        _blas,
+        _ports,
+        _shared_memory,
+        _files,
+        _gpu,
+    ]
     findings = [_safely(check) for check in checks]
     return [*findings, *([_safely(lambda: _scheduler(scheduler), "scheduler")] if scheduler else [])]
 
@@ -132,6 +142,33 @@ def _ports() -> Finding:
         finally:
             transport.close(0.0)
     return Finding("ports", "ok", "can listen on the loopback and on every interface; 9091 is free")
+
+
+def _shared_memory() -> Finding:
+    from shoal.kvstore.wire.sharing import switched_off
+    from shoal.kvstore.wire.shm import Region, supported
+    from shoal.kvstore.wire.transport import Transport
+
+    name, slower = "shared memory", "Workers and servers on this machine use sockets, which take a few times longer."
+    if switched_off():
+        return Finding(name, "note", "switched off by SHOAL_SHM", slower)
+    server, worker = Transport("doctor"), Transport("doctor")
+    try:
+        reason = supported()
+        if not reason:
+            Region(0, resource.getpagesize())
+            worker.sharing.accept("server", *server.sharing.offer(worker.identity))
+            for _ in range(2):  # the connection, then its token
+                list(server.poll(1.0))
+            reason = "" if server.sharing.shares(worker.identity) else "no unix socket with an abstract name"
+    except OSError as e:
+        reason = str(e)
+    finally:
+        worker.close(0.0)
+        server.close(0.0)
+    if reason:
+        return Finding(name, "note", reason, slower)
+    return Finding(name, "ok", "processes of this machine and user can exchange arrays without sending them")
 
 
 def _files() -> Finding:

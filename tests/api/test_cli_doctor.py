@@ -18,7 +18,7 @@ def finding(name: str, scheduler: str = "") -> Finding:
 
 def test_everything_is_looked_at() -> None:
     names = [f.name for f in examine()]
-    assert names == ["versions", "python", "cores", "memory", "blas", "ports", "open files", "gpu"]
+    assert names == ["versions", "python", "cores", "memory", "blas", "ports", "shared memory", "open files", "gpu"]
 
 
 def test_versions_are_those_of_what_is_installed() -> None:
@@ -49,6 +49,22 @@ def test_a_check_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyP
         "RuntimeError: driver fell off",
         "Reinstall shoal in a fresh virtual environment, or report this.",
     )
+
+
+def test_memory_can_be_shared_here_or_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = finding("shared memory")
+    assert here.state == "ok" or here.advice
+    monkeypatch.setenv("SHOAL_SHM", "0")
+    assert "SHOAL_SHM" in finding("shared memory").text
+
+
+def test_a_machine_without_room_for_shared_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shoal.kvstore.wire.shm.Region.__init__", full)
+    found = finding("shared memory")
+    assert found.state == "note" and "No space left" in found.text
 
 
 def test_a_machine_that_cannot_listen_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
