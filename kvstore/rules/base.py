@@ -12,7 +12,8 @@ __all__ = ["CellView", "Part", "Rule"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One contribution: whose it is, how many versions old, and its values (not to be written)."""
+    """One contribution: whose it is, how many versions old, and its values (not to be written, nor kept: the worker may
+    use that memory again)."""
 
     rank: int
     staleness: int
