@@ -45,8 +45,11 @@ class Bucket:
             at = end
 
 
-def buckets(items: Sequence[Item]) -> list[Bucket]:
-    """Large values singly, small ones of one dtype together; the same on every worker that makes the same call."""
+def buckets(items: Sequence[Item]) -> list[list[Item]]:
+    """Which items make a `Bucket`: large values singly, small ones of one dtype together.
+
+    It is the same on every worker that makes the same call.
+    """
     made: list[list[Item]] = []
     open_: dict[Any, tuple[list[Item], int]] = {}  # by dtype, the bucket that is being filled, and its bytes
     for item in items:
@@ -61,7 +64,7 @@ def buckets(items: Sequence[Item]) -> list[Bucket]:
             made.append(bucket)
         bucket.append(item)
         open_[own.dtype] = bucket, filled + nbytes
-    return [Bucket(b) for b in made]
+    return made
 
 
 def _wide(dtype: "np.dtype[Any]") -> "np.dtype[Any]":

@@ -63,8 +63,8 @@ class RingNode:
             if self._shell is None:
                 for rank, address in self._addresses.items():
                     self.transport.connect(peer_name(rank), address)
-                self._shell = RingShell(self.transport, self._core)
-                self._loop = Loop(self.transport, {"": self._shell})
+                self._loop = Loop(self.transport, {})
+                self._shell = self._loop.drivers[""] = RingShell(self.transport, self._core, self._loop)
                 self._thread.start()
             return self._shell
 

@@ -1,4 +1,4 @@
-"""Driver of an `AllReduceCore`: callers' threads hand collectives over, the I/O thread carries them out."""
+"""Driver of an `AllReduceCore`: callers' threads hand collectives over, whoever drives the loop carries them out."""
 
 import logging
 import threading
@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal import errors
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.client.shell import INLINE_BYTES, Call
 from shoal.kvstore.ring.arithmetic import Arrays, combine, finish
 from shoal.kvstore.ring.core import AllReduceCore
 from shoal.kvstore.ring.events import (
@@ -26,6 +27,7 @@ from shoal.kvstore.ring.events import (
 )
 from shoal.kvstore.ring.schedule import Do
 from shoal.kvstore.ring.staging import Staging
+from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Greet, Offer
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
@@ -44,26 +46,27 @@ def peer_name(rank: int) -> str:
 
 
 class Work:
-    """One collective as the shell holds it: its arrays, and the future that the caller waits for."""
+    """One collective as the shell holds it: its arrays, its end, and the call that it is a part of."""
 
-    __slots__ = ("arrays", "future")
+    __slots__ = ("arrays", "call", "future")
 
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: Arrays, call: Call) -> None:
+        self.arrays, self.call = arrays, call
         self.future: Future[None] = Future()
         self.future.set_running_or_notify_cancel()
 
 
 class RingShell:
-    """`submit`, `close_keys` and `wait_idle` may be called from any thread; the rest is the I/O thread's.
+    """The methods of the first part may be called from any thread; the rest is for whoever drives the loop.
 
     Args:
-        transport: of the I/O thread; connected to the peers under the names of `peer_name`.
+        transport: connected to the peers under the names of `peer_name`.
         core: the state machine.
+        loop: what drives this; callers may do so, too, while they wait.
     """
 
-    def __init__(self, transport: Transport, core: AllReduceCore) -> None:
-        self.transport, self.core = transport, core
+    def __init__(self, transport: Transport, core: AllReduceCore, loop: Loop) -> None:
+        self.transport, self.core, self.loop = transport, core, loop
         self._calls: SimpleQueue[Collective | list[int] | int] = SimpleQueue()
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
@@ -76,17 +79,35 @@ class RingShell:
 
     # --- any thread ---------------------------------------------------------------------------------------------------
 
-    def submit(self, op: Collective, arrays: Arrays) -> "Future[None]":
-        """Start a collective over ``arrays``; the future is done when their memory is the caller's again."""
+    def submit(self, op: Collective, arrays: Arrays, call: Call) -> "Future[None]":
+        """Hand over a collective over ``arrays``, a part of ``call``; `launch` follows when all parts are handed over.
+
+        Returns:
+            Done when the memory is the caller's again.
+        """
         self.transport.check_process()
-        work = op.token = Work(arrays)
+        work = op.token = Work(arrays, call)
         with self._lock:
             if self._broken is not None:
                 raise self._broken
             self._open.add(work)
             self._calls.put(op)
-        self.transport.wake()
         return work.future
+
+    def launch(self, nbytes: int) -> None:
+        """Start what was handed over: ``nbytes`` of arrays; few of them in the caller's own thread."""
+        if nbytes > INLINE_BYTES or not self.loop.turn():
+            self.transport.wake()
+
+    def attend(self, call: "Future[Any]", timeout: float | None) -> None:
+        """Drive the loop in the caller's thread until the call is over, unless another thread drives it."""
+        try:
+            driven = self.loop.drive(call.done, timeout)
+        except BaseException:
+            self.transport.wake()
+            raise
+        if driven and self._open:
+            self.transport.wake()  # others wait, too
 
     def alloc(self, shape: tuple[int, ...], dtype: Any) -> Array | None:
         """Zeros in memory that peers of this host may map; None if there is no room."""
@@ -153,7 +174,7 @@ class RingShell:
         for event in waiting:
             event.set()
 
-    # --- the I/O thread -----------------------------------------------------------------------------------------------
+    # --- whoever drives -----------------------------------------------------------------------------------------------
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self._broken is not None:
@@ -234,10 +255,13 @@ class RingShell:
             self._open.discard(work)
         if work.future.done():
             return
+        awaited = work.call.awaited
         if error is None:
             work.future.set_result(None)
         else:
             work.future.set_exception(error)
+        if awaited and not self._open:
+            self.loop.rest()
 
 
 def _arrays(op: Collective) -> Arrays:

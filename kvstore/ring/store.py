@@ -17,7 +17,7 @@ from shoal.kvstore.client.shell import Call
 from shoal.kvstore.ring.arithmetic import Arrays
 from shoal.kvstore.ring.buckets import Bucket, Item, buckets
 from shoal.kvstore.ring.events import Collective
-from shoal.kvstore.ring.schedule import broadcast, reduction
+from shoal.kvstore.ring.schedule import Block, broadcast, reduction
 from shoal.kvstore.ring.shell import RingShell
 from shoal.kvstore.wire.messages import KeySpec
 from shoal.kvstore.wire.schema import ITEM_BYTES
@@ -164,25 +164,26 @@ class AllReduceKVStore(ReducingKVStore):
         """Worker 0's arrays, in place."""
         n, rank = self.num_workers, self.rank
 
-        def start(item: Item) -> "Future[None]":
-            name, _, flat = item
-            return self._start(name, flat, flat, broadcast(flat.size, flat.itemsize, n, rank), 0, 1)
+        def start(item: Item, call: Call) -> "Future[None]":
+            blocks = broadcast(item[2].size, item[2].itemsize, n, rank)
+            return self._start(item, blocks, 0, 1, call)
 
         return self._run([(k, a.reshape(-1), a.reshape(-1)) for k, a in zip(names, arrays, strict=True)], start, None)
 
     def _reduce(self, items: list[Item], priority: int, result: Any) -> Call:
         n, rank = self.num_workers, self.rank
 
-        def start(item: Item) -> "Future[None]":
-            name, own, total = item
+        def start(item: Item, call: Call) -> "Future[None]":
+            name, own, _ = item
             turn = self._keys[name].number
             blocks = reduction(own.size, own.itemsize, n, rank, turn, self.algorithm)
             mean = self.reduce == "mean" and is_float(own.dtype)
-            return self._start(name, own, total, blocks, priority, n if mean else 1)
+            return self._start(item, blocks, priority, n if mean else 1, call)
 
         return self._run(items, start, result)
 
-    def _start(self, name: str, own: Array, total: Array, blocks: Any, priority: int, divisor: int) -> "Future[None]":
+    def _start(self, item: Item, blocks: list[Block], priority: int, divisor: int, call: Call) -> "Future[None]":
+        name, own, total = item
         op = Collective(
             key=self._keys[name].number,
             about=repr(name),
@@ -192,19 +193,27 @@ class AllReduceKVStore(ReducingKVStore):
             blocks=blocks,
             priority=priority,
         )
-        return self._shell.submit(op, Arrays(own, total, divisor))
+        return self._shell.submit(op, Arrays(own, total, divisor), call)
 
-    def _run(self, items: list[Item], start: Callable[[Item], "Future[None]"], result: Any) -> Call:
+    def _run(self, items: list[Item], start: Callable[[Item, Call], "Future[None]"], result: Any) -> Call:
         """Start the collectives of one call; its future gives ``result``."""
-        call = Call()
-        call.set_running_or_notify_cancel()
-        packed = buckets(items)
-        group = _Group(call, len(packed), result)
+        call = self._call()
+        planned = buckets(items)
+        group = _Group(call, len(planned), result)
         with self._lock:
             self._under_way[call] = None
         call.add_done_callback(self._forget)
-        for bucket in packed:
-            group.follow(start(bucket.item), bucket)
+        for some in planned:
+            bucket = Bucket(some)
+            group.follow(start(bucket.item, call), bucket)
+            self._shell.launch(bucket.item[1].nbytes)  # while the next one is copied together
+        return call
+
+    def _call(self) -> Call:
+        """A future under way; who waits for it helps."""
+        call = Call()
+        call.attend = self._shell.attend
+        call.set_running_or_notify_cancel()
         return call
 
     def _forget(self, call: "Future[Any]") -> None:
@@ -260,8 +269,7 @@ class AllReduceKVStore(ReducingKVStore):
         entries = [self._entry(n) for n in names]
         targets = [np.empty(e.shape, e.dtype) if o is None else o for e, o in zip(entries, outs, strict=True)]
         memory = [self._memory(n, e, t) for n, e, t in zip(names, entries, targets, strict=True)]
-        call = Call()
-        call.set_running_or_notify_cancel()
+        call = self._call()
         pending = [e.pending for e in entries if e.pending is not None]
         group = _Group(call, 1 + len(pending), _like(key, targets), lambda: self._copy(names, memory))
         for push in pending:
