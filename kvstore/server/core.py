@@ -96,10 +96,16 @@ class Entry:
     watchers: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # sender -> (rank, seq, reply): sent ...
     shown: int = 0  # ... every new floor, and this one last
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
+    left: dict[int, int] = field(default_factory=dict)  # by rank, the last clock of those who have left
 
     def fits(self, value: Payload, rows: Payload | None) -> bool:
         """Whether a contribution has the slice's shape, or that of some of its rows."""
         return value.shape == self.shape if rows is None else value.shape == (rows.shape[0], self.width)
+
+    def counted(self, worker: int) -> int:
+        """How many contributions of ``worker`` are counted, also if it has left."""
+        clock = self.progress.clocks.get(worker)
+        return self.left.get(worker, 0) if clock is None else clock
 
     def may_read(self, worker: int, clock: int) -> bool:
         """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
@@ -246,7 +252,7 @@ class ServerCore:
         refusal = self._refuse_push(sender, m, entry)
         if refusal is not None or entry is None:
             return self._reject(book, m.seq, refusal)
-        if m.clock < entry.progress.clocks[m.worker]:
+        if m.clock < entry.counted(m.worker):
             book.duplicate += 1
             return self._answer(sender, m, entry)
         return self._take(sender, m, book, entry)
@@ -257,7 +263,7 @@ class ServerCore:
         round_ = max(m.round, entry.version) if m.quota else entry.version
         staleness = max(0, round_ - m.pulled)
         entry.progress.advance(m.worker)
-        entry.desk.resting.discard(m.worker)
+        entry.desk.active(m.worker, m.seq)
         if entry.gate.drops(staleness, m.round < entry.version):
             book.dropped += 1
             entry.late[m.worker] = m.clock
@@ -307,8 +313,8 @@ class ServerCore:
             return _refuse(sender, m.seq, "KeyNotInitializedError", text)
         if m.value.dtype != entry.dtype or not entry.fits(m.value, m.rows):
             return self._misfit(sender, m.seq, f"worker {m.worker} pushes", entry, m.value.dtype, m.value.shape)
-        clock = entry.progress.clocks.get(m.worker)
-        if clock is None:
+        clock = entry.counted(m.worker)
+        if m.worker not in entry.progress.clocks and m.clock >= clock:
             return _refuse(
                 sender, m.seq, "StaleWorkerError", f"worker {m.worker} has left; it cannot push {entry.key!r}"
             )
@@ -329,7 +335,7 @@ class ServerCore:
         """Acknowledge; a push that wants the value gets it as soon as it may read it."""
         taken = entry.late.get(m.worker) != m.clock
         ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor, taken=taken))
-        if not m.want:
+        if not m.want or m.worker not in entry.progress.clocks:
             return [ack]
         reader = Parked(sender, m.worker, m.clock + 1, True, None, m.reply)
         if entry.may_read(m.worker, reader.clock):
@@ -361,7 +367,7 @@ class ServerCore:
         if desk is None:
             text = f"worker {m.worker} asks server {self.rank} for a round of store {m.store}, which has no keys here"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
-        desk.resting.discard(m.worker)
+        desk.active(m.worker, m.seq)
         return desk.ask(sender, m, self._live(m.store))
 
     def _recount(self, stores: list[int]) -> list[Action]:
@@ -435,9 +441,8 @@ class ServerCore:
     def _rest(self, m: Retire, mine: dict[int, Entry]) -> list[Action]:
         """Worker ``m.worker`` waits for the others: rounds are not kept open for it until it pushes again."""
         desk = self.desks.get(m.store)
-        if desk is None or desk.gate.need in (0, 1):
+        if desk is None or desk.gate.need in (0, 1) or not desk.rest(m.worker, m.seq):
             return []
-        desk.resting.add(m.worker)
         closed = [a for i, e in mine.items() for a in self._close(i, e) + self._release(i, e)]
         return closed + self._recount([m.store])
 
@@ -451,6 +456,8 @@ class ServerCore:
         """Wait for worker ``rank`` no more in these slices; what it waits for itself it must ask again."""
         actions: list[Action] = []
         for slice_id, entry in entries.items():
+            if rank in entry.progress.clocks:
+                entry.left[rank] = entry.progress.clocks[rank]
             entry.progress.drop(rank)
             entry.parked = {k: r for k, r in entry.parked.items() if r.worker != rank}
             entry.watchers = {k: w for k, w in entry.watchers.items() if w[0] != rank}

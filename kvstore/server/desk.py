@@ -30,6 +30,21 @@ class Desk:
     given: dict[int, tuple[int, Granted]] = field(default_factory=dict)  # by rank, the last index and its answer
     resting: set[int] = field(default_factory=set)  # ranks that wait for others, and are not waited for
     queue: dict[tuple[str, int], Ticket] = field(default_factory=dict)  # who waits for the next round
+    latest: dict[int, int] = field(default_factory=dict)  # by rank, the seq of the last message that said which it is
+
+    def active(self, rank: int, seq: int) -> None:
+        """Worker ``rank`` contributes, or is about to; an old repetition of such a message says nothing."""
+        if seq > self.latest.get(rank, -1):
+            self.latest[rank] = seq
+            self.resting.discard(rank)
+
+    def rest(self, rank: int, seq: int) -> bool:
+        """Worker ``rank`` waits for others from now on; false if this is an old repetition, and it does not."""
+        if seq < self.latest.get(rank, -1):
+            return False
+        self.latest[rank] = seq
+        self.resting.add(rank)
+        return True
 
     def ask(self, sender: str, m: Ticket, live: tuple[int, ...]) -> list[Action]:
         """Give worker ``m.worker`` a place, or let it wait for the next round; ``live`` are the store's workers."""

@@ -308,3 +308,26 @@ def test_a_place_is_not_kept_for_a_worker_at_a_barrier() -> None:
     feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, resumes=True))
     actions = feed(core, Retire(worker=2, incarnation=1, seq=5, store=1, resumes=True))
     assert [a.message.round for a in actions if isinstance(a, Send) and isinstance(a.message, Granted)] == [1]
+
+
+def ask(rank: int, seq: int, index: int) -> Ticket:
+    return Ticket(worker=rank, incarnation=1, seq=seq, store=1, index=index, base=0)
+
+
+def test_an_old_repetition_of_a_rest_does_not_take_a_worker_out_of_its_round() -> None:
+    core = server(2, "ksync:2")
+    rest = Retire(worker=0, incarnation=1, seq=3, store=1, resumes=True)
+    feed(core, rest)
+    feed(core, ask(0, 4, 0))
+    feed(core, rest)
+    assert core.desks[1].resting == set()
+
+
+def test_an_old_repetition_of_a_question_does_not_end_a_rest() -> None:
+    core = server(2, "ksync:2")
+    feed(core, ask(0, 3, 0))
+    feed(core, Retire(worker=0, incarnation=1, seq=4, store=1, resumes=True))
+    feed(core, ask(0, 3, 0))
+    assert core.desks[1].resting == {0}
+    feed(core, ask(0, 5, 1))
+    assert core.desks[1].resting == set()

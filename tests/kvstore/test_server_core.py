@@ -331,3 +331,20 @@ def test_a_reader_that_was_answered_is_not_kept() -> None:
         feed(core, pull(0, clock + 1, seq=2 * clock))
         feed(core, push(1, clock, want=True, seq=clock))
         assert core.entries[7].parked == {}
+
+
+@pytest.mark.parametrize("want", [False, True])
+def test_a_late_repetition_of_a_push_of_a_worker_that_has_left_is_no_new_one(want: bool) -> None:
+    core = server(2, "asp")
+    feed(core, push(0, 0, want=want))
+    feed(core, Retire(worker=0, incarnation=1, seq=2, store=1))
+    (again,) = feed(core, push(0, 0, want=want))
+    assert isinstance(again, Send) and isinstance(again.message, Ack) and again.message.taken
+    assert (core.ledgers[0].applied, core.ledgers[0].rejected, core.ledgers[0].duplicate) == (1, 0, 1)
+
+
+def test_a_worker_that_has_left_cannot_push_once_more() -> None:
+    core = server(2, "asp")
+    feed(core, push(0, 0))
+    feed(core, Retire(worker=0, incarnation=1, seq=2, store=1))
+    assert refused(feed(core, push(0, 1, seq=3))).error == "StaleWorkerError"
