@@ -210,12 +210,15 @@ class Table:
             self._update(cell, update, [_dense(a, cell) for a in arrays], reduce)
 
     def _update(self, cell: Cell, update: Update | None, arrays: list[Array], reduce: str) -> None:
-        plain = len(arrays) == 1 and update is not None
-        total = arrays[0] if plain else reduce_in_order(arrays, reduce, self._buffer(cell.value))
-        if update is None:
-            np.copyto(cell.value, total, casting="same_kind")
+        direct = update is None and wider(cell.value.dtype) == cell.value.dtype
+        if len(arrays) == 1:
+            total = arrays[0]
         else:
+            total = reduce_in_order(arrays, reduce, cell.value if direct else self._buffer(cell.value))
+        if update is not None:
             update.step(cell, total)
+        elif total is not cell.value:
+            np.copyto(cell.value, total, casting="same_kind")
 
     @staticmethod
     def _update_rows(cell: Cell, update: Update | None, total: RowSparse) -> None:
