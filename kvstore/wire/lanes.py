@@ -77,7 +77,7 @@ class Lanes:
         malformed: Callable[[str, RemoteProtocolError], None],
     ) -> None:
         self.identity, self._gone, self._malformed = identity, gone, malformed
-        self._context = zmq.Context()
+        self._context = zmq.Context(io_threads=2)  # a large message holds its thread up for long
         self._poller = select.epoll()
         self._watched: dict[int, Callable[[int], None]] = {}
         self._router: Any = None
@@ -137,6 +137,7 @@ class Lanes:
         lanes = self._dealers[peer]
         dealer = self._socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, self.identity.encode() + _BULK * len(lanes))
+        dealer.setsockopt(zmq.AFFINITY, 2 if lanes else 1)
         try:
             dealer.connect(self._addresses[peer])
         except zmq.ZMQError as e:

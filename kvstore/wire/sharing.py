@@ -48,6 +48,9 @@ BURST = 64
 PACKET_BYTES = 2 * PACK_BYTES
 """Longer ones are cut, and malformed by that."""
 
+LARGE_AT_ONCE = 2
+"""Messages with references that are handed on before one looks for others."""
+
 TAG = 0xC1
 _HEAD = struct.Struct("<BB")
 _REFERENCE = struct.Struct("<BIQQ")
@@ -288,10 +291,16 @@ class Sharing:
         return True
 
     def take(self) -> Iterator[tuple[str, list[list[Any]]]]:
-        """What came through those sockets: peers and their messages, each of one frame, as it was sent."""
-        inbox, self.inbox = self.inbox, []
-        for peer, data in inbox:
-            yield peer, [[memoryview(data)[len(_MESSAGE) :]]]
+        """What came through those sockets: peers and their messages, each of one frame, as it was sent.
+
+        Those with references, which stand for large payloads, come last, and few at a time: the others overtake them.
+        """
+        at, tag = len(_MESSAGE), bytes([TAG])
+        small = [x for x in self.inbox if not x[1].startswith(tag, at)]
+        large = [x for x in self.inbox if x[1].startswith(tag, at)]
+        self.inbox = large[LARGE_AT_ONCE:]
+        for peer, data in small + large[:LARGE_AT_ONCE]:
+            yield peer, [[memoryview(data)[at:]]]
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 

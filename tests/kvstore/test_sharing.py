@@ -476,3 +476,18 @@ def test_the_kernel_tells_who_connects() -> None:
             if pid:
                 break
         assert os.waitstatus_to_exitcode(status) == 0 and listener.sharing.peers() == []
+
+
+def test_small_messages_overtake_those_that_stand_for_large_payloads() -> None:
+    with linked() as (listener, dialer):
+        a = shared_array(dialer, listener, "server")
+        for i in range(5):
+            dialer.send("server", push(a))
+        dialer.send("server", Ack(seq=9, version=0, floor=0))
+        got: list[tuple[str, Message]] = []
+        while len(got) < 6:
+            came = list(listener.poll(0.05))
+            assert sum(isinstance(m, Push) for _, m in came) <= sharing_module.LARGE_AT_ONCE
+            got += came
+            list(dialer.poll(0.0))
+    assert got[0][1] == Ack(seq=9, version=0, floor=0)
