@@ -11,8 +11,10 @@ __all__ = ["Bucket", "Item", "buckets"]
 
 FUSE_BYTES = 64 << 10
 """Smaller values of one call travel together."""
-BUCKET_BYTES = 256 << 10
-"""As much travels together: several buckets, so that one is copied while another is on its way."""
+BUCKET_BYTES = 128 << 10
+"""As much for each worker travels together, up to `MOST_BYTES`: large enough for the messages that a bucket becomes,
+small enough for several buckets, so that one is copied while another is on its way."""
+MOST_BYTES = 1 << 20
 
 Item: TypeAlias = tuple[str, Array, Array]
 """Name of a key, this worker's contribution, and where the result goes; both flat and whole."""
@@ -45,11 +47,12 @@ class Bucket:
             at = end
 
 
-def buckets(items: Sequence[Item]) -> list[list[Item]]:
+def buckets(items: Sequence[Item], workers: int) -> list[list[Item]]:
     """Which items make a `Bucket`: large values singly, small ones of one dtype together.
 
     It is the same on every worker that makes the same call.
     """
+    most_bytes = min(MOST_BYTES, workers * BUCKET_BYTES)
     made: list[list[Item]] = []
     open_: dict[Any, tuple[list[Item], int]] = {}  # by dtype, the bucket that is being filled, and its bytes
     for item in items:
@@ -59,7 +62,7 @@ def buckets(items: Sequence[Item]) -> list[list[Item]]:
         if nbytes > FUSE_BYTES:
             made.append([item])
             continue
-        if not bucket or filled + nbytes > BUCKET_BYTES:
+        if not bucket or filled + nbytes > most_bytes:
             bucket, filled = [], 0
             made.append(bucket)
         bucket.append(item)

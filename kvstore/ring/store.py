@@ -198,7 +198,7 @@ class AllReduceKVStore(ReducingKVStore):
     def _run(self, items: list[Item], start: Callable[[Item, Call], "Future[None]"], result: Any) -> Call:
         """Start the collectives of one call; its future gives ``result``."""
         call = self._call()
-        planned = buckets(items)
+        planned = buckets(items, self._workers)
         group = _Group(call, len(planned), result)
         with self._lock:
             self._under_way[call] = None

@@ -236,6 +236,15 @@ def test_workers_that_do_not_make_the_same_calls_are_told_so() -> None:
     assert "worker 1 reduces 6 elements of <f4 with 'k0' at clock 0; worker 0 reduces 4 of <f4" in fail.text
 
 
+def test_workers_that_go_about_it_in_different_ways_are_told_so() -> None:
+    net = RingNet(4)
+    for r in range(4):
+        own = np.ones(8, np.float32)
+        net.start(r, collective(r, 4, own, algorithm="ring" if r else "halving"), own)
+    net.run(until=5)
+    assert any("in different ways: set the same algorithm on every worker" in f.text for _, f in net.failed)
+
+
 @pytest.mark.parametrize("block", [-1, 7, 2**62])
 def test_a_message_for_no_step_of_the_program_fails_the_collective(block: int) -> None:
     core = pair()
