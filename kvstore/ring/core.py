@@ -321,8 +321,8 @@ class AllReduceCore:
     def _differs(self, op: Collective, rank: int, total: int, value: Payload) -> str:
         if (total, value.dtype) == (op.size, op.dtype):
             return (
-                f"worker {rank} and worker {self.rank} reduce {op.about} at clock {op.clock} in different ways: set the "
-                "same algorithm on every worker"
+                f"worker {rank} and worker {self.rank} reduce {op.about} at clock {op.clock} in different ways: set "
+                "the same algorithm on every worker"
             )
         return (
             f"worker {rank} reduces {total} elements of {value.dtype} with {op.about} at clock {op.clock}; worker "
