@@ -15,6 +15,7 @@ from shoal.kvstore.codecs import Spec
 from shoal.kvstore.gates import canonical_mode
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
+from shoal.kvstore.snapshot import Cut, Snapshot
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
@@ -249,20 +250,61 @@ class KVStore(ABC):
         """
         return self.push_async(key, value, priority)
 
-    def pull(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0, *, copy: bool = True) -> Any:
+    def pull(
+        self,
+        key: Key | Sequence[Key],
+        out: Any = None,
+        priority: int = 0,
+        *,
+        copy: bool = True,
+        snapshot: bool = False,
+    ) -> Any:
         """Read keys as this worker's clock may see them: in a synchronous run, with every push before it applied.
 
         Args:
             out: arrays or Tensors that are written in place; without it new arrays are returned.
             copy: False reads without copying where that is possible: see `view`.
+            snapshot: all keys in one state: see `snapshot`.
         Raises:
             StoreTimeoutError: names who is waited for.
         """
+        if snapshot:
+            if not copy:
+                raise ConfigError("pull: a snapshot is a copy: leave out one of snapshot=True and copy=False")
+            names, (outs,) = as_lists(key, out)
+            results, _ = self._snapshot(names, outs, priority, None)
+            return results[0] if isinstance(key, str | int) else results
         if not copy:
             if out is not None:
                 raise ConfigError("pull: what is written into out is a copy: leave out one of out and copy=False")
             return self.view(key, priority=priority)
         return self.pull_async(key, out, priority).result()
+
+    def snapshot(self, keys: Key | Sequence[Key] | None = None, *, timeout_s: float | None = None) -> Snapshot:
+        """Read keys in one state: of each worker's contributions the first so many, and in every key the same ones.
+
+        Training goes on meanwhile, and nobody waits but the caller. It is for evaluation and checkpoints: for the
+        staleness of what this worker pushes next it is no read. All pushes of this worker before it are in.
+
+        Args:
+            keys: keys that every worker pushes equally often; None for all that there are.
+            timeout_s: deadline; None for the store's.
+        Returns:
+            New arrays by key; its ``cut`` says which contributions are in.
+        Raises:
+            StoreTimeoutError: names the worker that has not pushed a key as often as the others, and the key.
+            StoreError: it never will, because it has left.
+            ConfigError: this kind of store takes none.
+        """
+        names = chosen_keys(keys) or self.keys()
+        values, cut = self._snapshot(names, [None] * len(names), 0, timeout_s)
+        return Snapshot(dict(zip(names, values, strict=True)), cut)
+
+    def _snapshot(
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
+    ) -> tuple[list[Any], Cut]:
+        """The keys in one state, each in its ``out`` or in a new array, and which state that is."""
+        raise ConfigError(f"a store of type {self.type!r} takes no snapshots: pull the keys")
 
     def view(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Any:
         """`pull`, or `pushpull` of ``value`` if there is one, as read-only arrays.
@@ -321,7 +363,12 @@ class KVStore(ABC):
         raise ConfigError(f"a store of type {self.type!r} can make no other store of its kind")
 
     def is_capable(self, capability: str) -> bool:
-        """Whether the store has a capability; ``"optimizer"``: it can update the values itself."""
+        """Whether the store has a capability.
+
+        ``"optimizer"``: it can update the values itself. ``"snapshot"``: it can read keys in one state.
+        """
+        if capability.lower() == "snapshot":
+            return type(self)._snapshot is not KVStore._snapshot
         return capability.lower() == "optimizer"
 
     def __enter__(self) -> "KVStore":

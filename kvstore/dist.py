@@ -41,10 +41,12 @@ from shoal.kvstore.client.loading import load, pieces
 from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
+from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
 from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
+from shoal.kvstore.snapshot import Cut
 from shoal.kvstore.wire.lanes import MAX_FRAME_BYTES
 from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import ITEM_BYTES, Message
@@ -117,6 +119,7 @@ class DistKVStore(KVStore):
             self._compressor = Compressor.of(self._fixed, self.rank)
         self._in_place = InPlace(shell.transport.sharing)
         self._needs_whole = False  # the optimizer does not take slices
+        self._snapshots, self._snapping = 0, Lock()  # how many were begun; one is taken at a time
 
     @property
     def rank(self) -> int:
@@ -299,6 +302,31 @@ class DistKVStore(KVStore):
         call = self._run(jobs, _like(key, [t for t, _ in targets]))
         self._backlog.keep(call, copied_bytes)
         return self._remember(call)
+
+    def _snapshot(
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
+    ) -> tuple[list[Any], Cut]:
+        entries = [self._entry(n) for n in names]
+        targets = [self._target(n, e, o) for n, e, o in zip(names, entries, outs, strict=True)]
+        reads = self._jobs(entries, None, [flat for _, flat in targets], priority)
+        self.flush()
+        with self._snapping:
+            self._snapshots += 1
+            place = self.number, self._snapshots
+            try:
+                cut = joint_cut(self._within(surveys(reads, *place), timeout_s).replies)
+                self._within(fetches(reads, *place, cut), timeout_s)
+            finally:
+                self._run(ends(reads, *place), None)
+        return [t for t, _ in targets], cut
+
+    def _within(self, jobs: list[Job], timeout_s: float | None) -> Group:
+        """Carry out requests, and wait; each may take so long."""
+        for job in jobs:
+            job.timeout_s = timeout_s or 0.0
+        group = Group(len(jobs))
+        self._submit(jobs, group).result()
+        return group
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
         names, (values,) = as_lists(key, value)

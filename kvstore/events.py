@@ -13,13 +13,19 @@ __all__ = [
     "Accumulate",
     "Action",
     "Apply",
+    "BeginBranch",
+    "Branching",
     "Configure",
     "Contribution",
     "Create",
+    "CutBranch",
+    "DropBranch",
     "Event",
     "PeerGone",
     "Received",
+    "SealBranch",
     "Send",
+    "SendBranch",
     "SendValue",
     "Woke",
 ]  # fmt: skip
@@ -145,5 +151,54 @@ class Configure:
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BeginBranch:
+    """A snapshot by worker ``reader`` begins: from now on ``slice`` has a branch for it."""
+
+    slice: int
+    reader: int
+
+
+@dataclass(frozen=True, slots=True)
+class CutBranch:
+    """The branch takes what makes the slice ``version``, or, if that is -1, the first ``counts`` of each rank."""
+
+    slice: int
+    reader: int
+    version: int
+    counts: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SealBranch:
+    """The branch has all of its cut once it has taken ``parts``, which go on waiting to be applied to the slice."""
+
+    slice: int
+    reader: int
+    parts: tuple[Contribution, ...]
+    reduce: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendBranch:
+    """Send the value of a sealed branch to ``to``, in answer to its request ``seq``."""
+
+    to: str
+    seq: int
+    slice: int
+    reader: int
+    version: int
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropBranch:
+    """The branch is not needed any more; there may be none."""
+
+    slice: int
+    reader: int
+
+
 Event: TypeAlias = Received | PeerGone | Woke
-Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure
+Branching: TypeAlias = BeginBranch | CutBranch | SealBranch | SendBranch | DropBranch
+Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure | Branching

@@ -29,6 +29,7 @@ from shoal.kvstore.placement import Placement
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.server.table import Table
+from shoal.kvstore.snapshot import Cut
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
@@ -86,10 +87,10 @@ class LocalKVStore(KVStore):
         rows = {n: self._fitting_rows(n, r) for n, r in sparse.items()}
         dense = [(n, v) for n, v in zip(names, values, strict=True) if n not in rows]
         arrays = [self._fitting(n, merge_devices(v)) for n, v in dense]
-        for name, array in self._received([n for n, _ in dense], arrays):
-            self._push(name, array)
-        for name, some in rows.items():
-            self._push(name, some)
+        received = [*self._received([n for n, _ in dense], arrays), *rows.items()]
+        with self._lock:  # one call of push is one contribution
+            for name, value in received:
+                self._push(name, value)
         return _done(None)
 
     def _fitting_rows(self, name: str, rows: RowSparse) -> RowSparse:
@@ -158,12 +159,11 @@ class LocalKVStore(KVStore):
         return None if self._compressor is None else self._compressor.report(Link(0, 0.0))
 
     def _push(self, name: str, array: Array | RowSparse) -> None:
-        with self._lock:
-            self._table.accumulate(self._ids[name], 0, array)
-            self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
-            self._versions[name] = self._versions.get(name, 0) + 1
-            self._pushes += 1
-            self._bytes_in += array.nbytes
+        self._table.accumulate(self._ids[name], 0, array)
+        self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
+        self._versions[name] = self._versions.get(name, 0) + 1
+        self._pushes += 1
+        self._bytes_in += array.nbytes
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         names, (outs,) = as_lists(key, out)
@@ -175,6 +175,17 @@ class LocalKVStore(KVStore):
                 self._bytes_out += memory.nbytes
         results = [t for t, _ in targets]
         return _done(results[0] if isinstance(key, str | int) else results)
+
+    def _snapshot(
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
+    ) -> tuple[list[Any], Cut]:
+        targets = [self._target(n, o) for n, o in zip(names, outs, strict=True)]
+        with self._lock:
+            for name, (_, memory) in zip(names, targets, strict=True):
+                np.copyto(memory, self._value(name))
+                self._bytes_out += memory.nbytes
+            most = max((self._versions.get(n, 0) for n in names), default=0)
+        return [t for t, _ in targets], Cut(clocks={0: most})
 
     def _seen(self, name: str) -> Array:
         """What a worker would read: compression of pulls changes the numbers here as it does in a cluster."""

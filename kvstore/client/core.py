@@ -29,6 +29,8 @@ from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import (
     Ack,
     Done,
+    Fetch,
+    Forget,
     Granted,
     Hello,
     HelloOk,
@@ -40,6 +42,8 @@ from shoal.kvstore.wire.messages import (
     SetOptimizer,
     Stats,
     StatsReply,
+    Survey,
+    Surveyed,
     Ticket,
     Value,
     Waiting,
@@ -325,7 +329,7 @@ class ClientCore:
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
         m = job.request
-        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket):
+        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Survey | Fetch | Forget):
             stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
             return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -356,7 +360,7 @@ class ClientCore:
                 return []
             case Granted():
                 return self._granted(job, m, now)
-            case Done() | StatsReply():
+            case Done() | StatsReply() | Surveyed():
                 return self._finish(job, m, now)
             case Refused():
                 self._settle(job, now)
@@ -409,6 +413,9 @@ class ClientCore:
         job.credit = 0
 
     def _valued(self, job: Job, m: Value, now: float) -> list[ClientAction]:
+        if job.stage is Stage.REQUEST:  # of a snapshot: it is no read that a later contribution is computed from
+            self.counters.bytes_pulled += _bytes(m)
+            return self._finish(job, m, now)
         if job.stage is Stage.ENTER:
             lane = self.lanes[job.slice]
             lane.floor = max(lane.floor, m.floor)
@@ -498,8 +505,9 @@ class ClientCore:
     def _too_late(self, job: Job, now: float) -> str:
         """Why the job must fail; empty while it may wait."""
         quiet = now - max(self.links[job.server].heard, job.since)
-        if now - job.since >= self.timeout_s:
-            return f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={self.timeout_s:g})"
+        limit = job.timeout_s or self.timeout_s
+        if now - job.since >= limit:
+            return f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={limit:g})"
         if quiet >= self.silence_s:
             about = type(job.request).__name__ if job.request is not None else f"{job.key!r} at clock {job.clock}"
             return (
@@ -511,8 +519,13 @@ class ClientCore:
     def describe(self, job: Job) -> str:
         """Who waits for whom, about which key and clock."""
         what = f"{type(job.request).__name__}" if job.request is not None else f"{job.key!r} at clock {job.clock}"
+        late = ", ".join(f"worker {r}" for r in job.missing)
+        if isinstance(job.request, Fetch) and late:
+            return (
+                f"worker {self.rank} takes a snapshot and has waited for {late} to push {job.key!r} as often as the "
+                f"other keys (server {job.server} is alive)"
+            )
         if job.missing and (job.stage in (Stage.ENTER, Stage.READ) or job.ticket is not None):
-            late = ", ".join(f"worker {r}" for r in job.missing)
             return f"worker {self.rank} has waited for {late} to push {what} (server {job.server} is alive)"
         return f"worker {self.rank} has waited for server {job.server}: {job.stage.value} of {what}"
 

@@ -59,6 +59,7 @@ class Job:
     reply: str = ""  # what may encode the value that is wanted
     request: Message | None = None
     token: Any = None  # the caller's; the core never looks at it
+    timeout_s: float = 0.0  # 0: as long as any
     ticket: "Place | None" = None  # what the push belongs to; of a request: what it asks for
     seq: int = -1
     clock: int = 0

@@ -29,12 +29,16 @@ from shoal.kvstore.events import (
     Received,
     Send,
     SendValue,
+    Woke,
 )
 from shoal.kvstore.gates import Gate, Progress, parse_gate
 from shoal.kvstore.server.desk import Desk
+from shoal.kvstore.server.snapshots import Branch, Snapshots
 from shoal.kvstore.wire.messages import (
     Ack,
     Done,
+    Fetch,
+    Forget,
     Hello,
     HelloOk,
     Init,
@@ -46,6 +50,7 @@ from shoal.kvstore.wire.messages import (
     SetOptimizer,
     Stats,
     StatsReply,
+    Survey,
     Ticket,
     Value,
     Waiting,
@@ -97,6 +102,7 @@ class Entry:
     shown: int = 0  # ... every new floor, and this one last
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
     left: dict[int, int] = field(default_factory=dict)  # by rank, the last clock of those who have left
+    branches: dict[int, Branch] = field(default_factory=dict)  # of snapshots, by reader
 
     def fits(self, value: Payload, rows: Payload | None) -> bool:
         """Whether a contribution has the slice's shape, or that of some of its rows."""
@@ -167,6 +173,8 @@ class ServerCore:
         self.updates = 0
         self.strangers = 0
         self.desks: dict[int, Desk] = {}  # by store
+        self.snapshots = Snapshots(self.entries)
+        self._now = 0.0  # when the message that is being handled came
         self._configured: dict[tuple[int, int], int] = {}
         self._retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
         self._handlers: dict[type[Any], Any] = {
@@ -178,6 +186,9 @@ class ServerCore:
             Retire: self._retire,
             Stats: self._stats,
             Ticket: self._ticket,
+            Survey: self._snapshot,
+            Fetch: self._snapshot,
+            Forget: self._snapshot,
         }
 
     def roster(self, roster: Roster) -> list[Action]:
@@ -196,11 +207,12 @@ class ServerCore:
                 return [
                     _refuse(event.sender, 0, "RemoteProtocolError", f"a server takes no {type(event.message).__name__}")
                 ]
+            self._now = now
             answer: list[Action] = handler(event.sender, event.message)
             return answer
         if isinstance(event, PeerGone):
             return self._gone(event)
-        return []
+        return self.snapshots.expire(now) if isinstance(event, Woke) else []
 
     # --- joining and preparing ----------------------------------------------------------------------------------------
 
@@ -255,7 +267,8 @@ class ServerCore:
         if m.clock < entry.counted(m.worker):
             book.duplicate += 1
             return self._answer(sender, m, entry)
-        return self._take(sender, m, book, entry)
+        taken = self._take(sender, m, book, entry)
+        return [*taken, *self.snapshots.moved(m.slice, entry, taken)] if entry.branches else taken
 
     def _take(self, sender: str, m: Push, book: Ledger, entry: Entry) -> list[Action]:
         """Count a contribution, and keep it for its round unless it is too late for that."""
@@ -414,6 +427,17 @@ class ServerCore:
         to, rows, reply = reader.sender, reader.rows, reader.reply
         return SendValue(to, reader.worker, seq, slice_id, version, floor, stable, taken, rows, reply)
 
+    def _snapshot(self, sender: str, m: Survey | Fetch | Forget) -> list[Action]:
+        stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
+        if stranger:
+            return stranger
+        match m:
+            case Survey():
+                return self.snapshots.survey(sender, m, self._now)
+            case Fetch():
+                return self.snapshots.fetch(sender, m, self._now)
+        return self.snapshots.forget(sender, m)
+
     @staticmethod
     def _show(slice_id: int, entry: Entry) -> list[Action]:
         """Send the value to those who watch it, once for each new floor."""
@@ -444,13 +468,15 @@ class ServerCore:
         if desk is None or desk.gate.need in (0, 1) or not desk.rest(m.worker, m.seq):
             return []
         closed = [a for i, e in mine.items() for a in self._close(i, e) + self._release(i, e)]
-        return closed + self._recount([m.store])
+        noted = [a for i, e in mine.items() if e.branches for a in self.snapshots.moved(i, e, closed)]
+        return closed + noted + self._recount([m.store])
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:
             return []
         del self.members[event.rank]
-        return self._drop(event.rank, self.entries) + self._recount(list(self.desks))
+        left = self._drop(event.rank, self.entries) + self._recount(list(self.desks))
+        return left + self.snapshots.gone(event.rank)
 
     def _drop(self, rank: int, entries: dict[int, Entry]) -> list[Action]:
         """Wait for worker ``rank`` no more in these slices; what it waits for itself it must ask again."""
@@ -462,6 +488,8 @@ class ServerCore:
             entry.parked = {k: r for k, r in entry.parked.items() if r.worker != rank}
             entry.watchers = {k: w for k, w in entry.watchers.items() if w[0] != rank}
             actions += self._close(slice_id, entry) + self._release(slice_id, entry) + self._show(slice_id, entry)
+            if entry.branches:
+                actions += self.snapshots.moved(slice_id, entry, actions)
         return actions
 
     def _stranger(self, sender: str, seq: int, worker: int, incarnation: int) -> list[Action]:

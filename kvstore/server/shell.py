@@ -12,8 +12,25 @@ import numpy as np
 from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
 from shoal.kvstore import codecs, rules
 from shoal.kvstore.arrays import as_array, as_payload, dtype_named
-from shoal.kvstore.events import Accumulate, Action, Apply, Configure, Create, PeerGone, Received, Send, SendValue
+from shoal.kvstore.events import (
+    Accumulate,
+    Action,
+    Apply,
+    BeginBranch,
+    Configure,
+    Create,
+    CutBranch,
+    DropBranch,
+    PeerGone,
+    Received,
+    SealBranch,
+    Send,
+    SendBranch,
+    SendValue,
+    Woke,
+)
 from shoal.kvstore.rows import check_ids
+from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.table import Table
@@ -37,6 +54,7 @@ class ServerShell:
 
     def __init__(self, transport: Transport) -> None:
         self.transport, self.table = transport, Table(transport.sharing.arena.array)
+        self._branches = Branches(self.table)
         self._copies = Copies(transport.sharing)
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
@@ -96,6 +114,8 @@ class ServerShell:
         return dataclasses.replace(m, codec="", value=as_payload(dense), more=())
 
     def wake(self, now: float) -> float:
+        if self.core is not None and self.core.snapshots.open and not self._failure:
+            self._carry_out(self.core.handle(Woke(), now))
         return now + IDLE_S
 
     def failure(self) -> str:
@@ -134,12 +154,16 @@ class ServerShell:
             case Accumulate(slice_id, rank, clock, value, brief, Payload() as rows):
                 part = self.table.row_sparse(slice_id, as_array(rows), as_array(value))
                 self.table.accumulate(slice_id, rank, part, clock, brief or not is_mapped(value.data, rows.data))
-            case Apply(slice_id, parts, reduce, _):
-                self.table.apply(slice_id, parts, reduce)
+            case Apply(slice_id, parts, reduce, version):
+                self.table.apply(slice_id, parts, reduce, version)
             case Create(slice_id, key, value, store, segments, width):
                 self.table.create(slice_id, key, as_array(value), store, segments, width)
             case Configure():
                 self._configure(action)
+            case BeginBranch() | CutBranch() | SealBranch() | DropBranch():
+                self._branches.do(action)
+            case SendBranch():
+                self._send_branch(action)
 
     def _send_value(self, a: SendValue) -> None:
         self.table.was_read(a.slice, a.rank)
@@ -153,6 +177,11 @@ class ServerShell:
             stable, payload = copy is not None, copy or payload
         value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
         self.transport.send(a.to, value, stable=stable)
+
+    def _send_branch(self, a: SendBranch) -> None:
+        payload = self._branches.value(a.slice, a.reader)
+        self.bytes_out += payload.data.nbytes
+        self.transport.send(a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=payload))
 
     def _send_encoded(self, a: SendValue) -> bool:
         """Whether the value could be sent encoded."""

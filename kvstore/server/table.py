@@ -7,7 +7,7 @@ If all contributions of a round are row-sparse, its update touches their rows on
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from shoal.kvstore.wire.messages import Segment
 from shoal.kvstore.wire.schema import Payload
 from shoal.ops.optim import Optimizer
 
-__all__ = ["Cell", "Table", "Update", "reduce_in_order"]
+__all__ = ["Cell", "Follower", "Table", "Update", "reduce_in_order"]
 
 
 def reduce_in_order(parts: Sequence[Array], reduce: str, out: Array) -> Array:
@@ -34,6 +34,16 @@ def reduce_in_order(parts: Sequence[Array], reduce: str, out: Array) -> Array:
     if reduce == "mean":
         np.divide(out, len(parts), out=out)
     return out
+
+
+class Follower(Protocol):
+    """What is told of each update of a slice."""
+
+    def before(
+        self, cell: "Cell", parts: Sequence[Contribution], arrays: list[Array | RowSparse], reduce: str, version: int
+    ) -> None:
+        """``cell`` is about to take these contributions, and to become ``version``."""
+        ...
 
 
 Allocate: TypeAlias = Callable[[tuple[int, ...], Any], Array | None]
@@ -57,6 +67,7 @@ class Cell:
     update: "Update | None" = None  # how its value is updated; None: a round's reduction replaces it
     parts: dict[tuple[int, int], Array | RowSparse] = field(default_factory=dict)
     view: CellView | None = None  # what the rule sees and keeps
+    followers: dict[int, Follower] = field(default_factory=dict)
 
     def seen(self) -> CellView:
         """This slice for a rule; what the rule keeps lies there."""
@@ -126,7 +137,7 @@ class Table:
     """
 
     def __init__(self, allocate: Allocate = lambda shape, dtype: None) -> None:
-        self._allocate = allocate
+        self.allocate = allocate
         self.cells: dict[int, Cell] = {}
         self.defaults: dict[int, Update] = {}  # by store, for its keys that are created later
         self._scratch: dict[tuple[str, int, int], Array] = {}
@@ -141,7 +152,7 @@ class Table:
         width: int = 0,
     ) -> None:
         """Give a slice its first value; it is copied."""
-        own = self._allocate(value.shape, value.dtype)
+        own = self.allocate(value.shape, value.dtype)
         own = np.empty(value.shape, value.dtype) if own is None else own
         np.copyto(own, value)
         cell = Cell(key, store, own, segments, width, update=self.defaults.get(store))
@@ -193,10 +204,16 @@ class Table:
         cell = self._cell(slice_id)
         return RowSparse(ids, rows, (cell.value.size // cell.width, cell.width))
 
-    def apply(self, slice_id: int, parts: Sequence[Contribution], reduce: str) -> None:
-        """Correct and reduce these contributions, and update the value in place."""
+    def apply(self, slice_id: int, parts: Sequence[Contribution], reduce: str, version: int = 0) -> None:
+        """Correct and reduce these contributions, and update the value in place, to ``version``."""
         cell = self._cell(slice_id)
         arrays = [cell.parts.pop((p.rank, p.clock)) for p in parts]
+        for follower in cell.followers.values():
+            follower.before(cell, parts, arrays, reduce, version)
+        self.advance(cell, parts, arrays, reduce)
+
+    def advance(self, cell: Cell, parts: Sequence[Contribution], arrays: list[Array | RowSparse], reduce: str) -> None:
+        """`apply` to a cell that need not be one of the table's."""
         update = cell.update
         if update is not None and update.rule is not None:
             arrays = [

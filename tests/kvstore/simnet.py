@@ -8,8 +8,22 @@ import numpy as np
 
 from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.client.core import ClientCore, Complete, Dropped, Fail, Job, Transmit
-from shoal.kvstore.events import Accumulate, Apply, Create, PeerGone, Received, Send, SendValue
+from shoal.kvstore.events import (
+    Accumulate,
+    Apply,
+    BeginBranch,
+    Create,
+    CutBranch,
+    DropBranch,
+    PeerGone,
+    Received,
+    SealBranch,
+    Send,
+    SendBranch,
+    SendValue,
+)
 from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.messages import Init, Member, Roster, Value
@@ -25,6 +39,7 @@ class SimServer:
 
     def __init__(self, rank: int, workers: int) -> None:
         self.core, self.table = ServerCore(rank, 1, "run"), Table()
+        self.branches = Branches(self.table)
         self.core.roster(roster(workers))
         self.applied: list[tuple[int, int, int]] = []  # slice, rank, clock
         self.rounds: dict[int, list[tuple[tuple[int, int], ...]]] = {}  # by slice, who was applied together
@@ -44,12 +59,17 @@ class SimServer:
                     out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=value)))
                 case Accumulate(slice_id, rank, clock, value):
                     self.table.accumulate(slice_id, rank, as_array(value), clock)
-                case Apply(slice_id, parts, reduce, _):
+                case Apply(slice_id, parts, reduce, version):
                     self.applied += [(slice_id, p.rank, p.clock) for p in parts]
                     self.rounds.setdefault(slice_id, []).append(tuple((p.rank, p.clock) for p in parts))
-                    self.table.apply(slice_id, parts, reduce)
+                    self.table.apply(slice_id, parts, reduce, version)
                 case Create(slice_id, key, value, store, segments):
                     self.table.create(slice_id, key, as_array(value), store, segments)
+                case BeginBranch() | CutBranch() | SealBranch() | DropBranch():
+                    self.branches.do(a)
+                case SendBranch():
+                    value = as_payload(as_array(self.branches.value(a.slice, a.reader)).copy())
+                    out.append((a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=value)))
         self.core.check()
         return out
 

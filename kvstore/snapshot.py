@@ -1,0 +1,38 @@
+"""What a read of several keys in one state gives, and which state that is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Cut", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which contributions a state consists of.
+
+    Args:
+        version: under gates whose rounds are the same for all keys (bsp, backup, ksync, kbatch, kasync): how many
+            rounds are in. None under every other.
+        clocks: by rank, where there is no version: the first so many contributions of that worker, and no others.
+            Workers that have left are among them.
+    """
+
+    version: int | None = None
+    clocks: Mapping[int, int] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-like data, to be written beside a checkpoint.
+
+        >>> Cut(clocks={0: 12, 1: 9}).plain()
+        {'version': None, 'clocks': {'0': 12, '1': 9}}
+        """
+        return {"version": self.version, "clocks": {str(r): c for r, c in sorted(self.clocks.items())}}
+
+
+class Snapshot(dict[str, Any]):
+    """Values by key, all in the state that ``cut`` says."""
+
+    def __init__(self, values: Mapping[str, Any], cut: Cut) -> None:
+        super().__init__(values)
+        self.cut = cut
