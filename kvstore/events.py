@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from shoal.kvstore.wire.messages import Segment
-from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.schema import Message, Payload, Plain
 
 __all__ = [
     "Accumulate",
     "Action",
+    "Alter",
     "Apply",
     "BeginBranch",
     "Branching",
@@ -152,6 +153,15 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
+class Alter:
+    """From the next update of ``slice`` on its optimizer has these hyper-parameters; ``number`` is the change's."""
+
+    slice: int
+    number: int
+    settings: dict[str, Plain]
+
+
+@dataclass(frozen=True, slots=True)
 class BeginBranch:
     """A snapshot by worker ``reader`` begins: from now on ``slice`` has a branch for it."""
 
@@ -201,4 +211,4 @@ class DropBranch:
 
 Event: TypeAlias = Received | PeerGone | Woke
 Branching: TypeAlias = BeginBranch | CutBranch | SealBranch | SendBranch | DropBranch
-Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure | Branching
+Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure | Alter | Branching

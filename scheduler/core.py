@@ -252,7 +252,8 @@ class SchedulerCore:
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
         since: list[Left | Changed] = [x for x in self.state.departures if not _is_about(x, node.member)]
         since += self.state.changes
-        news += sorted(since, key=lambda m: m.generation)
+        since.sort(key=lambda m: m.generation)
+        news += since
         if self._stopping and node.member.role == "server":
             news.append(_STOP)
         return [Send(sender, message) for message in news]

@@ -70,6 +70,7 @@ class ServerRole:
         )
         self.membership.on_roster = self._complete
         self.membership.on_left = self._left
+        self.membership.on_change = self.store.change
         self.membership.on_stop = self._leave
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
 

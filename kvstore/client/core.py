@@ -25,9 +25,10 @@ from shoal.kvstore.client.jobs import (
     Transmit,
     Warn,
 )
-from shoal.kvstore.gates import Gate
+from shoal.kvstore.gates import Gate, altered_gate
 from shoal.kvstore.wire.messages import (
     Ack,
+    Call,
     Done,
     Fetch,
     Forget,
@@ -61,6 +62,8 @@ SILENCE_S = 60.0
 """A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
 CREDIT_BYTES = 8 << 20
 """Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
+SMALL_BYTES, EXTRA_BYTES = 64 << 10, 1 << 20
+"""Pushes of at most the first number of bytes may exceed the credit, together by the second one."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class _Lane:
     fresh: Value | None = None  # of an eager gate: the newest value that came
     stream: int = -1  # the seq under which values come unasked
     jobs: deque[Job] = field(default_factory=deque)
+    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # of the gate, that wait for their clock
     doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
 
 
@@ -111,6 +115,7 @@ class ClientCore:
         self.links = {s: _Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
         self.tickets: dict[tuple[int, int], Place] = {}  # by store and turn
+        self._changes: dict[int, list[tuple[int, dict[str, Any]]]] = {}  # by store, of the gate: clock and limits
         self._turns: dict[int, int] = {}  # by store, how many places have been asked for
         self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
         self.counters = Counters()
@@ -122,7 +127,25 @@ class ClientCore:
 
     def register(self, slice_id: int, gate: Gate, store: int = 1, desk: int = 0) -> None:
         """A slice of ``store`` exists, under this gate; server ``desk`` gives places in the store's rounds."""
-        self.lanes.setdefault(slice_id, _Lane(gate=gate, store=store, desk=desk))
+        changes = list(self._changes.get(store, ()))
+        self.lanes.setdefault(slice_id, _Lane(gate=gate, store=store, desk=desk, changes=changes))
+
+    def alter(self, store: int, settings: dict[str, Any], at_clock: int) -> None:
+        """The gate of a store has other limits from version ``at_clock`` of each slice on.
+
+        Servers see to them; but a client need not ask whether it may push as long as it knows that it may.
+        """
+        self._changes.setdefault(store, []).append((at_clock, settings))
+        for lane in self.lanes.values():
+            if lane.store == store:
+                lane.changes.append((at_clock, settings))
+
+    @staticmethod
+    def _settle_gate(lane: _Lane) -> None:
+        """Take the limits whose clock has come."""
+        for change in [c for c in lane.changes if c[0] <= lane.pulled]:
+            lane.changes.remove(change)
+            lane.gate = None if lane.gate is None else altered_gate(lane.gate, change[1])
 
     # --- what the caller asks -----------------------------------------------------------------------------------------
 
@@ -150,9 +173,14 @@ class ClientCore:
                 if link.ready and link.hello_since < 0:
                     actions += self._greet(server, link, now)
                 continue
-            while link.ready and (link.credit > 0 or link.ready[0][2].payload is None):
+            while link.ready and self._may_start(link, link.ready[0][2]):
                 actions += self._start(heapq.heappop(link.ready)[2], now)
         return actions
+
+    @staticmethod
+    def _may_start(link: _Link, job: Job) -> bool:
+        """Whether the credit allows it; an urgent small push does not wait until a large one is acknowledged."""
+        return job.payload is None or link.credit > (0 if job.payload_bytes > SMALL_BYTES else -EXTRA_BYTES)
 
     def _greet(self, server: int, link: _Link, now: float) -> list[ClientAction]:
         if link.hello_since < 0:
@@ -167,6 +195,8 @@ class ClientCore:
             return self._enter(job, Stage.REQUEST, now)
         lane = self.lanes[job.slice]
         job.clock = lane.clock
+        if lane.changes:
+            self._settle_gate(lane)
         if lane.doubt:
             self._over(job)
             return [Fail(job, "StoreTimeoutError", lane.doubt)]
@@ -329,7 +359,7 @@ class ClientCore:
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
         m = job.request
-        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Survey | Fetch | Forget):
+        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Call | Survey | Fetch | Forget):
             stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
             return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -360,9 +390,11 @@ class ClientCore:
                 return []
             case Granted():
                 return self._granted(job, m, now)
-            case Done() | StatsReply() | Surveyed():
+            case Done() | StatsReply() | Surveyed() | Called():
                 return self._finish(job, m, now)
             case Refused():
+                if m.counted and job.stage is Stage.PUSH:
+                    self.lanes[job.slice].clock += 1
                 self._settle(job, now)
                 return [*self._failed(job, m.error, self._refusal(job, m)), *self._pump(now)]
         return []

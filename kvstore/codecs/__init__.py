@@ -13,6 +13,7 @@ from shoal.kvstore.codecs.registry import Spec, names, parse, register
 from shoal.kvstore.codecs.replies import Codecs, Replies
 from shoal.kvstore.codecs.signs import EFSign, OneBit, OneBitMean, Sign, TwoBit, vote
 from shoal.kvstore.codecs.sparse import DGC, RandomK, TopK
+from shoal.kvstore.codecs.switch import Switch
 
 __all__ = [
     "BF16",
@@ -41,6 +42,7 @@ __all__ = [
     "Replies",
     "Sign",
     "Spec",
+    "Switch",
     "TopK",
     "TwoBit",
     "Uncompressed",

@@ -42,6 +42,7 @@ class Compressor:
         self._states: dict[int, CodecState] = {}
         self._clocks: dict[int, int] = {}
         self._carried: dict[int, Array] = {}
+        self._heirs: dict[int, Compressor | None] = {}  # by slice, who has taken over from this one
         self._advised, self._look = False, 0
 
     @classmethod
@@ -113,6 +114,30 @@ class Compressor:
         """The push was refused, or came too late: what it held goes back to the residual."""
         with self._lock:
             self.codec.give_back(parts, self._states[slice_id])
+        if slice_id in self._heirs:
+            self.hand_over(slice_id, self._heirs[slice_id])
+
+    def hand_over(self, slice_id: int, heir: "Compressor | None") -> None:
+        """The next pushes of a slice go through ``heir``: give it what was held back, now and whenever more comes back.
+
+        None, and a codec that compresses no pushes, drop it.
+        """
+        with self._lock:
+            self._heirs[slice_id] = heir
+            held = self._carried.pop(slice_id, None)
+            state = self._states.get(slice_id)
+            residual = None if state is None else state.arrays.get("residual")
+            if residual is not None:
+                held = residual.copy() if held is None else held + residual.reshape(held.shape)
+                residual[...] = 0
+        if heir is not None and held is not None and heir.codec.name != "none":
+            heir.carry(slice_id, held)
+
+    def carry(self, slice_id: int, held: Array) -> None:
+        """Send this with the next push of a slice."""
+        with self._lock:
+            before = self._carried.get(slice_id)
+            self._carried[slice_id] = held if before is None else before + held
 
     def round_trip(self, slice_id: int, part: Array, columns: int = 0) -> Array:
         """What a server would receive of a flat slice."""

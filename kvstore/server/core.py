@@ -20,6 +20,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.events import (
     Accumulate,
     Action,
+    Alter,
     Apply,
     Configure,
     Contribution,
@@ -31,11 +32,13 @@ from shoal.kvstore.events import (
     SendValue,
     Woke,
 )
-from shoal.kvstore.gates import Gate, Progress, parse_gate
+from shoal.kvstore.gates import Gate, Progress, altered_gate, parse_gate
+from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.snapshots import Branch, Snapshots
 from shoal.kvstore.wire.messages import (
     Ack,
+    Change,
     Done,
     Fetch,
     Forget,
@@ -103,6 +106,8 @@ class Entry:
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
     left: dict[int, int] = field(default_factory=dict)  # by rank, the last clock of those who have left
     branches: dict[int, Branch] = field(default_factory=dict)  # of snapshots, by reader
+    changes: list[Change] = field(default_factory=list)  # of settings, that wait for their clock
+    widest: int = 0  # slack that the gate has had, where it has been narrowed
 
     def fits(self, value: Payload, rows: Payload | None) -> bool:
         """Whether a contribution has the slice's shape, or that of some of its rows."""
@@ -116,6 +121,11 @@ class Entry:
     def may_read(self, worker: int, clock: int) -> bool:
         """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
         return self.gate.ready(clock, self.progress.floor) and self.holders.get(worker, -1) < self.version
+
+    def may_push(self, worker: int, clock: int) -> bool:
+        """As `may_read`; but who does not know yet that the slack has become smaller is not to blame."""
+        late = clock - self.progress.floor <= self.widest and self.holders.get(worker, -1) < self.version
+        return late or self.may_read(worker, clock)
 
     def missing(self, clock: int) -> tuple[int, ...]:
         """Whom a worker at ``clock`` waits for."""
@@ -173,6 +183,7 @@ class ServerCore:
         self.updates = 0
         self.strangers = 0
         self.desks: dict[int, Desk] = {}  # by store
+        self.changes = Changes()
         self.snapshots = Snapshots(self.entries)
         self._now = 0.0  # when the message that is being handled came
         self._configured: dict[tuple[int, int], int] = {}
@@ -239,8 +250,11 @@ class ServerCore:
         progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
         desk = self.desks.setdefault(m.store, Desk(gate))
         dtype, shape = m.value.dtype, m.value.shape
-        self.entries[m.slice] = Entry(m.store, m.key, dtype, shape, gate, m.reduce, progress, desk, m.width)
-        return [Create(m.slice, m.key, m.value, m.store, m.segments, m.width), done]
+        entry = Entry(m.store, m.key, dtype, shape, gate, m.reduce, progress, desk, m.width)
+        entry.changes = self.changes.of(m.store)
+        self.entries[m.slice] = entry
+        created = Create(m.slice, m.key, m.value, m.store, m.segments, m.width)
+        return [created, *self._alter(m.slice, entry), done]
 
     def _set_optimizer(self, sender: str, m: SetOptimizer) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -249,7 +263,34 @@ class ServerCore:
         if self._configured.get((m.worker, m.incarnation), -1) > m.seq:
             return [Send(sender, Done(seq=m.seq))]  # a later one is installed: this is an old repetition
         self._configured[m.worker, m.incarnation] = m.seq
+        if not m.keys:
+            waited_for = {c.number for e in self.entries.values() if e.store == m.store for c in e.changes}
+            self.changes.replaced(m.store, waited_for)
         return [Configure(sender, m.seq, m.store, m.name, m.params, m.rule, m.lr_mult, m.wd_mult, m.keys)]
+
+    def change(self, change: Change) -> list[Action]:
+        """The scheduler has announced new settings of a store; slices take them when their version is the clock."""
+        self.changes.add(change)
+        actions: list[Action] = []
+        for slice_id, entry in self.entries.items():
+            if entry.store == change.store:
+                entry.changes.append(change)
+                actions += self._alter(slice_id, entry) + self._release(slice_id, entry)
+        return actions
+
+    def _alter(self, slice_id: int, entry: Entry) -> list[Action]:
+        """Take the changes whose clock has come, in the order of the log."""
+        actions: list[Action] = []
+        for c in [c for c in entry.changes if c.at_clock <= entry.version]:
+            entry.changes.remove(c)
+            settings, before = self.changes.in_force(c), entry.gate.slack
+            entry.gate = altered_gate(entry.gate, of_gate(settings))
+            if before is not None and entry.gate.slack != before:
+                entry.widest = max(entry.widest, before)
+            self.changes.took(c, entry.version)
+            hyper = of_optimizer(settings)
+            actions += [Alter(slice_id, c.number, hyper)] if hyper else []
+        return actions
 
     # --- pushing ------------------------------------------------------------------------------------------------------
 
@@ -336,7 +377,7 @@ class ServerCore:
                 f"worker {m.worker} pushes {entry.key!r} at clock {m.clock}, but only {clock} of its pushes have come"
             )
             return _refuse(sender, m.seq, "LocalProtocolError", text)
-        if m.clock == clock and not m.quota and not entry.may_read(m.worker, clock):
+        if m.clock == clock and not m.quota and not entry.may_push(m.worker, clock):
             waits = entry.missing(clock)
             text = (
                 f"worker {m.worker} pushes {entry.key!r} at clock {clock}, ahead of workers {waits} ({entry.gate.name})"
@@ -366,6 +407,8 @@ class ServerCore:
             for part in parts:
                 self.ledgers[part.rank].applied += 1
             actions.append(Apply(slice_id, parts, entry.reduce, entry.version))
+            if entry.changes:
+                actions += self._alter(slice_id, entry)
         return actions
 
     def _live(self, store: int) -> tuple[int, ...]:
@@ -523,7 +566,8 @@ class ServerCore:
         staleness = {
             str(r): {str(tau): n for tau, n in sorted(book.staleness.items())} for r, book in self.ledgers.items()
         }
-        counts = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
+        counts: dict[str, Any] = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
+        counts["changes"] = self.changes.report()
         return {"ledger": ledger, "staleness": staleness, "staleness_by_key": self._by_key(), **counts}
 
     def _by_key(self) -> dict[str, list[int]]:
@@ -548,7 +592,7 @@ class ServerCore:
             assert not entry.complete()
             assert all(r >= entry.version for r in entry.pending)
             if entry.gate.slack is not None and clocks:
-                assert max(clocks.values()) - entry.progress.floor <= entry.gate.slack + 1
+                assert max(clocks.values()) - entry.progress.floor <= max(entry.gate.slack, entry.widest) + 1
             assert not any(entry.may_read(r.worker, r.clock) for r in entry.parked.values())
 
 

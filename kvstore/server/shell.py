@@ -15,6 +15,7 @@ from shoal.kvstore.arrays import as_array, as_payload, dtype_named
 from shoal.kvstore.events import (
     Accumulate,
     Action,
+    Alter,
     Apply,
     BeginBranch,
     Configure,
@@ -35,7 +36,7 @@ from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.loop import IDLE_S
-from shoal.kvstore.wire.messages import Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
+from shoal.kvstore.wire.messages import Change, Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
@@ -62,6 +63,7 @@ class ServerShell:
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
         self.decode_s = 0.0
+        self._unfit: dict[str, str] = {}  # by number of the change, why a slice could not take it
 
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
@@ -76,6 +78,11 @@ class ServerShell:
         """Worker ``rank`` is done: nobody waits for it any more."""
         if self.core is not None:
             self._carry_out(self.core.handle(PeerGone(rank, incarnation), 0.0))
+
+    def change(self, change: Change) -> None:
+        """A store has new settings."""
+        if self.core is not None and not self._failure:
+            self._carry_out(self.core.change(change))
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self.core is None or not self.core.known or self._failure:
@@ -126,7 +133,8 @@ class ServerShell:
         """Counters as plain data, for the final report and for `Stats`."""
         data = self.core.report() if self.core is not None else {}
         malformed = sum(self.transport.malformed.values())
-        traffic = {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
+        traffic: dict[str, Any] = {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
+        traffic |= {"changes_refused": dict(self._unfit)}
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -160,6 +168,8 @@ class ServerShell:
                 self.table.create(slice_id, key, as_array(value), store, segments, width)
             case Configure():
                 self._configure(action)
+            case Alter():
+                self._alter(action)
             case BeginBranch() | CutBranch() | SealBranch() | DropBranch():
                 self._branches.do(action)
             case SendBranch():
@@ -209,6 +219,14 @@ class ServerShell:
         name, token = self.transport.sharing.offer(to)
         if name:
             self.transport.send(to, Offer(name=name, token=token))
+
+    def _alter(self, a: Alter) -> None:
+        try:
+            self.table.alter(a.slice, a.number, a.settings)
+        except ShoalError as e:  # the store has had another optimizer since the change was asked for
+            if str(a.number) not in self._unfit:
+                log.warning("change %d cannot be taken: %s", a.number, e)
+            self._unfit.setdefault(str(a.number), str(e))
 
     def _configure(self, a: Configure) -> None:
         try:

@@ -5,14 +5,15 @@ that makes synchronous training bit-identical whatever order they came in. Half 
 If all contributions of a round are row-sparse, its update touches their rows only (``lazy_update``).
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from shoal.errors import KeyNotInitializedError
+from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.arrays import Array, as_payload
+from shoal.kvstore.control import altered_optimizer
 from shoal.kvstore.events import Contribution
 from shoal.kvstore.rows import RowSparse, reduce_rows, wider
 from shoal.kvstore.rules import CellView, Part, Rule
@@ -84,6 +85,7 @@ class Update:
     lr_mult: dict[str, float]
     wd_mult: dict[str, float]
     rule: Rule | None = None
+    own: bool = False  # it is for some keys, which keep it when the others' is changed
 
     def step(self, cell: Cell, gradient: Array) -> None:
         """Update ``cell`` in place."""
@@ -140,6 +142,7 @@ class Table:
         self.allocate = allocate
         self.cells: dict[int, Cell] = {}
         self.defaults: dict[int, Update] = {}  # by store, for its keys that are created later
+        self._altered: dict[int, list[tuple[Update, Update]]] = {}  # by number of the change, what it made of what
         self._scratch: dict[tuple[str, int, int], Array] = {}
 
     def create(
@@ -180,7 +183,7 @@ class Table:
         """
         mine = [c for c in self.cells.values() if c.store == store and (not keys or c.key in keys)]
         fresh = [(c, optimizer.init(c.value)) for c in mine]
-        update = Update(optimizer, lr_mult, wd_mult, rule)
+        update = Update(optimizer, lr_mult, wd_mult, rule, bool(keys))
         for cell, state in fresh:
             before = cell.update
             if before is None or before.optimizer.name != optimizer.name:
@@ -192,6 +195,32 @@ class Table:
             cell.update = update
         if not keys:
             self.defaults[store] = update
+
+    def alter(self, slice_id: int, number: int, settings: Mapping[str, Any]) -> None:
+        """Update a slice with other hyper-parameters from now on; its count of updates and its states stay.
+
+        Slices of keys that have an optimizer of their own keep it.
+
+        Args:
+            number: of the change; slices that take the same change share its optimizer.
+        Raises:
+            ConfigError: the slice's optimizer has no such hyper-parameter, or there is none; nothing is changed.
+        """
+        cell = self._cell(slice_id)
+        before = cell.update
+        if before is None:
+            raise ConfigError(f"key {cell.key!r} has no optimizer")
+        if before.own:
+            return
+        made = self._altered.setdefault(number, [])
+        after = next((new for old, new in made if old is before), None)
+        if after is None:
+            after = replace(before, optimizer=altered_optimizer(before.optimizer, settings))
+            made.append((before, after))
+        state = after.optimizer.init(cell.value)
+        if cell.state.keys() != state.keys():
+            cell.state = {name: cell.state.get(name, array) for name, array in state.items()}
+        cell.update = after
 
     def accumulate(
         self, slice_id: int, rank: int, value: Array | RowSparse, clock: int = 0, brief: bool = True

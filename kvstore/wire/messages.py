@@ -588,6 +588,7 @@ class Called(Message):
     """What the function returned, by part."""
 
     seq: int
+    server: int
     results: tuple[Plain, ...]
 
 

@@ -10,6 +10,7 @@ from shoal.kvstore.arrays import as_array, as_payload
 from shoal.kvstore.client.core import ClientCore, Complete, Dropped, Fail, Job, Transmit
 from shoal.kvstore.events import (
     Accumulate,
+    Alter,
     Apply,
     BeginBranch,
     Create,
@@ -65,6 +66,8 @@ class SimServer:
                     self.table.apply(slice_id, parts, reduce, version)
                 case Create(slice_id, key, value, store, segments):
                     self.table.create(slice_id, key, as_array(value), store, segments)
+                case Alter(slice_id, number, settings):
+                    self.table.alter(slice_id, number, settings)
                 case BeginBranch() | CutBranch() | SealBranch() | DropBranch():
                     self.branches.do(a)
                 case SendBranch():

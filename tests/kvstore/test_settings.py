@@ -50,7 +50,7 @@ def test_what_the_store_cannot_take_is_refused(gate: str, settings: dict[str, An
 
 def test_without_an_optimizer_gate_and_codec_are_left() -> None:
     assert checked("ssp:3", None, s=1, codec="none") == {"s": 1, "codec": "none"}
-    with pytest.raises(ConfigError, match="no optimizer.*known: s, max, codec"):
+    with pytest.raises(ConfigError, match=r"no optimizer.*known: s, max, codec"):
         checked("ssp:3", None, lr=0.1)
 
 

@@ -1,0 +1,86 @@
+"""Calls of server functions: each part of a slice in turn; one that writes is run once, whoever asks how often."""
+
+from collections import OrderedDict
+from math import prod
+from typing import Any
+
+from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
+from shoal.kvstore import functions
+from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.table import Table
+from shoal.kvstore.wire.messages import Call, Called, CallPart, Refused
+
+__all__ = ["Calls"]
+
+KEPT = 16
+"""Results of functions that write that are kept for the workers that have not asked yet, and for repetitions."""
+
+
+class Calls:
+    """The functions of one server.
+
+    Args:
+        table: its arrays.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._results: OrderedDict[tuple[int, int], tuple[Call, Called]] = OrderedDict()
+        self.wrote = False  # whether the last call may have changed values
+
+    def answer(self, core: ServerCore, m: Call) -> Called | Refused:
+        """Run the function, unless it writes and has run.
+
+        Raises:
+            Exception: a function that writes has failed, so that nobody knows what it has written.
+        """
+        self.wrote = False
+        try:
+            function = functions.find(m.name, f"on server {core.rank}")
+            if function.writes != (m.index >= 0):
+                raise ConfigError(f"server function {m.name!r} is not the same on server {core.rank}: load one plug-in")
+            self._check(core, m)
+        except ShoalError as e:
+            return Refused(seq=m.seq, error=type(e).__name__, text=f"call: {e}")
+        if function.writes:
+            return self._once(core, function, m)
+        try:
+            return self._run(core, function, m)
+        except Exception as e:
+            error, text = functions.remote_text(e, f"server function {m.name!r} failed on server {core.rank}")
+            return Refused(seq=m.seq, error=error, text=text)
+
+    def _once(self, core: ServerCore, function: functions.Function, m: Call) -> Called | Refused:
+        kept = self._results.get((m.store, m.index))
+        if kept is None:
+            self.wrote = True
+            kept = self._results[m.store, m.index] = (m, self._run(core, function, m))
+            while len(self._results) > KEPT:
+                self._results.popitem(last=False)
+        first, called = kept
+        if (first.name, first.args, first.parts) != (m.name, m.args, m.parts):
+            text = (
+                f"worker {m.worker} calls {m.name!r} with {m.args} on {len(m.parts)} parts; worker {first.worker} "
+                f"called {first.name!r} with {first.args} on {len(first.parts)}. A function that writes is called by "
+                "every worker, in the same way."
+            )
+            return Refused(seq=m.seq, error="ConfigError", text=text)
+        return Called(seq=m.seq, server=core.rank, results=called.results)
+
+    def _run(self, core: ServerCore, function: functions.Function, m: Call) -> Called:
+        results = tuple(self._part(core, function, m, part) for part in m.parts)
+        functions.plain(results, f"server function {m.name!r}")
+        return Called(seq=m.seq, server=core.rank, results=results)
+
+    def _part(self, core: ServerCore, function: functions.Function, m: Call, part: CallPart) -> Any:
+        entry, cell = core.entries[part.slice], self._table.cells[part.slice]
+        seen = {"version": entry.version, "clock": entry.progress.floor, "args": m.args}
+        return functions.run(function, part, cell.value, cell.state or {}, **seen)
+
+    @staticmethod
+    def _check(core: ServerCore, m: Call) -> None:
+        for part in m.parts:
+            entry = core.entries.get(part.slice)
+            size = -1 if entry is None or entry.store != m.store else prod(entry.shape)
+            if not 0 <= part.offset <= part.offset + part.stop - part.start <= size:
+                raise RemoteProtocolError(f"elements {part.start}:{part.stop} of {part.key!r} are not in {part.slice}")
