@@ -29,6 +29,7 @@ from shoal.kvstore.gates import Gate, altered_gate
 from shoal.kvstore.wire.messages import (
     Ack,
     Call,
+    Called,
     Done,
     Fetch,
     Forget,
