@@ -91,7 +91,8 @@ def one_turn(system: System, way: str, t: Turns, cycles: int) -> None:
     t.turns.append([ms for a in answers for ms in a["ms"]])
     t.cpu_s += spent
     t.cycles += (cycles + 1) * len(answers)
-    t.other_cpu.append(max(0.0, (busy_s() - busy - spent) / wall))
+    t.other_s += busy_s() - busy - spent
+    t.wall_s += wall
 
 
 def measure(

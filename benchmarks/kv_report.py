@@ -10,6 +10,10 @@ from shoal.lab.kvcases import Shape, percentile, rates, set_bytes
 __all__ = ["Turns", "figures", "markdown", "ratio"]
 
 
+SHORT_S = 0.2
+"""The kernel counts CPU time in hundredths of seconds: over less than this it says nothing."""
+
+
 @dataclass
 class Turns:
     """What one way of using one system has shown so far, turn by turn.
@@ -18,13 +22,15 @@ class Turns:
         turns: of each turn, milliseconds of every cycle of every worker.
         cpu_s: spent by all its processes.
         cycles: that ``cpu_s`` is for, of all workers together.
-        other_cpu: of each turn, cores that processes of others kept busy meanwhile.
+        other_s: CPU seconds that processes of others took meanwhile.
+        wall_s: how long the turns were.
     """
 
     turns: list[list[float]] = field(default_factory=list)
     cpu_s: float = 0.0
     cycles: int = 0
-    other_cpu: list[float] = field(default_factory=list)
+    other_s: float = 0.0
+    wall_s: float = 0.0
 
     @property
     def median_ms(self) -> float:
@@ -61,7 +67,7 @@ def figures(shapes: Sequence[Shape], t: Turns) -> dict[str, Any]:
         },
         **{k: _short(v) for k, v in rates(shapes, t.median_ms).items()},
         "cpu_s_per_GB": _short(t.cpu_s / moved) if moved else None,
-        "other_cpu": _short(statistics.median(t.other_cpu)) if t.other_cpu else None,
+        "other_cpu": _short(max(0.0, t.other_s / t.wall_s)) if t.wall_s > SHORT_S else None,
     }
 
 

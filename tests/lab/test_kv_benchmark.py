@@ -27,9 +27,10 @@ def test_a_system_is_judged_by_its_best_way() -> None:
 
 
 def test_cpu_seconds_are_by_the_bytes_of_all_workers() -> None:
-    t = Turns([[4.0, 4.0, 8.0]], cpu_s=6.0, cycles=4)
+    t = Turns([[4.0, 4.0, 8.0]], cpu_s=6.0, cycles=4, other_s=1.0, wall_s=4.0)
     row = figures([(125_000_000,)], t)  # half a GB
-    assert row["cpu_s_per_GB"] == 3.0
+    assert row["cpu_s_per_GB"] == 3.0 and row["other_cpu"] == 0.25
+    assert figures([(1,)], Turns([[1.0]], other_s=0.1, wall_s=0.001))["other_cpu"] is None  # too short to tell
     assert row["ms"] == {"median": 4.0, "min": 4.0, "p99": 8.0, "max": 8.0, "n": 3}
 
 
