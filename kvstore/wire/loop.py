@@ -78,6 +78,9 @@ class Loop:
                     self._rest()
                 if self._failure is not None:
                     raise self._failure
+        except BaseException as e:
+            self._failure = e
+            raise
         finally:
             self._role.release()
 
@@ -92,6 +95,11 @@ class Loop:
                 driver.receive(peer, message, self.clock())
 
     # --- callers drive ------------------------------------------------------------------------------------------------
+
+    @property
+    def resting(self) -> bool:
+        """Whether nobody drives just now; who does next begins by waking every driver, within twice `REST_S`."""
+        return self.running and self._failure is None and not self._role.locked()
 
     def rest(self) -> None:
         """By the holder of the role: a waiting caller has its answer, and nothing else is under way."""
@@ -135,7 +143,7 @@ class Loop:
 
     def _drive(self, done: Callable[[], bool], deadline: float | None, came: list[int]) -> bool:
         """Step until nothing is left to be done; false if signals ``came`` meanwhile."""
-        while self.running and not done():
+        while self.running and self._failure is None and not done():
             left = IDLE_S if deadline is None else min(IDLE_S, deadline - self.clock())
             if left <= 0.0 or not self._guarded_step(left):
                 break

@@ -481,7 +481,7 @@ def test_the_kernel_tells_who_connects() -> None:
 def test_small_messages_overtake_those_that_stand_for_large_payloads() -> None:
     with linked() as (listener, dialer):
         a = shared_array(dialer, listener, "server")
-        for i in range(5):
+        for _ in range(5):
             dialer.send("server", push(a))
         dialer.send("server", Ack(seq=9, version=0, floor=0))
         got: list[tuple[str, Message]] = []
