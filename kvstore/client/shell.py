@@ -180,8 +180,18 @@ class ClientShell:
             self._calls.put((jobs, []))
         for group in groups:
             group.future.attend = self._attend
-        if self.loop is None or sum(j.payload_bytes for j in jobs) > INLINE_BYTES or not self.loop.turn():
+        if self.loop is None or not self._left_to_caller(self.loop, jobs):
             self.transport.wake()
+
+    @staticmethod
+    def _left_to_caller(loop: Loop, jobs: list[Job]) -> bool:
+        """Whether the calling thread sends the jobs itself: while the I/O thread rests, if they are small.
+
+        Who reads will probably wait for the value at once, and sends then; if not, the I/O thread does after its rest.
+        """
+        if sum([j.payload_bytes for j in jobs]) > INLINE_BYTES:
+            return False
+        return loop.resting if all([j.want for j in jobs]) else loop.turn()
 
     def _attend(self, call: Future[Any], timeout: float | None) -> None:
         """Drive the loop in the caller's thread until the call is over, unless another thread drives it."""
