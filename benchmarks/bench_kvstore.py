@@ -34,9 +34,9 @@ from kv_report import Turns, best_way, figures, markdown, ratio
 from shoal.lab.kvcases import CASES, Shape
 
 HERE = Path(__file__).parent
-CYCLES = {"t100mb": 3, "resnet50": 3, "k1000x1kb": 5, "one1kb": 100}
+CYCLES = {"t100mb": 2, "resnet50": 2, "k1000x1kb": 5, "one1kb": 100}
 """Timed cycles a turn; fewer for a system that would take longer than `TURN_S`."""
-TURN_S = 1.5
+TURN_S = 1.0
 LIMITS = ("echo", "memcpy")
 OURS: dict[str, dict[str, str]] = {"shoal_tcp": {"SHOAL_SHM": "0"}, "shoal_shm": {"SHOAL_SHM": "1"}}
 """Ours by name, with the variable that chooses the path: sockets only, or shared memory on one host."""
