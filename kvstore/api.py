@@ -12,7 +12,7 @@ import numpy as np
 from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array, is_float
 from shoal.kvstore.codecs import Spec
-from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.gates import canonical_mode, gate_names
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.snapshot import Cut, Snapshot
@@ -420,6 +420,8 @@ def create(name: str = "auto", *, reduce: str = "mean", **options: Any) -> KVSto
     """
     if reduce not in ("mean", "sum"):
         raise ConfigError(f"unknown reduction {reduce!r}; known: mean, sum")
+    if not isinstance(name, str):
+        raise ConfigError(f"kv.create takes the name of a store, such as 'dist' or 'local'; got {name!r:.60}")
     made = _here(name, reduce, options)
     if made is not None:
         return made
@@ -460,7 +462,9 @@ def _mode_of(name: str) -> str:
         return name
     try:
         return canonical_mode(name[5:])
-    except ConfigError:
+    except ConfigError as e:
+        if name[5:].partition(":")[0] in gate_names():
+            raise ConfigError(f"kvstore {name!r}: {e}") from None
         raise _unknown(name, _KNOWN) from None
 
 
@@ -476,13 +480,20 @@ def _unknown(name: str, known: Sequence[str]) -> ConfigError:
 
 def multipliers(given: Mapping[Any, float] | None) -> dict[str, float]:
     """Factors by key name, as they travel."""
-    return {key_name(k): float(v) for k, v in (given or {}).items()}
+    made = {}
+    for key, factor in (given or {}).items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise ConfigError(f"lr_mult and wd_mult are a number for each key, got {factor!r} for {key!r}")
+        made[key_name(key)] = float(factor)
+    return made
 
 
 def as_lists(key: Key | Sequence[Key], *values: Any) -> tuple[list[str], list[list[Any]]]:
     """Keys and values as lists of equal length, whatever form they were given in."""
     if isinstance(key, str | int):
         return [key_name(key)], [[v] for v in values]
+    if not isinstance(key, Iterable):
+        raise ConfigError(f"a key is a non-empty string or an integer, or a list of such; got {key!r}")
     names = [key_name(k) for k in key]
     columns = []
     for v in values:

@@ -477,7 +477,7 @@ class DistKVStore(KVStore):
         if self._compressor is not None:
             self._compressor.check(optimizer)
         self._optimizer = optimizer
-        corrects = parse(rule)
+        corrects, lr, wd = parse(rule), multipliers(lr_mult), multipliers(wd_mult)
         self.flush()
         self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
         if self.rank == 0:
@@ -491,8 +491,8 @@ class DistKVStore(KVStore):
                 params=spec.params,
                 rule="" if corrects is None else corrects.spec(),
                 keys=tuple(map(self._global, names)),
-                lr_mult={self._global(k): v for k, v in multipliers(lr_mult).items()},
-                wd_mult={self._global(k): v for k, v in multipliers(wd_mult).items()},
+                lr_mult={self._global(k): v for k, v in lr.items()},
+                wd_mult={self._global(k): v for k, v in wd.items()},
             )
             self._ask_all(request)
         self._coordinator.barrier(f"set_optimizer of store {self.number}", self._timeout_s)

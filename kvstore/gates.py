@@ -234,7 +234,13 @@ def _count(name: str, text: str, least: int | None) -> int:
 
 
 def _unknown(name: str) -> ConfigError:
-    near = difflib.get_close_matches(name.partition(":")[0].strip().lower(), [*_GATES, *_SYNONYMS], 1, 0.6)
+    kind = name.partition(":")[0].strip().lower()
+    known = _GATES.get(_SYNONYMS.get(kind, kind))
+    if known is not None:
+        least, limit = known[1], ", and may have max=T" if kind not in ("bsp", "sync", "allreduce") else ""
+        form = f"a whole number from {least}, such as {kind}:{least + 2}" if least is not None else "no number"
+        return ConfigError(f"mode {name!r}: {kind} takes {form}{limit}")
+    near = difflib.get_close_matches(kind, [*_GATES, *_SYNONYMS], 1, 0.6)
     own = sorted(set(_GATES) - _BUILT_IN)
     more = f"; registered here: {', '.join(own)}" if own else ""
     hint = f". Did you mean {near[0]!r}?" if near else ""

@@ -162,7 +162,10 @@ def wanted_rows(key: str, row_ids: Any, shape: Sequence[int]) -> "np.ndarray[Any
     """
     if row_ids is None:
         raise ConfigError(f"row_sparse_pull of {key!r} needs row_ids, such as row_ids=[0, 5, 7]")
-    return np.unique(check_ids(row_ids, shape))
+    try:
+        return np.unique(check_ids(row_ids, shape))
+    except (ShapeError, DTypeError) as e:
+        raise type(e)(f"row_sparse_pull of {key!r}: {e}") from None
 
 
 def into_rows(key: str, found: RowSparse, out: Any) -> Any:

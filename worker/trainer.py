@@ -335,6 +335,9 @@ def _named(params: Any, optimizer_params: Any) -> Mapping[str, Parameter]:
     if not isinstance(optimizer_params, Mapping | None):
         given = f"optimizer_params is {optimizer_params!r}"
         raise ConfigError(f"{given}, expected a mapping such as {{'learning_rate': 0.1}}")
+    for p in params.values() if isinstance(params, Mapping) else params:
+        if not isinstance(p, Parameter):
+            raise ConfigError(f"a Trainer needs parameters, got a {type(p).__name__}: pass net.collect_params()")
     named = params if isinstance(params, Mapping) else {p.name: p for p in params}
     if not named:
         raise ConfigError("a Trainer needs parameters, got none: pass net.collect_params()")

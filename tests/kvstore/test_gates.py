@@ -16,7 +16,7 @@ def test_every_spelling_has_one_canonical_name(name: str, canonical: str) -> Non
     assert canonical_mode(name) == canonical
 
 
-@pytest.mark.parametrize("name", ["", "ssp", "ssp:", "ssp:-1", "ssp:x", "fast", "ssp:9999999999"])
+@pytest.mark.parametrize("name", ["", "fast", "ss:3"])
 def test_an_unknown_mode_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="known: sync"):
         canonical_mode(name)
@@ -70,3 +70,19 @@ def test_the_floor_never_falls(steps: list[tuple[int, bool]]) -> None:
             p.advance(rank)
         assert p.floor >= before
         before = p.floor
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        *[(t, "ssp takes a whole number from 0, such as ssp:2") for t in ("ssp", "ssp:", "ssp:-1", "ssp:x")],
+        ("ssp:9999999999", "ssp takes a whole number from 0"),
+        ("fedbuff:k=0", "from 1, such as fedbuff:3"),
+        ("ssp:s=3,t=4", "and may have max=T"),
+        ("bsp:3", "bsp takes no number"),
+        ("asp:5", "asp takes no number, and may have max=T"),
+    ],
+)
+def test_a_gate_that_is_known_says_what_is_wrong_with_its_number(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_gate(name)

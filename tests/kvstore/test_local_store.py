@@ -227,3 +227,21 @@ def test_one_contribution_is_its_own_mean_and_three_are_divided_by_three() -> No
     out = np.empty(1, np.float32)
     assert reduce_in_order([np.float32([7])], "mean", out)[0] == 7
     assert reduce_in_order([np.float32([1]), np.float32([2]), np.float32([9])], "mean", out)[0] == 4
+
+
+def test_mistakes_are_named_before_anything_happens() -> None:
+    kv = create("local")
+    kv.init("a", np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="got None"):
+        create(None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"or a list of such; got 3\.5"):
+        kv.push(3.5, np.zeros(3))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a number for each key, got 'x' for 'a'"):
+        kv.set_optimizer(optim.create("sgd"), lr_mult={"a": "x"})  # type: ignore[dict-item]
+
+
+def test_rows_that_are_not_there_are_named_with_their_key() -> None:
+    kv = create("local")
+    kv.init("e", np.zeros((10, 2), np.float32), rows=True)
+    with pytest.raises(ShapeError, match="row_sparse_pull of 'e': row id 99"):
+        kv.row_sparse_pull("e", row_ids=[99])

@@ -76,7 +76,7 @@ def test_what_is_not_sound_is_refused_with_the_reason(text: str, says: str) -> N
         ("rule=slow", "no rule is called"),
         ("strategy=slow", "slow"),
         ("codec=slow", "no codec is called"),
-        ("ssp:s=x", "unknown mode"),
+        ("ssp:s=x", "takes a whole number from 0, such as ssp:2"),
         ("dcasgd:mu=1", "known: lam"),
         ("local:tau=3", "tau"),
     ],

@@ -326,3 +326,8 @@ def test_automatic_momentum_leaves_out_what_asynchrony_brings(kind: str, momentu
 
     trainer = shoal.Trainer([parameter("w", [1.0])], "sgd", {"momentum": "auto"}, kvstore=Store())
     assert trainer.optimizer.spec().params["momentum"] == pytest.approx(momentum)
+
+
+def test_a_list_of_layers_is_no_list_of_parameters() -> None:
+    with pytest.raises(ConfigError, match=r"got a Dense: pass net\.collect_params"):
+        shoal.Trainer([shoal.nn.Dense(2, in_units=2)], "sgd")  # type: ignore[list-item]
