@@ -21,7 +21,7 @@ import zmq
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire import beside
-from shoal.kvstore.wire.packet import PACK_BYTES, PACKED, pack, size_of, unpack
+from shoal.kvstore.wire.packet import PACK_BYTES, PACK_FRAMES, PACKED, pack, size_of, unpack
 
 __all__ = ["Lanes", "versions"]
 
@@ -193,7 +193,7 @@ class Lanes:
         """Send a message. One to a peer that has gone is dropped; one to a peer that does not read waits."""
         nbytes = sum(map(size_of, frames))
         bulk = nbytes > BULK_BYTES and len(frames) > 1
-        if nbytes <= PACK_BYTES and len(frames) > 1:
+        if nbytes <= PACK_BYTES and 1 < len(frames) <= PACK_FRAMES:
             frames = [pack(frames)]
         waiting = self._waiting.get((peer, bulk))
         if waiting is None and self._send(peer, frames, bulk, stable):

@@ -23,7 +23,7 @@ from typing import Any
 
 from shoal.errors import RemoteProtocolError
 from shoal.kvstore.wire.arena import Arena, Block
-from shoal.kvstore.wire.packet import PACK_BYTES, pack, size_of
+from shoal.kvstore.wire.packet import PACK_BYTES, PACK_FRAMES, pack, size_of
 from shoal.kvstore.wire.shm import NONCE_BYTES, Mapped, Region, address_of
 
 __all__ = ["MIN_BYTES", "Sharing", "switched_off"]
@@ -279,7 +279,7 @@ class Sharing:
     def ring(self, peer: str, frames: list[Any]) -> bool:
         """Give ``peer`` a small message through the socket between the two; false if it must go another way."""
         link = self._links.get(peer)
-        if link is None or sum(map(size_of, frames)) > PACK_BYTES:
+        if link is None or len(frames) > PACK_FRAMES or sum(map(size_of, frames)) > PACK_BYTES:
             return False
         try:
             link.sock.send(_MESSAGE + (frames[0] if len(frames) == 1 else pack(frames)))
