@@ -421,6 +421,7 @@ class ClientCore:
             self.counters.bytes_acknowledged += _bytes(m)
         self._give_back(job)
         actions: list[ClientAction] = [] if m.taken else [Dropped(job)]
+        job.undo = None if m.taken else job.undo  # it counts, whatever becomes of the read
         self.counters.dropped += not m.taken
         if not job.want:
             return [*actions, *self._finish(job, None, now)]
@@ -524,6 +525,7 @@ class ClientCore:
         if text:
             if job.stage is Stage.PUSH:
                 self._landed(now)
+                job.undo = None  # it may have been counted
                 self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
             return [*self._failed(job, "StoreTimeoutError", text), *self._pump(now)]
         job.pause = min(job.pause * 2, RETRY_MAX_S)

@@ -195,6 +195,7 @@ class ClientShell:
 
     def _attend(self, call: Future[Any], timeout: float | None) -> None:
         """Drive the loop in the caller's thread until the call is over, unless another thread drives it."""
+        self.transport.check_process()
         if self.loop is None:
             return
         try:
@@ -256,6 +257,13 @@ class ClientShell:
             if self.loop is not None and group.future.awaited and not self._open:
                 self.loop.rest()
 
+    @staticmethod
+    def _undo(job: Job) -> None:
+        """A push does not count: what it held returns, once."""
+        undo, job.undo = job.undo, None
+        if undo is not None:
+            undo()
+
     def _carry_out(self, actions: list[ClientAction]) -> None:
         for action in actions:
             match action:
@@ -267,12 +275,10 @@ class ClientShell:
                     self._staging.release(job)
                     self._settled(self._group(job))
                 case Dropped(job):
-                    if job.undo is not None:
-                        job.undo()
+                    self._undo(job)
                 case Fail(job, error, text):
                     self._staging.forsake(job)
-                    if job.undo is not None and error != "StoreTimeoutError":  # after that it may have been counted
-                        job.undo()
+                    self._undo(job)
                     self._group(job).fail(errors.named(error, text, errors.RemoteError))
                     self._settled(self._group(job))
                 case Warn(text):

@@ -341,3 +341,21 @@ def test_a_synchronous_worker_is_never_stale() -> None:
         core.receive(0, Ack(seq=seq, version=seq, floor=seq), 0.1)
         core.receive(0, value(seq, version=seq + 1, floor=seq + 1), 0.2)
     assert core.counters.staleness == 0.0
+
+
+def test_a_push_that_counts_returns_nothing_to_its_codec_whatever_becomes_of_the_read() -> None:
+    core, push = client(), job()
+    push.undo = lambda: None
+    core.submit([push], 0.0)
+    core.receive(0, Ack(seq=push.seq, version=1, floor=0), 0.1)
+    (fail,) = core.receive(0, Refused(seq=push.seq, error="StaleWorkerError", text="gone"), 0.2)
+    assert isinstance(fail, Fail) and push.undo is None
+
+
+def test_a_push_that_may_have_been_counted_returns_nothing_to_its_codec_and_one_that_was_never_sent_does() -> None:
+    core, pushed, waits = client(timeout_s=5.0), job(), job()
+    pushed.undo = waits.undo = lambda: None
+    core.submit([pushed, waits], 0.0)
+    failed = [a.job for a in core.wake(6.0)[0] if isinstance(a, Fail)]
+    assert failed == [pushed, waits]
+    assert pushed.undo is None and waits.undo is not None

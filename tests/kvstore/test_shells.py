@@ -91,6 +91,14 @@ def test_a_forked_process_is_told_instead_of_waiting_for_a_thread_that_it_does_n
         read(shell)
 
 
+def test_a_forked_process_does_not_wait_for_an_answer_that_goes_to_its_parent() -> None:
+    wire = Wire()
+    call = read(client(wire))
+    wire.forked = True
+    with pytest.raises(ConfigError, match="forked"):
+        call.result()
+
+
 def test_only_looking_does_not_take_an_error() -> None:
     call = Call()
     call.set_exception(ValueError("x"))
