@@ -92,7 +92,9 @@ class Snapshots:
 
     def survey(self, sender: str, m: Survey, now: float) -> list[Action]:
         """Begin a branch of each slice, and say how far the furthest one is."""
-        if m.number <= self._ended.get((m.store, m.worker, m.incarnation), 0):
+        known = self.open.get((m.store, m.worker))
+        newest = known.number if known is not None and known.incarnation == m.incarnation else 0
+        if m.number < newest or m.number <= self._ended.get((m.store, m.worker, m.incarnation), 0):
             return []  # an old repetition
         slices = [self._entries.get(i) for i in m.slices]
         mine = [e for e in slices if e is not None and e.store == m.store]
@@ -100,8 +102,7 @@ class Snapshots:
             text = f"worker {m.worker} takes a snapshot of slices of store {m.store} that nobody has initialised here"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
         actions: list[Action] = []
-        known = self.open.get((m.store, m.worker))
-        if known is None or known.number != m.number:
+        if known is None or (known.incarnation, known.number) != (m.incarnation, m.number):
             actions += self._end(m.store, m.worker)
             for slice_id, entry in zip(m.slices, mine, strict=True):
                 entry.branches[m.worker] = Branch()
@@ -113,7 +114,12 @@ class Snapshots:
         """Name the cut, and send the slice when it has got there."""
         entry, known = self._entries.get(m.slice), self.open.get((m.store, m.worker))
         branch = None if entry is None else entry.branches.get(m.worker)
-        if entry is None or branch is None or known is None or known.number != m.number:
+        if (
+            entry is None
+            or branch is None
+            or known is None
+            or (known.incarnation, known.number) != (m.incarnation, m.number)
+        ):
             text = f"worker {m.worker} reads a snapshot of slice {m.slice} that has been given up: take another"
             return [_refuse(sender, m.seq, "StoreError", text)]
         known.asked = now
@@ -131,7 +137,8 @@ class Snapshots:
     def forget(self, sender: str, m: Forget) -> list[Action]:
         """The reader has what it wanted, or wants it no more."""
         known = self.open.get((m.store, m.worker))
-        over = self._end(m.store, m.worker) if known is not None and known.number <= m.number else []
+        mine = known is not None and known.incarnation == m.incarnation and known.number <= m.number
+        over = self._end(m.store, m.worker) if mine else []
         key = m.store, m.worker, m.incarnation
         self._ended[key] = max(m.number, self._ended.get(key, 0))
         return [*over, Send(sender, Done(seq=m.seq))]

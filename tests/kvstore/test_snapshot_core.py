@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from shoal.kvstore import rules
 from shoal.kvstore.events import (
     Apply,
     BeginBranch,
@@ -144,6 +145,20 @@ def test_a_readers_next_snapshot_takes_the_place_of_its_last() -> None:
     feed(core, survey(1))
     assert feed(core, survey(2))[:2] == [DropBranch(7, 0), BeginBranch(7, 0)]
     assert "given up" in refused(feed(core, fetch({0: 0}, number=1))).text
+
+
+def test_an_older_survey_that_comes_late_does_not_end_the_next_snapshot() -> None:
+    core = server(2, "asp")
+    feed(core, survey(5))
+    assert feed(core, survey(3)) == [] and core.entries[7].branches
+
+
+def test_a_worker_that_has_come_back_begins_anew() -> None:
+    core = server(2, "asp")
+    feed(core, survey(1))
+    core.known[0] = 2
+    again = Survey(worker=0, incarnation=2, seq=3, store=1, number=1, slices=(7,))
+    assert feed(core, again)[:2] == [DropBranch(7, 0), BeginBranch(7, 0)]
 
 
 def test_two_readers_do_not_disturb_each_other() -> None:
@@ -290,22 +305,24 @@ def test_contributions_that_wait_are_applied_to_the_branch_and_stay_for_the_slic
     assert list(made.cells[7].value) == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lamb"])
-def test_a_branch_is_the_state_that_training_without_the_rest_has(name: str) -> None:
+@pytest.mark.parametrize(("name", "rule"), [("sgd", None), ("adam", None), ("lamb", None), ("sgd", "dcasgd:lam=0.1")])
+def test_a_branch_is_the_state_that_training_without_the_rest_has(name: str, rule: str | None) -> None:
     """Momentum and averages branch off, too; a change of the rate reaches the branch."""
     rng = np.random.default_rng(3)
     grads = rng.standard_normal((8, 5)).astype(np.float32)
     extra = {"momentum": 0.9} if name == "sgd" else {}
+    correction = None if rule is None else rules.parse(f"{rule},adaptive=true")
 
     def fresh() -> Table:
         made = Table()
         made.create(7, "a", np.ones(5, np.float32))
-        made.configure(optim.create(name, learning_rate=0.1, **extra), {}, {})
+        made.configure(optim.create(name, learning_rate=0.1, **extra), {}, {}, rule=correction)
+        made.was_read(7, 0), made.was_read(7, 1)
         return made
 
     def step(to: Table, i: int) -> None:
         if i == 5:
-            to.configure(optim.create(name, learning_rate=0.3, **extra), {}, {})
+            to.configure(optim.create(name, learning_rate=0.3, **extra), {}, {}, rule=correction)
         to.accumulate(7, i % 2, grads[i], i // 2)
         to.apply(7, (Contribution(i % 2, i // 2, 0),), "mean")
 
@@ -320,7 +337,7 @@ def test_a_branch_is_the_state_that_training_without_the_rest_has(name: str) -> 
         if i % 2 == 0 or i == 1:
             step(alone, i)
         elif i == 5:
-            alone.configure(optim.create(name, learning_rate=0.3, **extra), {}, {})
+            alone.configure(optim.create(name, learning_rate=0.3, **extra), {}, {}, rule=correction)
     branches.do(SealBranch(7, 0, (), "mean"))
     np.testing.assert_array_equal(np.frombuffer(branches.value(7, 0).data, np.float32), alone.cells[7].value)
 
