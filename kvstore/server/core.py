@@ -388,13 +388,14 @@ class ServerCore:
     def _answer(self, sender: str, m: Push, entry: Entry) -> list[Action]:
         """Acknowledge; a push that wants the value gets it as soon as it may read it."""
         taken = entry.late.get(m.worker) != m.clock
+        parked: list[Action] = []
+        if m.want and m.worker in entry.progress.clocks:
+            reader = Parked(sender, m.worker, m.clock + 1, True, None, m.reply)
+            if entry.may_read(m.worker, reader.clock):
+                return [self._value(m.slice, entry, m.seq, reader, taken)]
+            parked = self._park(m.seq, reader, entry)
         ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor, taken=taken))
-        if not m.want or m.worker not in entry.progress.clocks:
-            return [ack]
-        reader = Parked(sender, m.worker, m.clock + 1, True, None, m.reply)
-        if entry.may_read(m.worker, reader.clock):
-            return [self._value(m.slice, entry, m.seq, reader, taken)]
-        return [ack, *self._park(m.seq, reader, entry)]
+        return [ack, *parked]
 
     def _close(self, slice_id: int, entry: Entry) -> list[Action]:
         """Apply what waits, in the order of ranks and clocks, if it is enough or if nobody is left to add to it."""
