@@ -5,6 +5,36 @@ any request is harmless: that is how lost messages are survived.
 """
 
 from shoal.kvstore.wire.collective import Ask, Greet, Greeted, Part, Ready, Standing, Took
+from shoal.kvstore.wire.membership import (
+    Abort,
+    Alive,
+    Barrier,
+    BarrierWaiting,
+    Change,
+    Changed,
+    Control,
+    Controlled,
+    Declare,
+    Farewell,
+    Goodbye,
+    Heartbeat,
+    Join,
+    KeyLayout,
+    KeySpec,
+    Left,
+    Member,
+    NodeStatus,
+    Noted,
+    Placed,
+    Released,
+    Roster,
+    Settle,
+    Slice,
+    Snapshot,
+    Stop,
+    Watch,
+    Welcome,
+)
 from shoal.kvstore.wire.schema import Message, Payload, Plain, message, record
 
 __all__ = [
@@ -77,62 +107,12 @@ PROTOCOL = 1
 
 
 @record
-class Member:
-    """One process of the cluster."""
-
-    role: str  # "worker" or "server"
-    rank: int
-    incarnation: int  # grows each time that a process takes this role and rank
-    address: str  # where it listens; "" if it does not
-    host: str
-    pid: int
-
-
-@record
-class KeySpec:
-    """A key as a worker declares it."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    cut: str = (
-        ""  # how it is sliced: "" by bytes, "rows" between rows, "whole" not at all, "fuse" with other small keys
-    )
-
-
-@record
-class Slice:
-    """Elements ``start:stop`` of a key's flattened value, and the server that owns them.
-
-    They lie at ``offset`` of slice ``id``, which has ``size`` elements; small keys that were fused share a slice.
-    """
-
-    id: int
-    server: int
-    start: int
-    stop: int
-    offset: int = 0
-    size: int
-
-
-@record
 class Segment:
     """A key's part of a slice that several keys share: elements ``start:stop`` of the slice."""
 
     key: str
     start: int
     stop: int
-
-
-@record
-class KeyLayout:
-    """Where the slices of a key live, under the current placement epoch."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    slices: tuple[Slice, ...]
-    cut: str = ""
 
 
 @record
@@ -147,243 +127,11 @@ class CallPart:
 
 
 @record
-class Change:
-    """New settings of a store while it is in use, as the scheduler's log numbers them."""
-
-    number: int  # from 1
-    store: int
-    settings: dict[str, Plain]  # hyper-parameters by name; s and max, of the gate; codec
-    at_clock: int  # each slice takes it when its version is this; -1: at once
-    by: str  # who asked for it
-
-
-@record
 class Count:
     """The first ``clock`` contributions of worker ``rank``."""
 
     rank: int
     clock: int
-
-
-@record
-class NodeStatus:
-    """What the scheduler knows of one process."""
-
-    role: str
-    rank: int
-    incarnation: int
-    host: str
-    pid: int
-    state: str  # "joined", "running", "done", "failed", "lost"
-    silent_s: float  # since its last sign of life
-    status: Plain  # what its last heartbeat said
-    report: Plain  # what its goodbye said; None until then
-
-
-# --- membership: every node <-> scheduler -----------------------------------------------------------------------------
-
-
-@message(1, "node -> scheduler")
-class Join(Message):
-    """Ask to be taken into the cluster. Repeated until `Welcome` or `Refused` arrives."""
-
-    role: str
-    rank: int  # the rank it would like, or -1
-    token: str  # random; the same in every repetition, so that a repeated join is the same process
-    address: str
-    host: str
-    pid: int
-    version: str  # of shoal, for the error text
-
-
-@message(2, "scheduler -> node")
-class Welcome(Message):
-    """The node is in; the cluster starts when `Roster` arrives."""
-
-    cluster: str  # id of this run
-    rank: int
-    incarnation: int
-    lease_s: float
-    mode: str  # the run's consistency mode, or "" when the script decides
-    algo: str = ""  # the rest of the run's algorithm: rule, strategy and codec, as far as the run decides them
-    seed: int
-    present: tuple[str, ...]  # who has joined so far
-    missing: tuple[str, ...]  # who is still waited for
-
-
-@message(3, "scheduler -> node")
-class Roster(Message):
-    """The cluster is complete, or has changed: who is in it, under which generation."""
-
-    generation: int
-    epoch: int
-    members: tuple[Member, ...]
-
-
-@message(4, "node -> scheduler")
-class Heartbeat(Message):
-    """Sign of life, at a third of the lease or faster, with what the node wants shown of its progress."""
-
-    status: Plain
-    generation: int = 0  # what the node has heard of, without gaps; said at once when a `Changed` has come
-
-
-@message(5, "scheduler -> node")
-class Alive(Message):
-    """The scheduler's own sign of life, in answer to `Heartbeat`."""
-
-    generation: int
-
-
-@message(6, "worker -> scheduler")
-class Barrier(Message):
-    """Wait until every worker has come to occurrence ``index`` of barrier ``name``. Repeated until released."""
-
-    name: str
-    index: int
-
-
-@message(7, "scheduler -> worker")
-class Released(Message):
-    """Every worker has come to the barrier."""
-
-    name: str
-    index: int
-
-
-@message(8, "scheduler -> worker")
-class BarrierWaiting(Message):
-    """The barrier is still closed; names who has not come."""
-
-    name: str
-    index: int
-    missing: tuple[str, ...]
-
-
-@message(9, "worker -> scheduler")
-class Declare(Message):
-    """Register keys. The first declaration of a key fixes its shape, dtype and placement; later ones must agree."""
-
-    request: int
-    gate: str  # canonical name of the consistency gate, such as "bsp" or "ssp:3"
-    reduce: str  # "mean" or "sum"
-    store: int = 1  # stores of a run are numbered from 1; each settles its own gate and reduction
-    private: bool = False  # made by the library for its own needs: not bound to the run's mode
-    keys: tuple[KeySpec, ...]
-
-
-@message(10, "scheduler -> worker")
-class Placed(Message):
-    """Where the declared keys live; the same answer for every worker."""
-
-    request: int
-    layouts: tuple[KeyLayout, ...]
-
-
-@message(11, "node -> scheduler")
-class Goodbye(Message):
-    """The node is done (``failed`` is empty) or gives up (``failed`` says why). Repeated until `Farewell`."""
-
-    failed: str
-    detail: str = ""  # such as a traceback
-    report: Plain
-
-
-@message(12, "scheduler -> node")
-class Farewell(Message):
-    """The goodbye is recorded: the node may exit."""
-
-
-@message(13, "scheduler -> node")
-class Left(Message):
-    """A worker has finished; nobody need wait for it any more."""
-
-    role: str
-    rank: int
-    incarnation: int
-    generation: int
-
-
-@message(14, "scheduler -> node")
-class Abort(Message):
-    """The run has failed: every process stops, and says why."""
-
-    culprit: str  # such as "worker 1 (host a, pid 4711)"
-    reason: str
-    detail: str = ""  # such as the culprit's traceback
-
-
-@message(15, "scheduler -> server")
-class Stop(Message):
-    """All workers are done: report and exit."""
-
-    reason: str
-
-
-@message(16, "watcher -> scheduler")
-class Watch(Message):
-    """Ask for a `Snapshot`; a watcher is not a member and is never waited for."""
-
-
-@message(17, "scheduler -> watcher")
-class Snapshot(Message):
-    """The state of the run."""
-
-    phase: str  # "gathering", "running", "finished", "failed"
-    cluster: str
-    mode: str
-    reason: str
-    culprit: str
-    missing: tuple[str, ...]
-    nodes: tuple[NodeStatus, ...]
-    changes: tuple[Change, ...] = ()  # of settings, so far
-
-
-@message(18, "worker or operator -> scheduler")
-class Control(Message):
-    """Ask for new settings of a store. Repeated until `Controlled` says that nobody is missing, or `Refused`."""
-
-    request: int
-    token: str  # random, of an operator, who is no member of the run; "" of a worker
-    by: str  # what an operator is called
-    store: int
-    settings: dict[str, Plain]
-    at_clock: int
-
-
-@message(19, "scheduler -> node")
-class Changed(Message):
-    """A store has new settings. Like departures, changes come in order: each is a generation."""
-
-    generation: int
-    change: Change
-
-
-@message(20, "scheduler -> worker or operator")
-class Controlled(Message):
-    """The change is in the log; it is in force when ``missing``, the processes that have not heard of it, is empty."""
-
-    request: int
-    change: Change
-    missing: tuple[str, ...]
-
-
-@message(21, "worker -> scheduler")
-class Settle(Message):
-    """The servers have installed this optimizer for a store: what changes are checked against."""
-
-    request: int
-    store: int
-    optimizer: str
-    params: Plain
-    gradients: bool  # whether gradients are pushed, and not differences of weights
-
-
-@message(22, "scheduler -> worker")
-class Noted(Message):
-    """Answer to `Settle`."""
-
-    request: int
 
 
 # --- the store: worker <-> server -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def _spell(hint: Any) -> str:
         return "plain data"
     if isinstance(hint, type) and get_origin(hint) is None:
         return hint.__name__
-    return str(hint).replace("shoal.kvstore.wire.schema.", "").replace("shoal.kvstore.wire.messages.", "")
+    return re.sub(r"shoal\.kvstore\.wire\.\w+\.", "", str(hint))
 
 
 def _compile(cls: type[Any]) -> tuple[tuple[str, ...], tuple[Writer, ...], tuple[Reader, ...]]:
