@@ -110,7 +110,7 @@ def measure(
     try:
         found |= meeting.gather(systems, task)
         if urgent:
-            prefer(systems)
+            prefer(s.process.pid for s in systems if s.process is not None)
         alive = [s for s in systems if s.name not in found]
         tried = {s.name: {w: Turns() for w in s.ways} for s in alive}  # memory is touched, and speed found out
         turns = {s.name: {w: Turns() for w in s.ways} for s in alive}

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kv_control import Meeting, System, stop
+from kv_control import Meeting, System, prefer, stop
 
 __all__ = ["Cable", "pays", "why_not"]
 
@@ -136,7 +136,9 @@ def one_rate(worker: System, cable: Cable, gbit_s: float, codecs: Sequence[str],
     return {"gbit_s": gbit_s or "unlimited", "codecs": rows, **{f"pays_{w}": pays(t) for w, t in compared.items()}}
 
 
-def measure(rates: Sequence[float], codecs: Sequence[str], shapes: list[list[int]], rounds: int) -> None:
+def measure(
+    rates: Sequence[float], codecs: Sequence[str], shapes: list[list[int]], rounds: int, urgent: bool = False
+) -> None:
     """Print a line a rate."""
     with Cable() as cable, tempfile.TemporaryDirectory(prefix="kvlinks") as folder:
         meeting = Meeting(Path(folder) / "orders")
@@ -145,6 +147,9 @@ def measure(rates: Sequence[float], codecs: Sequence[str], shapes: list[list[int
             failed = meeting.gather([worker], {"shapes": shapes, "sgd": True, "servers": 1, "workers": 1})
             if failed:
                 raise SystemExit(f"the cluster did not start: {failed['worker']}")
+            if urgent:
+                prefer(n.pid for n in nodes)
+                prefer([worker.process.pid] if worker.process else [])
             for rate in rates:
                 row = one_rate(worker, cable, rate, codecs, rounds)
                 print(json.dumps({"benchmark": "links", "MB": sum(s[0] for s in shapes) * 4 / 1e6, **row}), flush=True)
@@ -166,6 +171,7 @@ def main() -> None:
     p.add_argument("--codecs", default=CODECS)
     p.add_argument("--megabytes", type=int, default=16)
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--urgent", action="store_true", help="go before other processes of this machine")
     o = p.parse_args()
     reason = why_not()
     if reason:
@@ -173,7 +179,7 @@ def main() -> None:
         return
     codecs = list(dict.fromkeys(["none", *o.codecs.split(",")]))
     shapes = [[TENSOR_BYTES // 4]] * max(1, o.megabytes * 1_000_000 // TENSOR_BYTES)
-    measure([float(r) for r in o.rates.split(",")], codecs, shapes, o.rounds)
+    measure([float(r) for r in o.rates.split(",")], codecs, shapes, o.rounds, o.urgent)
 
 
 if __name__ == "__main__":

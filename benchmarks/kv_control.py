@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,12 +234,12 @@ class Meeting:
         self._listener.close()
 
 
-def prefer(systems: Sequence[System]) -> None:
-    """Let the processes of these systems go before those of others; needs root.
+def prefer(pids: Iterable[int]) -> None:
+    """Let these processes and all that they have started go before those of others; needs root.
 
     Where the kernel schedules sessions as groups, a process's own priority says nothing outside of its session.
     """
-    for pid in [p for s in systems if s.process is not None for p in descendants(s.process.pid)]:
+    for pid in [p for root in pids for p in descendants(root)]:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, pid, -20)
         with suppress(OSError):
