@@ -74,6 +74,10 @@ class _Open:
     slices: tuple[int, ...]
     asked: float  # when the reader was last heard of it
 
+    def is_of(self, m: Survey | Fetch) -> bool:
+        """Whether the message is about this snapshot."""
+        return (self.incarnation, self.number) == (m.incarnation, m.number)
+
 
 class Snapshots:
     """The snapshots that are being taken here: at most one for each worker and store.
@@ -102,7 +106,7 @@ class Snapshots:
             text = f"worker {m.worker} takes a snapshot of slices of store {m.store} that nobody has initialised here"
             return [_refuse(sender, m.seq, "KeyNotInitializedError", text)]
         actions: list[Action] = []
-        if known is None or (known.incarnation, known.number) != (m.incarnation, m.number):
+        if known is None or not known.is_of(m):
             actions += self._end(m.store, m.worker)
             for slice_id, entry in zip(m.slices, mine, strict=True):
                 entry.branches[m.worker] = Branch()
@@ -114,12 +118,7 @@ class Snapshots:
         """Name the cut, and send the slice when it has got there."""
         entry, known = self._entries.get(m.slice), self.open.get((m.store, m.worker))
         branch = None if entry is None else entry.branches.get(m.worker)
-        if (
-            entry is None
-            or branch is None
-            or known is None
-            or (known.incarnation, known.number) != (m.incarnation, m.number)
-        ):
+        if entry is None or branch is None or known is None or not known.is_of(m):
             text = f"worker {m.worker} reads a snapshot of slice {m.slice} that has been given up: take another"
             return [_refuse(sender, m.seq, "StoreError", text)]
         known.asked = now
