@@ -16,7 +16,7 @@ from shoal.kvstore.gates import canonical_mode, gate_names
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.snapshot import Cut, Snapshot
-from shoal.kvstore.wire.messages import KeyLayout, KeySpec
+from shoal.kvstore.wire.messages import Change, KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
 __all__ = [
@@ -46,7 +46,11 @@ class Coordinator(Protocol):
     def num_workers(self) -> int: ...
     @property
     def mode(self) -> str: ...
+    @property
+    def changes(self) -> Sequence[Change]: ...  # of settings, so far; only ever grows
     def barrier(self, name: str, timeout_s: float) -> None: ...
+    def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None: ...
+    def control(self, store: int, settings: dict[str, Any], at_clock: int, timeout_s: float) -> Change: ...
     def declare(
         self,
         gate: str,
@@ -100,6 +104,8 @@ class KVStore(ABC):
 
     type: str
     reduce: str
+    gradients = True
+    """Whether gradients are pushed; a strategy that pushes differences of weights says False."""
 
     def __repr__(self) -> str:
         return f"<kvstore {self.type!r}, worker {self.rank} of {self.num_workers}, reduce {self.reduce!r}>"
@@ -201,6 +207,44 @@ class KVStore(ABC):
             too soon to say.
         """
         return None
+
+    def control(self, at_clock: int | None = None, **settings: Any) -> int:
+        """Change settings while the store is in use: ``kv.control(lr=0.01, at_clock=500)``. See ``docs/control.md``.
+
+        One worker calls it, or every worker does, in the same way: that is one change. It returns when every process
+        has heard of the change, which is in force later, at its clock.
+
+        Args:
+            at_clock: each slice takes the change when it has had so many updates (a codec: when it has been pushed so
+                often by the worker); if it has had more, at once. None is as soon as possible: in a synchronous run
+                from the next step of the calling worker on, so that all slices take it together.
+            settings: ``lr``, or any hyper-parameter of the present optimizer; ``s`` or ``max``, of the gate; ``codec``.
+        Returns:
+            The number of the change, from 1.
+        Raises:
+            ConfigError: the store cannot take such a setting or such a value; lists what it knows.
+        """
+        raise ConfigError(f"a store of type {self.type!r} takes no changes while it is in use: call set_optimizer")
+
+    @property
+    def altered(self) -> dict[str, Any]:
+        """Hyper-parameters that were changed since `set_optimizer`, as far as this worker has heard."""
+        return {}
+
+    def call(self, function: str, key: Key | Sequence[Key] | None = None, /, **args: Any) -> list[Any]:
+        """Run a function that was registered with `shoal.kv.server_function` where the values are.
+
+        Args:
+            function: its name. If it writes, every worker makes the call; it is run once, after every push before it.
+            key: the keys that it is run on; None for all.
+            args: plain data: None, numbers, text, lists and dictionaries of them.
+        Returns:
+            What it returned, for one slice after another: of the first key, then of the next.
+        Raises:
+            ConfigError: no such function is registered here, or on a server; says which are.
+            RemoteError: it failed; the text ends with the server's traceback.
+        """
+        raise ConfigError(f"a store of type {self.type!r} runs no server functions")
 
     @abstractmethod
     def barrier(self) -> None:

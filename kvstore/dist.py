@@ -44,6 +44,7 @@ from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
 from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
 from shoal.kvstore.gates import mode_label, parse_gate
+from shoal.kvstore.operated import OperatedKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.snapshot import Cut
@@ -66,7 +67,7 @@ class _Entry:
     place: int = 0  # which of the bundle's keys it is
 
 
-class DistKVStore(KVStore):
+class DistKVStore(OperatedKVStore):
     """Keys on the servers of a run.
 
     A script may use several stores: the keys, the optimizer and the end of one do not touch another's. Stores are told
@@ -94,6 +95,7 @@ class DistKVStore(KVStore):
         private: bool = False,
         compression: Spec | None = None,
     ) -> None:
+        super().__init__()
         self._gate = parse_gate(mode or coordinator.mode or "bsp")
         self.type = {"bsp": "dist_sync", "asp": "dist_async"}.get(self._gate.name, f"dist_{self._gate.name}")
         if coordinator.mode and self._gate.name != coordinator.mode and not private:
@@ -174,6 +176,9 @@ class DistKVStore(KVStore):
                 self._number = self._shell.number_store()
             return self._number
 
+    def _own_number(self) -> int:
+        return self.number
+
     def _global(self, name: str) -> str:
         """The key's name among those of all stores of the run."""
         return name if self.number == 1 else f"{name} (store {self.number})"
@@ -237,6 +242,7 @@ class DistKVStore(KVStore):
     # --- push and pull ------------------------------------------------------------------------------------------------
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
+        self._heed()
         names, (values,) = as_lists(key, value)
         jobs: list[Job] = []
         entries, arrays = [], []
@@ -262,6 +268,7 @@ class DistKVStore(KVStore):
         who = f"worker {self.rank}"
         check_row_push(who, name, value, entry.shape, entry.dtype, entry.layout.cut)
         check_mean(who, name, entry.dtype, self.reduce)
+        self._clocks.update(s.id for s in entry.layout.slices)
         return push_jobs(entry.layout, value, priority)
 
     def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
@@ -279,6 +286,7 @@ class DistKVStore(KVStore):
         return found
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
+        self._heed()
         names, (outs,) = as_lists(key, out)
         entries = [self._entry(n) for n in names]
         targets = [self._target(n, e, o) for n, e, o in zip(names, entries, outs, strict=True)]
@@ -286,6 +294,7 @@ class DistKVStore(KVStore):
         return self._run(jobs, _like(key, [t for t, _ in targets]))
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
+        self._heed()
         names, (values, outs) = as_lists(key, value, out)
         entries = [self._entry(n) for n in names]
         arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
@@ -329,6 +338,7 @@ class DistKVStore(KVStore):
         return group
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
+        self._heed()
         names, (values,) = as_lists(key, value)
         entries = [self._entry(n) for n in names]
         readings = [Reading(self._in_place, n, e.shape) for n, e in zip(names, entries, strict=True)]
@@ -348,7 +358,9 @@ class DistKVStore(KVStore):
 
     def _encodes(self, entry: _Entry) -> bool:
         """Whether a push of this key is done with the caller's array when the call returns."""
-        return self._compressor is not None and self._compressor.fits(entry.dtype)
+        first = entry.layout.slices[0].id
+        compressor = self._compressing(first, self._clocks[first])
+        return compressor is not None and compressor.fits(entry.dtype)
 
     def _copy(self, array: Array) -> Array:
         """A copy that need not be copied again to be sent."""
@@ -389,7 +401,7 @@ class DistKVStore(KVStore):
                 job = Job(server=s.server, slice=s.id, key=e.layout.key, priority=priority, want=out is not None)
                 if flat is not None:
                     columns = whole_rows(e.layout.shape, s.start, s.stop)
-                    load(job, flat[s.start : s.stop], columns, self._compressor)
+                    load(job, flat[s.start : s.stop], columns, self._pushing(s.id))
                 if out is not None:
                     self._land(job, out[s.start : s.stop], s.stop - s.start, e.dtype)
                 jobs.append(job)
@@ -410,14 +422,14 @@ class DistKVStore(KVStore):
         job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=outs is not None)
         if arrays is not None:
             order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
-            load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0, self._compressor)
+            load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0, self._pushing(bundle.id))
         if outs is not None:
             self._land(job, bundle.scatter([(entries[i].place, outs[i]) for i in members]), bundle.size, bundle.dtype)
         return job
 
     def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
         """Say where the job's value goes, and whether it may come encoded."""
-        compressor = self._compressor
+        compressor = self._reading(job.slice)
         if compressor is None or self._closed or not compressor.reply or dtype.kind != "f":
             job.token = to
             return
@@ -441,7 +453,8 @@ class DistKVStore(KVStore):
                 f"{self._fixed.spec()}. Drop one of them."
             )
         self.flush()
-        self._compressor = Compressor.of(plan, self.rank, self._optimizer, self._compressor)
+        before = self._compressor if self._switch is None else None  # each slice may have another
+        self._compress(Compressor.of(plan, self.rank, self._optimizer, before))
 
     @property
     def compression(self) -> str:
@@ -495,6 +508,9 @@ class DistKVStore(KVStore):
                 wd_mult={self._global(k): v for k, v in wd.items()},
             )
             self._ask_all(request)
+            if not names:
+                self._settled(optimizer)
+        self._hyper = self._hyper if names else {}
         self._coordinator.barrier(f"set_optimizer of store {self.number}", self._timeout_s)
 
     def _own_keys(self, keys: Key | Sequence[Key] | None) -> list[str]:

@@ -23,6 +23,9 @@ log = logging.getLogger("shoal.server")
 
 run_scheduler = shell.run_scheduler
 
+DETAIL_CHARS = 8000
+"""Of a server's traceback, its end, that every worker is told."""
+
 
 class ServerRole:
     """A server's process: membership and store in one loop, on the thread that calls `run`.
@@ -88,7 +91,7 @@ class ServerRole:
                 self.loop.step()
                 if self.store.failure():
                     self.code = 1
-                    self._leave(_summary(self.store.failure()))
+                    self._leave(_summary(self.store.failure()), self.store.failure()[-DETAIL_CHARS:])
             if self.membership.aborted and quiet:
                 return self.code or 1
             if self.membership.failure is not None and not self.code:
@@ -102,8 +105,8 @@ class ServerRole:
         self.code = 128 + number
         self._leave(stopped_by(number))
 
-    def _leave(self, failed: str = "") -> None:
-        self.membership.request_goodbye(self.store.report(), failed)
+    def _leave(self, failed: str = "", detail: str = "") -> None:
+        self.membership.request_goodbye(self.store.report(), failed, detail)
 
     def _complete(self, roster: Roster) -> None:
         m = self.membership

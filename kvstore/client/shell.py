@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,15 @@ log = logging.getLogger("shoal.client")
 
 Registration: TypeAlias = tuple[int, Gate] | tuple[int, Gate, int, int]
 """A slice, its gate, its store and the server that gives places in the store's rounds."""
+
+
+class Limits(NamedTuple):
+    """What `ClientCore.alter` is to be told."""
+
+    store: int
+    settings: dict[str, Any]
+    at_clock: int
+
 
 INLINE_BYTES = 64 << 10
 """Requests with less than this to push are sent by the caller's own thread, if the I/O thread rests."""
@@ -137,7 +146,7 @@ class ClientShell:
 
     def __init__(self, transport: Transport, core: ClientCore, loop: Loop | None = None) -> None:
         self.transport, self.core, self.loop = transport, core, loop
-        self._calls: SimpleQueue[tuple[list[Job], list[Registration]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[list[Job], list[Registration | Limits]]] = SimpleQueue()
         self._servers = {f"server{i}": i for i in core.links}
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
@@ -153,6 +162,11 @@ class ClientShell:
     def register(self, slices: Sequence[Registration]) -> None:
         """Slices that later jobs will name."""
         self._calls.put(([], list(slices)))
+        self.transport.wake()
+
+    def alter(self, store: int, settings: dict[str, Any], at_clock: int) -> None:
+        """The gate of a store has other limits; see `ClientCore.alter`."""
+        self._calls.put(([], [Limits(store, settings, at_clock)]))
         self.transport.wake()
 
     def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -239,8 +253,11 @@ class ClientShell:
                 jobs, slices = self._calls.get_nowait()
             except Empty:
                 return
-            for registration in slices:
-                self.core.register(*registration)
+            for news in slices:
+                if isinstance(news, Limits):
+                    self.core.alter(*news)
+                else:
+                    self.core.register(*news)
             self._carry_out(self.core.submit(jobs, now))
 
     @staticmethod

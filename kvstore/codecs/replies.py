@@ -64,6 +64,10 @@ class Replies:
         self._codecs, self._last = codecs, _Last(-1, 0, "", None)
         self.encode_s = 0.0
 
+    def forget(self) -> None:
+        """Values have changed without a new version."""
+        self._last = _Last(-1, 0, "", None)
+
     def encode(self, spec: str, value: Array, slice_id: int, version: int) -> list[Array] | None:
         """The parts to send, or None to send the value as it is."""
         if self._last[:3] != (slice_id, version, spec):

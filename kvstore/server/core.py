@@ -12,7 +12,6 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 - a message of an older incarnation, or of a stranger, is refused and changes nothing.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +32,7 @@ from shoal.kvstore.events import (
     Woke,
 )
 from shoal.kvstore.gates import Gate, Progress, altered_gate, parse_gate
+from shoal.kvstore.server.books import Ledger
 from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.snapshots import Branch, Snapshots
@@ -65,9 +65,6 @@ __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
 
 MAX_KEYS_REPORTED = 4096
 """Slices whose staleness is listed one by one in a report."""
-
-MAX_REFUSALS = 1024
-"""Refusals remembered for each worker; a worker stops at its first one."""
 
 
 @dataclass(slots=True)
@@ -151,18 +148,6 @@ class Entry:
         awaited, ranks = clocks.keys() - resting, self.contributors()
         quota = granted or self.gate.quota(len(ranks | awaited))
         return not awaited or len(here) >= quota or (self.gate.waits and awaited <= ranks)
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What became of one worker's pushes to this server."""
-
-    applied: int = 0
-    rejected: int = 0
-    dropped: int = 0
-    duplicate: int = 0
-    refusals: dict[int, Send] = field(default_factory=dict)  # by seq, to answer a repetition the same way
-    staleness: Counter[int] = field(default_factory=Counter)
 
 
 class ServerCore:
@@ -353,13 +338,13 @@ class ServerCore:
 
     @staticmethod
     def _reject(book: Ledger, seq: int, refusal: Send | None) -> list[Action]:
-        if refusal is None:
-            return []
-        book.rejected += 1
-        book.refusals[seq] = refusal
-        if len(book.refusals) > MAX_REFUSALS:
-            del book.refusals[next(iter(book.refusals))]
-        return [refusal]
+        return [] if refusal is None else [book.reject(seq, refusal)]
+
+    def disown(self, slice_id: int, part: Contribution) -> None:
+        """The shell could not apply a contribution that has been counted, and has changed nothing because of it."""
+        self.ledgers[part.rank].disown(part.staleness)
+        count, total, most = self.entries[slice_id].staleness
+        self.entries[slice_id].staleness = [count - 1, total - part.staleness, most]
 
     def _refuse_push(self, sender: str, m: Push, entry: Entry | None) -> Send | None:
         if entry is None:

@@ -19,6 +19,7 @@ from shoal.kvstore.events import (
     Apply,
     BeginBranch,
     Configure,
+    Contribution,
     Create,
     CutBranch,
     DropBranch,
@@ -30,13 +31,15 @@ from shoal.kvstore.events import (
     SendValue,
     Woke,
 )
+from shoal.kvstore.functions import remote_text
 from shoal.kvstore.rows import check_ids
 from shoal.kvstore.server.branches import Branches
+from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.loop import IDLE_S
-from shoal.kvstore.wire.messages import Change, Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
+from shoal.kvstore.wire.messages import Ack, Call, Change, Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
@@ -63,6 +66,9 @@ class ServerShell:
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
         self.decode_s = 0.0
+        self._calls = Calls(self.table)
+        self._asked: Message | None = None  # what is being answered
+        self._owed: dict[tuple[int, int], tuple[str, str]] = {}  # by slice and rank, an error that is to be told
         self._unfit: dict[str, str] = {}  # by number of the change, why a slice could not take it
 
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
@@ -87,6 +93,7 @@ class ServerShell:
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self.core is None or not self.core.known or self._failure:
             return
+        self._asked = message
         try:
             actions = self._handle(self.core, peer, message, now)
         except Exception:
@@ -104,11 +111,16 @@ class ServerShell:
                     _check_rows(entry, message.rows, isinstance(message, Push))
                 if isinstance(message, Push) and message.codec:
                     message = self._decoded(core, message)
-            except ShoalError as e:
-                text = f"{type(message).__name__.lower()} of worker {message.worker}: {e}"
+            except Exception as e:  # nothing has been changed
+                error, text = remote_text(e, f"{type(message).__name__.lower()} of worker {message.worker}")
                 if isinstance(message, Push):
-                    return core.reject(peer, message, type(e).__name__, text)
-                return [Send(peer, Refused(seq=message.seq, error=type(e).__name__, text=text))]
+                    return core.reject(peer, message, error, text)
+                return [Send(peer, Refused(seq=message.seq, error=error, text=text))]
+        if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
+            answer = self._calls.answer(core, message)
+            if self._calls.wrote:
+                self._replies.forget()
+            return [Send(peer, answer)]
         return core.handle(Received(peer, message), now)
 
     def _decoded(self, core: ServerCore, m: Push) -> Push:
@@ -154,6 +166,8 @@ class ServerShell:
             case Send(to, message):
                 if isinstance(message, HelloOk):
                     self._offer(to)
+                if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
+                    message = self._due(self._asked.slice, self._asked.worker, message.seq) or message
                 self.transport.send(to, message)
             case SendValue():
                 self._send_value(action)
@@ -163,7 +177,8 @@ class ServerShell:
                 part = self.table.row_sparse(slice_id, as_array(rows), as_array(value))
                 self.table.accumulate(slice_id, rank, part, clock, brief or not is_mapped(value.data, rows.data))
             case Apply(slice_id, parts, reduce, version):
-                self.table.apply(slice_id, parts, reduce, version)
+                for failed in self.table.apply(slice_id, parts, reduce, version):
+                    self._disown(slice_id, *failed)
             case Create(slice_id, key, value, store, segments, width):
                 self.table.create(slice_id, key, as_array(value), store, segments, width)
             case Configure():
@@ -175,7 +190,25 @@ class ServerShell:
             case SendBranch():
                 self._send_branch(action)
 
+    def _disown(self, slice_id: int, part: Contribution, error: Exception) -> None:
+        """The rule failed on a contribution: it is not applied, and its worker is told with the next answer."""
+        if self.core is None:
+            return
+        self.core.disown(slice_id, part)
+        what = f"the rule failed on push {part.clock} of {self.core.entries[slice_id].key!r} by worker {part.rank}"
+        self._owed[slice_id, part.rank] = remote_text(error, what)
+        log.warning("%s: %s: %s", what, type(error).__name__, error)
+
+    def _due(self, slice_id: int, rank: int, seq: int) -> Refused | None:
+        """What a worker is told instead of an answer about a slice."""
+        error, text = self._owed.pop((slice_id, rank), ("", ""))
+        return Refused(seq=seq, error=error, text=text, counted=True) if error else None
+
     def _send_value(self, a: SendValue) -> None:
+        refusal = self._due(a.slice, a.rank, a.seq) if self._owed else None
+        if refusal is not None:
+            self.transport.send(a.to, refusal)
+            return
         self.table.was_read(a.slice, a.rank)
         if a.reply and a.rows is None and self._send_encoded(a):
             return

@@ -233,27 +233,50 @@ class Table:
         cell = self._cell(slice_id)
         return RowSparse(ids, rows, (cell.value.size // cell.width, cell.width))
 
-    def apply(self, slice_id: int, parts: Sequence[Contribution], reduce: str, version: int = 0) -> None:
-        """Correct and reduce these contributions, and update the value in place, to ``version``."""
+    def apply(
+        self, slice_id: int, parts: Sequence[Contribution], reduce: str, version: int = 0
+    ) -> list[tuple[Contribution, Exception]]:
+        """Correct and reduce these contributions, and update the value in place, to ``version``.
+
+        Returns:
+            Contributions that the rule failed on, each with its error: the update was made without them.
+        """
         cell = self._cell(slice_id)
         arrays = [cell.parts.pop((p.rank, p.clock)) for p in parts]
         for follower in cell.followers.values():
             follower.before(cell, parts, arrays, reduce, version)
-        self.advance(cell, parts, arrays, reduce)
+        return self.advance(cell, parts, arrays, reduce)
 
-    def advance(self, cell: Cell, parts: Sequence[Contribution], arrays: list[Array | RowSparse], reduce: str) -> None:
+    def advance(
+        self, cell: Cell, parts: Sequence[Contribution], arrays: list[Array | RowSparse], reduce: str
+    ) -> list[tuple[Contribution, Exception]]:
         """`apply` to a cell that need not be one of the table's."""
         update = cell.update
+        failed: list[tuple[Contribution, Exception]] = []
         if update is not None and update.rule is not None:
-            arrays = [
-                self._corrected(i, update.rule, cell, p, a) for i, (p, a) in enumerate(zip(parts, arrays, strict=True))
-            ]
+            arrays, failed = self._correct(update.rule, cell, parts, arrays)
+            if not arrays:
+                return failed
         cell.updates += 1
         sparse = [a for a in arrays if isinstance(a, RowSparse)]
         if len(sparse) == len(arrays) and (update is None or update.lazy):
             self._update_rows(cell, update, reduce_rows(sparse, reduce))
         else:
             self._update(cell, update, [_dense(a, cell) for a in arrays], reduce)
+        return failed
+
+    def _correct(
+        self, rule: Rule, cell: Cell, parts: Sequence[Contribution], arrays: list[Array | RowSparse]
+    ) -> tuple[list[Array | RowSparse], list[tuple[Contribution, Exception]]]:
+        """The corrected contributions, and those that the rule failed on. The value has not been touched."""
+        found: list[Array | RowSparse] = []
+        failed: list[tuple[Contribution, Exception]] = []
+        for i, (part, array) in enumerate(zip(parts, arrays, strict=True)):
+            try:
+                found.append(self._corrected(i, rule, cell, part, array))
+            except Exception as e:
+                failed.append((part, e))
+        return found, failed
 
     def _update(self, cell: Cell, update: Update | None, arrays: list[Array], reduce: str) -> None:
         direct = update is None and wider(cell.value.dtype) == cell.value.dtype

@@ -21,7 +21,10 @@ from shoal.ops import optim
 class Desk:
     """Takes the place of membership and client: requests are granted at once, pushes and reads are kept."""
 
-    rank, num_workers, mode = 0, 2, ""
+    rank, num_workers, mode, changes = 0, 2, "", ()
+
+    def settle(self, *given: object) -> None:
+        """Nobody takes note."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []

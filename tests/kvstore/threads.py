@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
@@ -12,7 +12,7 @@ from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.placement import SLICE_BYTES, Placement
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import KeyLayout, KeySpec
+from shoal.kvstore.wire.messages import Change, KeyLayout, KeySpec
 from shoal.kvstore.wire.transport import Transport
 from tests.kvstore.simnet import roster
 
@@ -25,6 +25,14 @@ class FakeMembership:
 
     def barrier(self, name: str, timeout_s: float) -> None:
         self._shared.gate.wait(20.0)
+
+    changes: ClassVar[list[Change]] = []
+
+    def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None:
+        """There is no scheduler to take note."""
+
+    def control(self, store: int, settings: dict[str, Any], at_clock: int, timeout_s: float) -> Change:
+        raise AssertionError("changes need a scheduler")
 
     def declare(
         self,

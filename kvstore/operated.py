@@ -1,0 +1,170 @@
+"""What a store on servers can be told while it is in use: new settings, and to run functions where the values are."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Lock
+from typing import Any
+
+from shoal.errors import ConfigError
+from shoal.kvstore import functions
+from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
+from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.shell import ClientShell, Group
+from shoal.kvstore.codecs import Compressor, Plan, Switch
+from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout
+from shoal.ops.optim import Optimizer
+
+__all__ = ["OperatedKVStore"]
+
+
+class OperatedKVStore(KVStore):
+    """Settings and functions of a store on servers; `DistKVStore` does the rest.
+
+    A slice takes settings of the optimizer and of the gate when its version is the clock, which servers see to; a codec
+    when this worker has pushed it so often.
+    """
+
+    _coordinator: Coordinator
+    _shell: ClientShell
+    _gate: Gate
+    _timeout_s: float
+    _compressor: Compressor | None
+    _optimizer: Optimizer | None
+
+    def __init__(self) -> None:
+        self._clocks: Counter[int] = Counter()  # pushes begun, by slice
+        self._switch: Switch | None = None  # once a codec has been changed at a clock
+        self._heard = 0  # of the run's changes
+        self._heeding = Lock()
+        self._hyper: dict[str, Any] = {}
+        self._writes = 0  # calls of functions that write
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def control(self, at_clock: int | None = None, **settings: Any) -> int:
+        if at_clock is None:
+            soon = max(self._clocks.values(), default=0) + ("codec" in settings or "compression" in settings)
+            at_clock = soon if self._gate.rounds else -1
+        elif isinstance(at_clock, bool) or not isinstance(at_clock, int) or at_clock < 0:
+            raise ConfigError(f"control: at_clock is a whole number of updates, at least 0; got {at_clock!r}")
+        change = self._coordinator.control(self._own_number(), settings, at_clock, self._timeout_s)
+        self._heed()
+        return change.number
+
+    @property
+    def altered(self) -> dict[str, Any]:
+        self._heed()
+        return dict(self._hyper)
+
+    def _heed(self) -> None:
+        """Take in the changes that have been announced since the last look."""
+        changes = self._coordinator.changes
+        if len(changes) == self._heard:
+            return
+        with self._heeding:
+            new, self._heard = changes[self._heard :], len(changes)
+            for c in new:
+                if c.store == self._own_number():
+                    self._take(c)
+
+    def _take(self, c: Change) -> None:
+        limits = {n: v for n, v in c.settings.items() if n in ("s", "max")}
+        if limits:
+            self._shell.alter(c.store, limits, c.at_clock)
+        if "codec" in c.settings:
+            if self._switch is None:
+                self._switch = Switch(self._compressor)
+            self._switch.add(c.at_clock, Compressor.of(Plan.of(c.settings["codec"]), self.rank), c.number)
+        self._hyper |= {n: v for n, v in c.settings.items() if n not in ("s", "max", "codec")}
+
+    def _pushing(self, slice_id: int) -> Compressor | None:
+        """What compresses the push of a slice that begins now."""
+        clock = self._clocks[slice_id]
+        self._clocks[slice_id] = clock + 1
+        return self._compressing(slice_id, clock)
+
+    def _compressing(self, slice_id: int, clock: int) -> Compressor | None:
+        if self._switch is None:
+            return self._compressor
+        found = self._switch.at(slice_id, clock)
+        self._compressor = self._switch.latest
+        return found
+
+    def _reading(self, slice_id: int) -> Compressor | None:
+        """What may compress a slice on its way here."""
+        return self._compressor if self._switch is None else self._switch.now(slice_id)
+
+    def _compress(self, compressor: Compressor | None) -> None:
+        """All slices are compressed so from now on."""
+        self._compressor = compressor
+        if self._switch is not None:
+            self._switch.reset(compressor)
+
+    def changes_taken(self) -> dict[str, list[int]]:
+        """By number of a change of codec: slices that have taken it, and the first and last clock at which one did."""
+        return {} if self._switch is None else self._switch.report()
+
+    def _settled(self, optimizer: Optimizer) -> None:
+        """The servers have installed this optimizer for all keys: what changes are checked against."""
+        spec = optimizer.spec()
+        self._hyper = {}
+        self._coordinator.settle(self._own_number(), spec.name, dict(spec.params), self.gradients, self._timeout_s)
+
+    # --- functions ----------------------------------------------------------------------------------------------------
+
+    def call(self, function: str, key: Key | Sequence[Key] | None = None, /, **args: Any) -> list[Any]:
+        found = functions.find(function)
+        names = self.keys() if key is None else as_lists(key)[0]
+        args = functions.plain(args, f"the arguments of {function!r}")
+        index = -1
+        if found.writes:
+            index, self._writes = self._writes, self._writes + 1
+            self.flush()
+            self._coordinator.barrier(f"call of store {self._own_number()}", self._timeout_s)
+        places: dict[int, list[tuple[int, CallPart]]] = {}
+        for name in names:
+            for s in self.layout(name).slices:
+                at = sum(map(len, places.values()))
+                part = CallPart(slice=s.id, key=name, start=s.start, stop=s.stop, offset=s.offset)
+                places.setdefault(s.server, []).append((at, part))
+        jobs = [self._call_job(server, function, args, index, parts) for server, parts in places.items()]
+        group = Group(len(jobs))
+        self._submit(jobs, group).result()
+        results = [None] * sum(map(len, places.values()))
+        for reply in group.replies:
+            if isinstance(reply, Called):
+                for (at, _), result in zip(places[reply.server], reply.results, strict=True):
+                    results[at] = result
+        return results
+
+    def _call_job(
+        self, server: int, function: str, args: dict[str, Any], index: int, parts: list[tuple[int, CallPart]]
+    ) -> Job:
+        request = Call(
+            worker=0,
+            incarnation=0,
+            seq=0,
+            store=self._own_number(),
+            name=function,
+            args=args,
+            parts=tuple(p for _, p in parts),
+            index=index,
+        )
+        return Job(server=server, key=function, request=request)
+
+    # --- what a store on servers has ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _own_number(self) -> int:
+        """Which of the script's stores this is."""
+
+    @abstractmethod
+    def layout(self, key: Key) -> KeyLayout:
+        """Which server holds which part of a key."""
+
+    @abstractmethod
+    def _submit(self, jobs: list[Job], group: Group) -> Future[Any]:
+        """Hand jobs over; the group's future tells what became of them."""
