@@ -18,10 +18,10 @@ from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.kvstore.codecs import Plan
-from shoal.kvstore.gates import Gate, altered_gate
+from shoal.kvstore.gates import Gate, altered_gate, parse_gate
 from shoal.ops.optim import Optimizer, OptimizerSpec, from_spec
 
-__all__ = ["GATE_SETTINGS", "altered_optimizer", "checked_settings", "hyper_parameters", "parse_setting", "shown"]
+__all__ = ["GATE_SETTINGS", "altered_optimizer", "check", "checked_settings", "hyper_parameters", "parse_setting", "shown"]
 
 GATE_SETTINGS = ("s", "max")
 
@@ -55,6 +55,17 @@ def checked_settings(
         found["codec"] = _checked_codec(found["codec"], later, gradients)
     values = {} if later is None else later.hyper_parameters()
     return {n: values.get(n, v) for n, v in found.items()}
+
+
+def check(
+    settings: Mapping[str, Any], gate: str, optimizer: tuple[str, Any] | None, gradients: bool
+) -> tuple[dict[str, Any], str]:
+    """`checked_settings`, for the scheduler: the settings, and why the store cannot take them ("" if it can)."""
+    try:
+        spec = None if optimizer is None else OptimizerSpec(*optimizer)
+        return checked_settings(settings, parse_gate(gate), spec, gradients), ""
+    except ConfigError as e:
+        return {}, str(e)
 
 
 def _checked_hyper(present: Optimizer | None, wanted: dict[str, Any]) -> Optimizer | None:

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.kvstore.events import Received, Send, Woke
@@ -13,11 +14,11 @@ from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
 from shoal.scheduler.gather import Count
-from shoal.scheduler.log import Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
+from shoal.scheduler.log import Altered, Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.version import VERSION
 
-__all__ = ["SchedulerShell", "run_scheduler"]
+__all__ = ["SchedulerShell", "check_settings", "run_scheduler"]
 
 log = logging.getLogger("shoal.scheduler")
 
@@ -91,6 +92,12 @@ class SchedulerShell:
                 log.info("everybody is here: the run begins, with %d workers, %d servers", state.workers, state.servers)
             case Declared(by, gate, reduce, keys, store):
                 log.info("%s declared %d keys of store %d (mode %s, reduce %s)", by, len(keys), store, gate, reduce)
+            case Altered(change):
+                clock = "at once" if change.at_clock < 0 else f"at clock {change.at_clock}"
+                text = " ".join(f"{name}={value}" for name, value in change.settings.items())
+                log.info(
+                    "change %d of store %d %s, asked for by %s: %s", change.number, change.store, clock, change.by, text
+                )
             case Departed(token, how, _):
                 log.info("%s is %s", self._name(token), how)
             case Finished():
@@ -158,7 +165,7 @@ def run_scheduler(
         gather_timeout_s=gather_timeout_s,
         settle_s=settle_s,
     )
-    core = SchedulerCore(config)
+    core = SchedulerCore(config, check_settings)
     transport = Transport("scheduler")
     try:
         bound = transport.bind(host, port)
@@ -171,6 +178,15 @@ def run_scheduler(
     if on_finished and not code:
         on_finished(core.snapshot())
     return code
+
+
+def check_settings(
+    settings: dict[str, Any], gate: str, optimizer: tuple[str, Any] | None, gradients: bool
+) -> tuple[dict[str, Any], str]:
+    """Whether a store can take new settings: see `shoal.scheduler.control.Check`."""
+    from shoal.kvstore.control import check  # the array libraries load only where something is changed
+
+    return check(settings, gate, optimizer, gradients)
 
 
 def _announce(fd: int, port: int) -> None:

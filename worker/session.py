@@ -188,7 +188,8 @@ class Session:
         costs = [c for s in self.stores if isinstance(s, DistKVStore) and (c := s.compression_report()) is not None]
         skew = {} if self.shell is None else {str(k): n for k, n in sorted(self.shell.core.counters.skew.items())}
         taken = ring.books() if ring is not None else {}
-        return {"ledger": ledger, **counts, "skew": skew, "taken": taken, "compression": costs}
+        changes = {k: v for s in self.stores if isinstance(s, DistKVStore) for k, v in s.changes_taken().items()}
+        return {"changes": changes, "ledger": ledger, **counts, "skew": skew, "taken": taken, "compression": costs}
 
     def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""
