@@ -76,23 +76,25 @@ class _Branch:
             own = self._own(cell)
             _adopt(own, cell.update)
             self._table.advance(own, parts, [cell.parts[p.rank, p.clock] for p in parts], reduce)
-        if self._cell is not None:
-            self.value = self._cell.value
-        else:
-            room = self._table.allocate(cell.value.shape, cell.value.dtype)
-            self.value = np.empty_like(cell.value) if room is None else room
-            np.copyto(self.value, cell.value)
+        self.value = self._copied(cell.value) if self._cell is None else self._cell.value
         self._cell = None
 
     def _own(self, cell: Cell) -> Cell:
         if self._cell is None:
             view = None
-            value = cell.value.copy()
+            value = self._copied(cell.value)
             if cell.view is not None:
                 view = CellView(value, {name: array.copy() for name, array in cell.view.state.items()})
             state = copy.deepcopy(cell.state)
             self._cell = dataclasses.replace(cell, value=value, state=state, view=view, parts={}, followers={})
         return self._cell
+
+    def _copied(self, value: Array) -> Array:
+        """A copy, where readers on this host can see it if that is possible."""
+        room = self._table.allocate(value.shape, value.dtype)
+        copied = np.empty_like(value) if room is None else room
+        np.copyto(copied, value)
+        return copied
 
     def _take(self, own: Cell, cut: CutBranch, one: _Round) -> None:
         inside = self._inside(cut, one.parts, one.version)
