@@ -46,6 +46,9 @@ STOPPED_S = 5.0
 """The loop wakes its drivers every second; after a longer pause the process itself was stopped (SIGSTOP, Ctrl-Z)."""
 
 
+_OVER = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+
 class Call(Future[Any]):
     """A future that knows whether somebody waits for it, and whether somebody has taken its error."""
 
@@ -53,6 +56,9 @@ class Call(Future[Any]):
     awaited = False
     attend: Callable[[Future[Any], float | None], None] | None = None
     """Works towards its end, at most for so long, if no other thread does."""
+
+    def done(self) -> bool:
+        return self._state in _OVER  # without the lock that the base class takes
 
     def result(self, timeout: float | None = None) -> Any:
         left = self._attend(timeout)
@@ -205,7 +211,7 @@ class ClientShell:
         """
         if sum([j.payload_bytes for j in jobs]) > INLINE_BYTES:
             return False
-        return loop.resting if all([j.want for j in jobs]) else loop.turn()
+        return loop.resting if all(j.want for j in jobs) else loop.turn()
 
     def _attend(self, call: Future[Any], timeout: float | None) -> None:
         """Drive the loop in the caller's thread until the call is over, unless another thread drives it."""

@@ -102,10 +102,12 @@ class ServerShell:
             self._carry_out(actions)
 
     def _handle(self, core: ServerCore, peer: str, message: Message, now: float) -> list[Action]:
+        if not isinstance(message, (Push, Pull)):  # a union would be made for every message
+            return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
-            self.bytes_in += sum(p.data.nbytes for p in (message.value, *message.more))
-        entry = core.entries.get(message.slice) if isinstance(message, Push | Pull) else None
-        if entry is not None and isinstance(message, Push | Pull):
+            self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
+        entry = core.entries.get(message.slice)
+        if entry is not None:
             try:
                 if message.rows is not None:
                     _check_rows(entry, message.rows, isinstance(message, Push))
