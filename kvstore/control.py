@@ -21,7 +21,16 @@ from shoal.kvstore.codecs import Plan
 from shoal.kvstore.gates import Gate, altered_gate, parse_gate
 from shoal.ops.optim import Optimizer, OptimizerSpec, from_spec
 
-__all__ = ["GATE_SETTINGS", "altered_optimizer", "check", "checked_settings", "hyper_parameters", "parse_setting", "shown"]
+__all__ = [
+    "GATE_SETTINGS",
+    "altered_optimizer",
+    "check",
+    "check_clock",
+    "checked_settings",
+    "hyper_parameters",
+    "parse_setting",
+    "shown",
+]
 
 GATE_SETTINGS = ("s", "max")
 
@@ -132,6 +141,17 @@ def altered_optimizer(optimizer: Optimizer, settings: Mapping[str, Any]) -> Opti
         )
     spec = optimizer.spec()
     return from_spec(OptimizerSpec(spec.name, {**spec.params, **hyper}))
+
+
+def check_clock(at_clock: Any) -> int:
+    """``at_clock``, if it is one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(at_clock, bool) or not isinstance(at_clock, int) or at_clock < 0:
+        raise ConfigError(f"control: at_clock is a whole number of updates, at least 0; got {at_clock!r}")
+    return at_clock
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.kvstore import functions
 from shoal.kvstore.api import Key, KVStore, as_lists, chosen_keys, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.arrays import Array, wire_name
 from shoal.kvstore.bundle import Bundle, bundles
@@ -23,14 +24,16 @@ from shoal.kvstore.checks import (
     cut_name,
     writable,
 )
-from shoal.kvstore.codecs import Compressor, Link, Spec, whole_rows
+from shoal.kvstore.codecs import Compressor, Link, Plan, Spec, Switch, whole_rows
+from shoal.kvstore.control import altered_optimizer, check_clock, checked_settings
 from shoal.kvstore.events import Contribution
+from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.placement import Placement
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.snapshot import Cut
-from shoal.kvstore.wire.messages import KeyLayout, KeySpec
+from shoal.kvstore.wire.messages import CallPart, Change, KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
 __all__ = ["LocalKVStore"]
@@ -52,6 +55,11 @@ class LocalKVStore(KVStore):
         self._versions: dict[str, int] = {}  # updates, by key
         self._optimizer: Optimizer | None = None
         self._compressor: Compressor | None = None
+        self._switch: Switch | None = None  # once a codec has been changed at a clock
+        self._changes: list[Change] = []
+        self._waiting: dict[str, list[Change]] = {}  # by key, changes whose clock has not come
+        self._hyper: dict[str, Any] = {}
+        self._own: set[str] = set()  # keys that have an optimizer of their own
         self._lock = Lock()
 
     @property
@@ -130,26 +138,36 @@ class LocalKVStore(KVStore):
                 fused.setdefault(bundle.id, (bundle, []))[1].append((name, i))
         for bundle, members in fused.values():
             ordered = [arrays[i] for i in bundle.order(members, {})]
-            if self._compressor is not None and self._compressor.fits(bundle.dtype):
-                flat = self._compressor.round_trip(bundle.id, bundle.gather(ordered))
+            compressor = self._compressing(bundle.id, self._versions.get(bundle.names[0], 0))
+            if compressor is not None and compressor.fits(bundle.dtype):
+                flat = compressor.round_trip(bundle.id, bundle.gather(ordered))
                 parts = np.split(flat, bundle.stops[:-1])
                 ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
             found += zip(bundle.names, ordered, strict=True)
         return found
 
     def _compressed(self, name: str, array: Array) -> Array:
-        compressor = self._compressor
-        if compressor is None or not compressor.fits(array.dtype):
-            return array
-        flat = np.ascontiguousarray(array).reshape(-1)
-        parts = [
-            compressor.round_trip(s.id, flat[s.start : s.stop], whole_rows(array.shape, s.start, s.stop))
-            for s in self._layouts[name].slices
-        ]
+        clock, flat = self._versions.get(name, 0), np.ascontiguousarray(array).reshape(-1)
+        parts = []
+        for s in self._layouts[name].slices:
+            compressor, part = self._compressing(s.id, clock), flat[s.start : s.stop]
+            if compressor is None or not compressor.fits(array.dtype):
+                return array
+            parts.append(compressor.round_trip(s.id, part, whole_rows(array.shape, s.start, s.stop)))
         return np.concatenate(parts).reshape(array.shape)
 
+    def _compressing(self, slice_id: int, clock: int) -> Compressor | None:
+        if self._switch is None:
+            return self._compressor
+        found = self._switch.at(slice_id, clock)
+        self._compressor = self._switch.latest
+        return found
+
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
-        self._compressor = Compressor.of(compression_params, 0, self._optimizer, self._compressor)
+        before = self._compressor if self._switch is None else None  # each slice may have another
+        self._compressor = Compressor.of(compression_params, 0, self._optimizer, before)
+        if self._switch is not None:
+            self._switch.reset(self._compressor)
 
     @property
     def compression(self) -> str:
@@ -160,10 +178,13 @@ class LocalKVStore(KVStore):
 
     def _push(self, name: str, array: Array | RowSparse) -> None:
         self._table.accumulate(self._ids[name], 0, array)
-        self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
+        failed = self._table.apply(self._ids[name], (Contribution(0, 0, 0),), self.reduce)
         self._versions[name] = self._versions.get(name, 0) + 1
+        self._settle(name)
         self._pushes += 1
         self._bytes_in += array.nbytes
+        if failed:
+            raise failed[0][1]
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         names, (outs,) = as_lists(key, out)
@@ -189,7 +210,9 @@ class LocalKVStore(KVStore):
 
     def _seen(self, name: str) -> Array:
         """What a worker would read: compression of pulls changes the numbers here as it does in a cluster."""
-        value, compressor, bundle = self._value(name), self._compressor, self._bundles.get(name)
+        value, bundle = self._value(name), self._bundles.get(name)
+        first = bundle.id if bundle is not None else self._layouts[name].slices[0].id
+        compressor = self._compressor if self._switch is None else self._switch.now(first)
         if compressor is None or not compressor.reply or value.dtype.kind != "f":
             return value
         version = self._versions.get(name, 0)
@@ -226,9 +249,58 @@ class LocalKVStore(KVStore):
         check_own([n for n in names if self._value(n) is not None and n in self._bundles])
         if self._compressor is not None:
             self._compressor.check(optimizer)
-        self._optimizer = optimizer
+        self._optimizer = optimizer if not names else self._optimizer
+        self._own = self._own | set(names) if names else set()
+        self._hyper = self._hyper if names else {}
         with self._lock:
             self._table.configure(optimizer, multipliers(lr_mult), multipliers(wd_mult), rule=parse(rule), keys=names)
+
+    def control(self, at_clock: int | None = None, **settings: Any) -> int:
+        present = None if self._optimizer is None else altered_optimizer(self._optimizer, self._hyper)
+        spec = None if present is None else present.spec()
+        found = checked_settings(settings, parse_gate("bsp"), spec, self.gradients)
+        clock = max(self._versions.values(), default=0) if at_clock is None else check_clock(at_clock)
+        with self._lock:
+            change = Change(number=len(self._changes) + 1, store=1, settings=found, at_clock=clock, by="worker 0")
+            self._changes.append(change)
+            if "codec" in found:
+                self._switch = Switch(self._compressor) if self._switch is None else self._switch
+                self._switch.add(clock, Compressor.of(Plan.of(found["codec"]), 0, present), change.number)
+            self._hyper |= {n: v for n, v in found.items() if n != "codec"}
+            for name in self._ids:
+                self._waiting.setdefault(name, []).append(change)
+                self._settle(name)
+        return change.number
+
+    def _settle(self, name: str) -> None:
+        """Let a key take the changes whose clock has come."""
+        waiting = self._waiting.get(name)
+        if not waiting:
+            return
+        for change in [c for c in waiting if c.at_clock <= self._versions.get(name, 0)]:
+            waiting.remove(change)
+            hyper = {n: v for n, v in change.settings.items() if n != "codec"}
+            if hyper and name not in self._own:
+                self._table.alter(self._ids[name], change.number, hyper)
+
+    @property
+    def altered(self) -> dict[str, Any]:
+        return dict(self._hyper)
+
+    def call(self, function: str, key: Key | Sequence[Key] | None = None, /, **args: Any) -> list[Any]:
+        found = functions.find(function)
+        given = functions.plain(args, f"the arguments of {function!r}")
+        names = self.keys() if key is None else as_lists(key)[0]
+        results = []
+        for name in names:
+            self._value(name)
+            cell, version = self._table.cells[self._ids[name]], self._versions.get(name, 0)
+            for s in self._layouts[name].slices:
+                part = CallPart(slice=s.id, key=name, start=s.start, stop=s.stop, offset=s.start)
+                seen = {"version": version, "clock": version, "args": given}
+                with self._lock:
+                    results.append(functions.run(found, part, cell.value, cell.state or {}, **seen))
+        return results
 
     def barrier(self) -> None:
         """Nobody to wait for."""

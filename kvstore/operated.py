@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any
 
-from shoal.errors import ConfigError
 from shoal.kvstore import functions
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.shell import ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Plan, Switch
+from shoal.kvstore.control import check_clock
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout
 from shoal.ops.optim import Optimizer
@@ -48,8 +48,8 @@ class OperatedKVStore(KVStore):
         if at_clock is None:
             soon = max(self._clocks.values(), default=0) + ("codec" in settings or "compression" in settings)
             at_clock = soon if self._gate.rounds else -1
-        elif isinstance(at_clock, bool) or not isinstance(at_clock, int) or at_clock < 0:
-            raise ConfigError(f"control: at_clock is a whole number of updates, at least 0; got {at_clock!r}")
+        else:
+            check_clock(at_clock)
         change = self._coordinator.control(self._own_number(), settings, at_clock, self._timeout_s)
         self._heed()
         return change.number

@@ -91,7 +91,8 @@ class SimulatedServer:
             case Accumulate():
                 self.table.accumulate(action.slice, action.rank, as_array(action.value), action.clock)
             case Apply():
-                self.table.apply(action.slice, action.parts, action.reduce)
+                for _, error in self.table.apply(action.slice, action.parts, action.reduce):
+                    raise error
                 self._updated(action.slice, rank)
             case Create():
                 self.table.create(action.slice, action.key, as_array(action.value), action.store, action.segments)
