@@ -1,6 +1,7 @@
 """The all-reduce store over real sockets: what it gives, what it refuses, and how it fails."""
 
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 
 from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, NodeLostError, ShapeError, StoreTimeoutError
 from shoal.kvstore.arrays import BFLOAT16
+from shoal.kvstore.client.shell import Call
+from shoal.kvstore.ring.arithmetic import Arrays
+from shoal.kvstore.ring.buckets import Bucket
+from shoal.kvstore.ring.events import Collective
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.ops import optim
-from tests.kvstore.ringthreads import ring_cluster
+from tests.kvstore.ringthreads import FakeMembership, ring_cluster
 
 pytestmark = pytest.mark.net
 
@@ -168,15 +173,77 @@ def test_arrays_of_several_devices_are_summed_first() -> None:
         assert cluster.each(work) == [[3.0]] * 2
 
 
-def test_overlapping_memory_is_kept_apart() -> None:
-    def work(kv: AllReduceKVStore) -> list[float]:
-        kv.init("w", ones(3))
-        memory = np.arange(4, dtype=np.float32)
-        kv.pushpull("w", memory[:3], memory[1:])
-        return memory.tolist()
+@pytest.mark.parametrize("size", [3, 400_000])
+def test_overlapping_memory_is_kept_apart(size: int) -> None:
+    def work(kv: AllReduceKVStore) -> bool:
+        kv.init("w", ones(size))
+        memory = np.arange(size + 1, dtype=np.float32)
+        kv.pushpull("w", memory[:-1], memory[1:])
+        return memory[0] == 0 and bool((memory[1:] == np.arange(size)).all())
 
     with ring_cluster(2) as cluster:
-        assert cluster.each(work) == [[0.0, 0.0, 1.0, 2.0]] * 2
+        assert cluster.each(work) == [True, True]
+
+
+def test_memory_that_is_read_and_written_at_once_is_copied_first() -> None:
+    memory = np.arange(100_001, dtype=np.float32)
+    _, own, total = Bucket([("w", memory[:-1], memory[1:])]).item
+    assert not np.may_share_memory(own, total) and np.shares_memory(total, memory)
+    _, own, total = Bucket([("w", memory, memory)]).item
+    assert own is total
+
+
+class ByHand:
+    """A shell whose collectives end when the test says so."""
+
+    def __init__(self) -> None:
+        self.works: list[tuple[Arrays, Future[None]]] = []
+
+    def submit(self, op: Collective, arrays: Arrays, call: Call) -> "Future[None]":
+        self.works.append((arrays, Future()))
+        return self.works[-1][1]
+
+    def launch(self, nbytes: int) -> None:
+        """Nothing starts by itself."""
+
+    def attend(self, call: "Future[Any]", timeout: float | None) -> None:
+        """Nobody helps."""
+
+    def end(self, index: int, result: float) -> None:
+        arrays, future = self.works[index]
+        arrays.total.fill(result)
+        future.set_result(None)
+
+
+def by_hand() -> tuple[AllReduceKVStore, ByHand]:
+    shell, cluster = ByHand(), ring_cluster(1)
+    with cluster as made:
+        member = FakeMembership(0, made)
+        kv = AllReduceKVStore("sum", member, shell, lambda: 1, 5.0)  # type: ignore[arg-type]
+        kv._declare(["w"], [ones(2)])
+    return kv, shell
+
+
+def test_a_pull_reads_the_last_push_even_if_an_earlier_one_ends_later() -> None:
+    kv, shell = by_hand()
+    kv.push("w", ones(2))
+    kv.push("w", ones(2))
+    pull = kv.pull_async("w")
+    assert not pull.done()
+    shell.end(1, 7.0)
+    shell.end(0, 5.0)
+    assert pull.result(1).tolist() == [7.0, 7.0] and kv.pull("w").tolist() == [7.0, 7.0]
+
+
+def test_a_push_that_ends_after_a_later_pushpull_leaves_no_value() -> None:
+    kv, shell = by_hand()
+    kv.push("w", ones(2))
+    late = kv.pushpull_async("w", ones(2))
+    shell.end(0, 5.0)
+    shell.end(1, 7.0)
+    assert late.result(1).tolist() == [7.0, 7.0]
+    with pytest.raises(ConfigError, match="its last reduction was a pushpull"):
+        kv.pull("w")
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The core of all-reduce: whatever the network and the workers' order, everybody gets the same sum, once."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -186,6 +188,37 @@ def test_a_message_that_is_not_answered_is_repeated() -> None:
     assert core.counters.sent == 1 and core.counters.retries == 1
 
 
+def test_repetitions_become_rarer() -> None:
+    core = pair()
+    core.submit(an_op(), 0.0)
+    times = [t / 10 for t in range(1, 200) if of(Transmit, core.wake(t / 10)[0])]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert times[0] < 1.2 and gaps == sorted(gaps) and gaps[-1] > 3
+
+
+def test_what_waits_to_be_repeated_is_not_when_its_answer_comes() -> None:
+    core = pair()
+    sent = of(Transmit, core.submit(an_op(24 << 18, algorithm="ring"), 0.0))  # 12 parts of 1 MB, 8 under way
+    later = [t.flight.block for t in of(Transmit, core.wake(1.1)[0])]  # four new ones first, then four repetitions
+    waiting = [t.flight.block for t in sent if t.flight.block not in later]
+    for block in waiting:
+        more = core.receive("worker1", Took(key=0, clock=0, block=block, tag=0, taken=True), 1.2)
+        core.check()
+        assert not of(Transmit, more)
+    for block in later:
+        more = core.receive("worker1", Took(key=0, clock=0, block=block, tag=0, taken=True), 1.3)
+        assert not of(Transmit, more)
+
+
+def test_a_peer_is_ready_for_one_collective_at_a_time() -> None:
+    core = pair()
+    for key in (0, 1):
+        core.submit(an_op(key=key), 0.0)
+        core.receive("worker1", Took(key=key, clock=0, block=0, tag=0, taken=False), 0.1)
+    sent = of(Transmit, core.receive("worker1", Ready(key=1, clock=0), 0.2))
+    assert [t.flight.op.key for t in sent] == [1]
+
+
 def test_no_more_is_under_way_than_the_credit() -> None:
     core = pair()
     big = 1 << 18
@@ -252,6 +285,14 @@ def test_a_message_for_no_step_of_the_program_fails_the_collective(block: int) -
     assert of(Fail, core.receive("worker1", message(4, block=block), 0.1))
 
 
+def test_a_message_counts_only_from_the_peer_that_its_step_waits_for() -> None:
+    core = AllReduceCore(0, 1, 3, "run")
+    core.know("worker1", 1)
+    own = np.zeros(4, np.float32)
+    core.submit(collective(0, 3, own, algorithm="ring"), 0.0)  # its left neighbour is worker 2
+    assert of(Fail, core.receive("worker1", message(4), 0.1))
+
+
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +350,16 @@ def test_a_peer_is_asked_how_the_collective_stands() -> None:
     )
     core.receive("worker1", message(), 2.1)
     assert core.receive("worker1", Ask(key=0, clock=0), 2.2)[0].message.state == "done"
+
+
+def test_the_worker_to_blame_is_the_one_that_a_peer_waits_for_now() -> None:
+    core = pair()
+    op = an_op()
+    core.submit(op, 0.0)
+    told = [("waiting", (3,), "worker 3"), ("done", (), "worker 1"), ("waiting", (0,), "worker 1")]
+    for state, missing, blamed in told:
+        core.receive("worker1", Standing(key=0, clock=0, state=state, missing=missing), 1.0)
+        assert f"has waited for {blamed} in" in core.describe(op)
 
 
 def test_a_worker_that_has_closed_its_store_is_not_waited_for() -> None:
