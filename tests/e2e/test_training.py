@@ -102,15 +102,11 @@ def test_the_number_of_workers_changes_no_more_than_rounding(runner: Runner) -> 
 def test_the_report_accounts_for_everything(runner: Runner, mode: str) -> None:
     report, _ = runner.cluster(2, 2, mode)
     book = report["ledger"]
-    pushes = 2 * 20 * 4  # workers, steps, parameters
-    assert book == {
-        "sent": pushes,
-        "acknowledged": pushes,
-        "applied": pushes,
-        "rejected": 0,
-        "duplicate": 0,
-        "balanced": True,
-    }
+    pushes = 2 * 20  # workers, steps; the parameters, all of them small, share a slice
+    assert {name: book[name] for name in ("sent", "acknowledged", "applied")} == dict.fromkeys(
+        ("sent", "acknowledged", "applied"), pushes
+    )
+    assert book["balanced"] and not any(book[name] for name in ("rejected", "dropped", "skipped", "duplicate"))
     assert (report["mode"], report["workers"], report["servers"]) == (mode, 2, 2)
     weights_bytes = 4 * (64 * 32 + 32 + 32 * 10 + 10)
     assert report["bytes_pushed"] == 2 * 20 * weights_bytes
