@@ -26,6 +26,9 @@ bytes_pulled        payload that they received
 compression         null, or what compressed pushes and pulls, and its price: codec, encode_s and decode_s (seconds of
                     all workers and servers), bytes_saved, time_saved_s (what sending those would have taken at the
                     throughput that the workers measured) and pays (null if there was too little of it to say)
+changes             settings that were changed meanwhile: number, store, settings, at_clock, by; and taken, which says
+                    for each server (and for each worker, for codecs) how many slices took the change, and the first and
+                    the last version (or clock) at which one did; and refused, why one could not
 ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate (counted by the
                     servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped. One
                     push of one slice counts as one; in an all-reduce one message does, and the worker that takes it is
@@ -56,13 +59,17 @@ from rich.table import Table
 import shoal
 from shoal.errors import ConfigError
 from shoal.kvstore.codecs import pays
+from shoal.kvstore.control import shown
 from shoal.kvstore.gates import canonical_mode, mode_label
-from shoal.kvstore.wire.messages import NodeStatus, Snapshot
+from shoal.kvstore.wire.messages import Change, NodeStatus, Snapshot
 from shoal.lab.staleness import bars, by_key, histogram, mean, percentile
 
 __all__ = ["check_place", "final_report", "render", "save"]
 
 Report = dict[str, Any]
+
+MAX_CHANGES_SHOWN = 20
+"""Changes of settings that are listed on the terminal; the report has all."""
 
 _SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate")
 _WORKER_COUNTS = ("sent", "acknowledged", "retries", "skipped")
@@ -103,6 +110,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "bytes_saved": sum(_saved(_report(n)) for n in workers),
         "bytes_pulled": sum(_number(_report(n), "bytes_pulled") for n in workers),
         "compression": _compression([_report(n) for n in workers], servers),
+        "changes": [_change(c, snapshot.nodes) for c in snapshot.changes],
         "ledger": _ledger(rows),
         "weights_sha256": first.get("weights_sha256"),
         "replicas_equal": _equal([_report(n).get("weights_sha256") for n in workers]),
@@ -121,6 +129,19 @@ def _equal(hashes: Sequence[str | None]) -> bool | None:
     (True, False, None)
     """
     return None if None in hashes or len(hashes) < 2 else len(set(hashes)) == 1
+
+
+def _change(c: Change, nodes: Sequence[NodeStatus]) -> Report:
+    """A change of settings, and when who took it."""
+    taken, refused = {}, {}
+    for n in nodes:
+        found = _mapping(_report(n).get("changes")).get(str(c.number))
+        if found:
+            taken[f"{n.role} {n.rank}"] = dict(zip(("slices", "first", "last"), found, strict=False))
+        if why := _mapping(_report(n).get("changes_refused")).get(str(c.number)):
+            refused[f"{n.role} {n.rank}"] = why
+    asked = {"number": c.number, "store": c.store, "settings": c.settings, "at_clock": c.at_clock, "by": c.by}
+    return {**asked, "taken": taken, "refused": refused}
 
 
 def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], staleness: Counter[int]) -> Report:
@@ -225,12 +246,22 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     lines.append(("traffic", f"{r['bytes_pushed'] / 1e6:.1f} MB pushed, {r['bytes_pulled'] / 1e6:.1f} MB pulled"))
     if r["compression"]:
         lines.append(("compression", _worth(r["compression"])))
+    lines += [(f"change {c['number']}", _changed(c)) for c in r["changes"][:MAX_CHANGES_SHOWN]]
     counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
     lines.append(("ledger", f"{verdict}: {counts}"))
     if r["weights_sha256"]:
         same = {None: "", True: ", the same on every worker", False: ", NOT THE SAME ON EVERY WORKER"}
         lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}{same[r['replicas_equal']]}"))
     return lines
+
+
+def _changed(c: Report) -> str:
+    when = "at once" if c["at_clock"] < 0 else f"at clock {c['at_clock']}"
+    versions = [t[end] for who, t in c["taken"].items() if who.startswith("server") for end in ("first", "last")]
+    span = sorted({min(versions), max(versions)}) if versions else []
+    taken = f", taken at version {' to '.join(map(str, span))}" if span else ""
+    refused = "".join(f"; {who} could not: {why}" for who, why in c["refused"].items())
+    return f"{shown(c['settings'])} {when}{taken}, asked for by {c['by']}{refused}"
 
 
 def _worth(c: Report) -> str:

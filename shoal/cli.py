@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
+from shoal.controlling import add_options as control_options
+from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
 from shoal.plugins import load_plugins
 from shoal.simulating import add_options as simulate_options
@@ -106,7 +108,16 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     )
     parser.add_argument("-V", "--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_run, _add_scheduler, _add_server, _add_worker, _add_simulate, _add_doctor, _add_kv_bench):
+    for add in (
+        _add_run,
+        _add_scheduler,
+        _add_server,
+        _add_worker,
+        _add_control,
+        _add_simulate,
+        _add_doctor,
+        _add_kv_bench,
+    ):
         add(commands)
     return parser, commands.choices
 
@@ -347,6 +358,17 @@ def _add_worker(commands: Any) -> None:
     timeout = "how long a push or pull may take"
     _option(p, "--timeout-s", env="SHOAL_TIMEOUT_S", default=600, type=_seconds, help=timeout)
     _script_options(p)
+
+
+def _add_control(commands: Any) -> None:
+    text = "Change settings of a run that is going on: learning rate, momentum, slack, codec, ..."
+    p = _command(commands, "control", control, text)
+    scheduler = "where the scheduler listens, host:port"
+    _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
+    wait = "how long to wait until every process has heard of it"
+    _option(p, "--timeout-s", env="SHOAL_CONTROL_TIMEOUT_S", default=10, type=_seconds, help=wait)
+    _plugin_option(p)
+    control_options(p)
 
 
 def _add_simulate(commands: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
 from shoal.kvstore.api import KVStore, attached, create
 from shoal.kvstore.codecs import Plan, Spec
+from shoal.kvstore.control import altered_optimizer
 from shoal.ops import optim, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
@@ -85,6 +86,8 @@ class Trainer:
             raise ConfigError(f"rule {self.algo.rule!r} works in the store, got update_on_kvstore=False: leave it out")
         self._site = Site(chosen, rule, self._kvstore, self._on_store, self.algo.rule)
         self._stepper = self.strategy.bind(self._site)
+        if self._kvstore is not None and not isinstance(self.strategy, Gradient):
+            self._kvstore.gradients = False
         if compression_params is not None:
             self._compress(compression_params)
         self._ready = False
@@ -135,16 +138,32 @@ class Trainer:
         """The rate of the next update; with a schedule, its base rate."""
         return self.optimizer.learning_rate
 
-    def set_learning_rate(self, lr: float) -> None:
+    def set_learning_rate(self, lr: float, at_clock: int | None = None) -> None:
         """Change the rate from the next step on, on the servers too; momentum and the like are kept.
 
         Every worker must call it at the same step.
+
+        Args:
+            at_clock: not now, but when the weights have had so many updates; see `KVStore.control`.
         """
+        if at_clock is not None:
+            self._control(lr, at_clock)
+            return
         if self.optimizer.lr_scheduler is not None:
             raise ConfigError("the learning rate follows lr_scheduler; make an optimizer without one to set it by hand")
-        self._site.optimizer = optim.from_spec(_with_rate(self.optimizer.spec(), lr))
+        altered = {} if self._kvstore is None or not self._on_store else self._kvstore.altered
+        self._site.optimizer = optim.from_spec(_with_rate(altered_optimizer(self.optimizer, altered).spec(), lr))
         if self._ready:
             self._stepper.optimizer_changed()
+
+    def _control(self, lr: float, at_clock: int) -> None:
+        if self._kvstore is None or not self._on_store or not isinstance(self.strategy, Gradient):
+            raise ConfigError(
+                "set_learning_rate(at_clock=...) needs a store that makes the update of every step; call "
+                "set_learning_rate without it, at that step"
+            )
+        self._prepare()
+        self._kvstore.control(learning_rate=float(lr), at_clock=at_clock)
 
     def step(self, batch_size: int, ignore_stale_grad: bool = False) -> None:
         """One update: gradients divided by ``batch_size`` are pushed, weights are pulled; or what the strategy says.
