@@ -2,7 +2,9 @@
 
 from shoal.kvstore.client.core import (
     CREDIT_BYTES,
+    EXTRA_BYTES,
     RETRY_S,
+    SMALL_BYTES,
     ClientCore,
     Complete,
     Fail,
@@ -203,6 +205,31 @@ def test_unacknowledged_bytes_are_bounded_and_the_urgent_goes_first() -> None:
     assert sent(core.submit(jobs[3:], 0.0)) == []
     assert [m.slice for m in sent(core.receive(0, value(0), 0.1))] == [3]
     core.check()
+
+
+def test_a_small_push_is_sent_without_waiting_for_a_large_one_to_be_acknowledged() -> None:
+    core = client()
+    core.submit([job(0, nbytes=CREDIT_BYTES)], 0.0)
+    assert not sent(core.submit([job(1, nbytes=SMALL_BYTES + 1)], 0.1))
+    assert len(sent(core.submit([job(2, nbytes=SMALL_BYTES, priority=1)], 0.2))) == 1
+    core.check()
+
+
+def test_small_pushes_exceed_the_credit_by_no_more_than_is_stated() -> None:
+    core = client()
+    for i in range(8, 64):
+        core.register(i, parse_gate("bsp"))
+    core.submit([job(0, nbytes=CREDIT_BYTES)], 0.0)
+    core.submit([job(i, nbytes=SMALL_BYTES) for i in range(1, 64)], 0.1)
+    assert 0 <= -core.links[0].credit - EXTRA_BYTES < SMALL_BYTES
+    core.check()
+
+
+def test_a_small_push_of_less_priority_waits_behind_the_large_one() -> None:
+    core = client()
+    core.submit([job(0, nbytes=CREDIT_BYTES)], 0.0)
+    core.submit([job(1, nbytes=CREDIT_BYTES, priority=2)], 0.1)
+    assert not sent(core.submit([job(2, nbytes=8, priority=1)], 0.2))
 
 
 def test_a_read_needs_no_credit() -> None:
