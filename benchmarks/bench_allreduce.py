@@ -5,10 +5,11 @@ python benchmarks/bench_allreduce.py -n 4 --samples 9 --algorithms ring,halving
 python benchmarks/bench_allreduce.py --servers 2          also the synchronous store on 2 servers
 
 Ways take turns, sample by sample. A sample is the time of the slowest worker, from a common start; reported is the
-median. Sums are compared with the exact result, bit for bit.
+median. Sums are compared with the exact result, bit for bit. Without PyTorch only ours is measured.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.lab.kvcases import CASES, expected, gradient, set_bytes
 
 BUCKET = 6_250_000
+HAVE_TORCH = importlib.util.find_spec("torch") is not None
 Way = Callable[[], None]
 
 
@@ -92,7 +94,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result = {}
     for case in options.cases.split(","):
         shapes = CASES[case]
-        ways, sums = gloo(shapes, rank, workers)
+        ways, sums = gloo(shapes, rank, workers) if HAVE_TORCH else ({}, [])
         checks = dict.fromkeys(ways, sums)
         stores = rings if served is None else rings | {"shoal, servers": served}
         for name, kv in stores.items():
@@ -133,13 +135,13 @@ def take_turns(
     busy_ms = np.median(table[..., 1].sum(axis=0), axis=1) * 1e3
     ms = dict(zip(ways, medians.tolist(), strict=True))
     cpu = dict(zip(ways, busy_ms.tolist(), strict=True))
-    best = min(t for name, t in ms.items() if name.startswith("gloo"))
+    best = min((t for name, t in ms.items() if name.startswith("gloo")), default=None)
     return {
         name: {
             "ms": round(t, 3),
             "cpu_ms": round(cpu[name], 3),
             "GBps": round(nbytes / 1e6 / t, 3),
-            "speedup_over_gloo": round(best / t, 2),
+            "speedup_over_gloo": None if best is None else round(best / t, 2),
         }
         for name, t in ms.items()
     }
@@ -147,19 +149,23 @@ def take_turns(
 
 def worker(options: argparse.Namespace) -> None:
     """Measure inside a run."""
-    import torch
-    import torch.distributed as dist
+    version = None
+    if HAVE_TORCH:
+        import torch
+        import torch.distributed as dist
 
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port), "GLOO_SOCKET_IFNAME": "lo"}
-    dist.init_process_group("gloo", rank=shoal.rank(), world_size=shoal.num_workers())
+        version = torch.__version__
+        torch.set_num_threads(1)
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port), "GLOO_SOCKET_IFNAME": "lo"}
+        dist.init_process_group("gloo", rank=shoal.rank(), world_size=shoal.num_workers())
     result = measure(options)
-    dist.barrier()
+    if HAVE_TORCH:
+        dist.barrier()
+        dist.destroy_process_group()
     if shoal.rank() == 0:
         about = {"workers": shoal.num_workers(), "servers": options.servers, "samples": options.samples}
         with open(options.out, "w") as f:
-            json.dump({**about, "torch": torch.__version__, "cases": result}, f, indent=2)
-    dist.destroy_process_group()
+            json.dump({**about, "torch": version, "cases": result}, f, indent=2)
 
 
 def launch(options: argparse.Namespace) -> int:

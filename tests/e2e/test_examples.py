@@ -1,5 +1,6 @@
 """The examples run as their first lines say."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,11 @@ def test_hogwild_counts_what_is_lost() -> None:
     lines = run(str(EXAMPLES / "hogwild.py"), "--size", "100000", "--pushes", "20").splitlines()
     assert lines[0].startswith("no locks") and "lost" in lines[0]
     assert "lost 0 of" in lines[1]
+
+
+def test_the_benchmark_of_all_reduce_checks_its_sums_and_measures() -> None:
+    bench = EXAMPLES.parent / "benchmarks" / "bench_allreduce.py"
+    found = json.loads(run(str(bench), "--cases", "one1kb", "--samples", "2", "--algorithms", "auto,ring"))
+    ours = {name: way for name, way in found["cases"]["one1kb"].items() if name.startswith("shoal")}
+    assert list(ours) == ["shoal", "shoal, in place", "shoal, ring", "shoal, ring, in place"]
+    assert all(way["ms"] > 0 for way in ours.values())
