@@ -33,7 +33,7 @@ MAX_TRACEBACK = 8000
 """Characters of a traceback that travel: its end, where the cause is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartView:
     """A part of a key as a function sees it: elements ``start:stop`` of the flattened key, which lie in one slice.
 
@@ -134,7 +134,10 @@ def run(
     arrays = {n: _view(a, there, function.writes) for n, a in {**state, "": value}.items()}
     own = arrays.pop("")
     view = PartView(part.key, part.start, part.stop, own, arrays, seen["version"], seen["clock"])
-    return plain(function.body(view, **seen["args"]), f"server function {function.name!r}")
+    result = function.body(view, **seen["args"])
+    if view.value is not own:
+        raise ConfigError(f"server function {function.name!r} replaced part.value: write into it, part.value[...] = x")
+    return plain(result, f"server function {function.name!r}")
 
 
 def _view(array: NDArray[Any], there: slice, writes: bool) -> NDArray[Any]:

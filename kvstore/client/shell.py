@@ -18,7 +18,7 @@ from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Offer, StatsReply, Surveyed, Value
+from shoal.kvstore.wire.messages import Called, Offer, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import address_of
 from shoal.kvstore.wire.transport import Transport
@@ -126,7 +126,7 @@ class Group:
                 np.copyto(view, as_array(reply.value), casting="no")
             else:
                 view.write(as_array(reply.value))
-        if isinstance(reply, StatsReply | Surveyed):
+        if isinstance(reply, StatsReply | Surveyed | Called):
             self.replies.append(reply)
         self._left -= 1
         if self._left == 0 and not self.future.done():

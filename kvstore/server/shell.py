@@ -103,6 +103,8 @@ class ServerShell:
 
     def _handle(self, core: ServerCore, peer: str, message: Message, now: float) -> list[Action]:
         if not isinstance(message, (Push, Pull)):  # a union would be made for every message
+            if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
+                return self._call(core, peer, message)
             return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
@@ -118,12 +120,13 @@ class ServerShell:
                 if isinstance(message, Push):
                     return core.reject(peer, message, error, text)
                 return [Send(peer, Refused(seq=message.seq, error=error, text=text))]
-        if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
-            answer = self._calls.answer(core, message)
-            if self._calls.wrote:
-                self._replies.forget()
-            return [Send(peer, answer)]
         return core.handle(Received(peer, message), now)
+
+    def _call(self, core: ServerCore, peer: str, m: Call) -> list[Action]:
+        answer = self._calls.answer(core, m)
+        if self._calls.wrote:
+            self._replies.forget()
+        return [Send(peer, answer)]
 
     def _decoded(self, core: ServerCore, m: Push) -> Push:
         """The plain push that a compressed one stands for."""
