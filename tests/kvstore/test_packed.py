@@ -91,7 +91,10 @@ VALUE = "qqq?IHI"
         ([head(Done.kind, "q", 1), b"more"], "Done: expected 0 payload frames, got 1"),
         ([head(Waiting.kind, "qI", 1, 3, tail=bytes(16))], "Waiting: a header of 32 bytes ends too early"),
         ([head(Waiting.kind, "qI", 1, 1 << 31)], "ends too early"),
-        ([head(Refused.kind, "qII?", 1, 3, 0, False, tail=b"ab")], "Refused.error: a string of 3 bytes, of which 2 are there"),
+        (
+            [head(Refused.kind, "qII?", 1, 3, 0, False, tail=b"ab")],
+            "Refused.error: a string of 3 bytes, of which 2 are there",
+        ),
         ([head(Refused.kind, "qII?", 1, 2, 0, False, tail=b"\xff\xfe")], "Refused.error: a string that is not UTF-8"),
         (
             [head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (1 << 8), 0, tail=struct.pack("<Q", 2))],
