@@ -88,6 +88,13 @@ def test_the_page_on_stores_runs(tmp_path: Path) -> None:
     assert run(tmp_path, str(script)) == "-20.0 hogwild True torch\n"
 
 
+def test_the_page_on_control_runs(tmp_path: Path) -> None:
+    script = script_of("docs/control.md", tmp_path)
+    with script.open("a", encoding="utf-8") as f:
+        f.write("print(round(sum(kv.call('sum-of-squares')), 5))\n")
+    assert run(tmp_path, str(script)) == "1.0\n"
+
+
 def test_the_page_on_strategies_runs_and_names_every_strategy(tmp_path: Path) -> None:
     script = script_of("docs/strategies.md", tmp_path)
     with script.open("a", encoding="utf-8") as f:

@@ -76,6 +76,28 @@ def test_a_new_learning_rate_is_used_and_momentum_is_kept(store: str | None) -> 
     assert p.data().asnumpy()[0] == pytest.approx(before[0] - 0.5)
 
 
+def test_a_learning_rate_at_a_clock_counts_from_that_update_on_and_outlasts_the_next_change() -> None:
+    p = parameter("w", [0.0])
+    trainer = shoal.Trainer([p], "sgd", {"learning_rate": 1.0, "momentum": 0.0}, kvstore="local")
+    trainer.set_learning_rate(0.5, at_clock=2)
+    for _ in range(3):
+        give(p, [1.0])
+        trainer.step(1)
+    assert p.data().asnumpy()[0] == -2.5
+    assert trainer.kvstore is not None
+    trainer.kvstore.control(wd=0.25)
+    trainer.set_learning_rate(1.0)
+    give(p, [0.0])
+    trainer.step(1)
+    assert p.data().asnumpy()[0] == -2.5 * 0.75
+
+
+def test_a_rate_at_a_clock_needs_a_store_that_updates() -> None:
+    trainer = shoal.Trainer([parameter("w", [0.0])], "sgd", {"learning_rate": 1.0}, kvstore=None)
+    with pytest.raises(ConfigError, match="at_clock.*needs a store"):
+        trainer.set_learning_rate(0.5, at_clock=2)
+
+
 def test_gradients_can_be_reduced_changed_and_then_applied() -> None:
     p = parameter("w", [1.0])
     trainer = shoal.Trainer([p], "sgd", {"learning_rate": 1.0}, kvstore="local", update_on_kvstore=False)
