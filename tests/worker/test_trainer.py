@@ -94,7 +94,7 @@ def test_a_learning_rate_at_a_clock_counts_from_that_update_on_and_outlasts_the_
 
 def test_a_rate_at_a_clock_needs_a_store_that_updates() -> None:
     trainer = shoal.Trainer([parameter("w", [0.0])], "sgd", {"learning_rate": 1.0}, kvstore=None)
-    with pytest.raises(ConfigError, match="at_clock.*needs a store"):
+    with pytest.raises(ConfigError, match=r"at_clock.*needs a store"):
         trainer.set_learning_rate(0.5, at_clock=2)
 
 
