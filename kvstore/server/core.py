@@ -12,6 +12,7 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 - a message of an older incarnation, or of a stranger, is refused and changes nothing.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,11 +144,21 @@ class Entry:
         resting, clocks = self.desk.resting, self.progress.clocks
         count = len(clocks.keys() - resting) if resting else len(clocks)
         granted = self.quotas.get(self.version, 0)
-        if len(here) < count and len(here) < (granted or self.gate.quota(count)):
+        if len(here) < count and len(here) < (granted or self.gate.quota(count)) and len(self.pending) == 1:
             return False  # the rest is only looked at when the round may be full: pushes are many
         awaited, ranks = clocks.keys() - resting, self.contributors()
         quota = granted or self.gate.quota(len(ranks | awaited))
-        return not awaited or len(here) >= quota or (self.gate.waits and awaited <= ranks)
+        return len(here) >= quota or self._alone(awaited)
+
+    def passed_over(self) -> bool:
+        """Whether nobody has contributed to the open round, nobody will, and there are contributions to later ones."""
+        return bool(self.pending) and self.version not in self.pending and self._alone(self.progress.clocks.keys())
+
+    def _alone(self, awaited: Set[int]) -> bool:
+        """Whether all of these workers rest, wait for the end of the open round, or have gone on to later ones."""
+        gone_on = {p.rank for r, parts in self.pending.items() if r > self.version for p in parts}
+        gone_on |= {rank for rank, r in self.holders.items() if r >= self.version}
+        return awaited - self.desk.resting <= gone_on
 
 
 class ServerCore:
@@ -385,7 +396,10 @@ class ServerCore:
     def _close(self, slice_id: int, entry: Entry) -> list[Action]:
         """Apply what waits, in the order of ranks and clocks, if it is enough or if nobody is left to add to it."""
         actions: list[Action] = []
-        while entry.complete():
+        while entry.complete() or entry.passed_over():
+            if entry.version not in entry.pending:  # whoever had a place in these rounds left without contributing
+                entry.version = min(entry.pending)
+                continue
             parts = tuple(sorted(entry.pending.pop(entry.version)))
             entry.quotas.pop(entry.version, None)
             entry.version += 1

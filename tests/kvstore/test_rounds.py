@@ -331,3 +331,24 @@ def test_an_old_repetition_of_a_question_does_not_end_a_rest() -> None:
     assert core.desks[1].resting == {0}
     feed(core, ask(0, 5, 1))
     assert core.desks[1].resting == set()
+
+
+@pytest.mark.parametrize("gate", ["kasync:2", "ksync:2", "kbatch:2", "ksync:1"])
+def test_a_worker_that_leaves_after_pushing_only_some_keys_keeps_nobody_waiting(gate: str) -> None:
+    net = SimNet(3, 1, gate)
+    for k in range(2):
+        net.init(k, np.zeros(2, np.float32))
+    for rank in (0, 1, 2):
+        for _ in range(1 if rank == 0 else 4):
+            for k in (0,) if rank == 0 else (0, 1):
+                net.submit(rank, [net.job(k, np.ones(2, np.float32), True)])
+    net.run(until=5.0)
+    net.leave(0)
+    net.run(until=50.0)
+    first = 1 if not net.busy(1) else 2
+    assert not net.failed and not net.busy(first), "at least one of them comes to its end, and leaves"
+    net.leave(first)
+    net.run(until=100.0)
+    assert not net.failed and not net.busy(1) and not net.busy(2)
+    core = net.servers[0].core
+    assert not any(e.pending or e.parked for e in core.entries.values())
