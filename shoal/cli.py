@@ -367,7 +367,6 @@ def _add_control(commands: Any) -> None:
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
     wait = "how long to wait until every process has heard of it"
     _option(p, "--timeout-s", env="SHOAL_CONTROL_TIMEOUT_S", default=10, type=_seconds, help=wait)
-    _plugin_option(p)
     control_options(p)
 
 

@@ -68,6 +68,7 @@ class Run:
             session.goodbye({})
         for role in self.servers:
             role.membership.gone = True
+            role.transport.wake()
         self.loop.stop()
         for thread in self.threads:
             thread.join(10.0)
