@@ -224,7 +224,7 @@ class KVStore(ABC):
         Raises:
             ConfigError: the store cannot take such a setting or such a value; lists what it knows.
         """
-        raise ConfigError(f"a store of type {self.type!r} takes no changes while it is in use: call set_optimizer")
+        raise ConfigError(f"a store of type {self.type!r} takes no changes of settings while it is in use")
 
     @property
     def altered(self) -> dict[str, Any]:
