@@ -58,6 +58,8 @@ KEPT_TICKETS = 64
 """Turns whose place in a round is remembered, for slices that are behind."""
 
 RETRY_MAX_S = 8.0
+PATIENCE = 3.0
+"""Times the usual wait for an acknowledgement: what is still on a slow link is not sent again."""
 WARN_S = 30.0
 SILENCE_S = 60.0
 """A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
@@ -96,6 +98,8 @@ class _Link:
     hello_since: float = -1.0
     pause: float = 0.1
     heard: float = 0.0
+    trip_s: float = 0.0  # from a push to its acknowledgement: moving average
+    landed: tuple[float, float] = (0.0, -RETRY_S)  # when the last push that was acknowledged was sent, and when it was
     ready: list[tuple[int, int, Job]] = field(default_factory=list)
 
 
@@ -302,7 +306,7 @@ class ClientCore:
         self.flying[job.seq] = job
 
     def _enter_push(self, job: Job, now: float) -> list[ClientAction]:
-        job.credit = job.payload_bytes
+        job.credit, job.began = job.payload_bytes, now
         self.links[job.server].credit -= job.credit
         self.counters.sent += 1
         if not self._pushes:
@@ -317,7 +321,8 @@ class ClientCore:
         return [Transmit(job.server, self._message(job))]
 
     def _set_due(self, job: Job, stage: Stage, now: float) -> None:
-        job.stage, job.pause, job.due = stage, RETRY_S, now + RETRY_S
+        pause = min(RETRY_MAX_S, max(RETRY_S, PATIENCE * self.links[job.server].trip_s))
+        job.stage, job.pause, job.due = stage, pause, now + pause
         self._look_due = min(self._look_due, job.due)
 
     def _message(self, job: Job) -> Message:
@@ -433,6 +438,9 @@ class ClientCore:
     def _settle(self, job: Job, now: float) -> None:
         """The push is acknowledged (or refused): its bytes are no longer under way."""
         if job.stage is Stage.PUSH:
+            link = self.links[job.server]
+            link.trip_s += (now - job.began - link.trip_s) / 8
+            link.landed = job.began, now
             self.counters.acknowledged += 1
             self.counters.bytes_acknowledged += job.payload_bytes
             self._landed(now)
@@ -528,6 +536,10 @@ class ClientCore:
                 job.undo = None  # it may have been counted
                 self.lanes[job.slice].doubt = f"an earlier push of {job.key!r} may or may not be counted: {text}"
             return [*self._failed(job, "StoreTimeoutError", text), *self._pump(now)]
+        began, acknowledged = self.links[job.server].landed
+        if job.stage is Stage.PUSH and began <= job.began and now - acknowledged < RETRY_S:
+            job.due = now + RETRY_S  # those before it have only just come through: it is still on its way
+            return []
         job.pause = min(job.pause * 2, RETRY_MAX_S)
         job.due = now + job.pause
         self.counters.retries += 1

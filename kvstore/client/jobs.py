@@ -70,6 +70,7 @@ class Job:
     warned: float = 0.0
     missing: tuple[int, ...] = ()
     credit: int = 0
+    began: float = 0.0  # when the push was sent first
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,3 +386,27 @@ def test_a_push_that_may_have_been_counted_returns_nothing_to_its_codec_and_one_
     failed = [a.job for a in core.wake(6.0)[0] if isinstance(a, Fail)]
     assert failed == [pushed, waits]
     assert pushed.undo is None and waits.undo is not None
+
+
+def test_what_is_still_on_a_slow_link_is_not_sent_again() -> None:
+    core, now = client("asp"), 0.0
+    for _ in range(30):  # every push is acknowledged 2 s after it was sent, at the end without a repetition
+        push = job(want=False)
+        core.submit([push], now)
+        retries = core.counters.retries
+        core.wake(now + 1.5)
+        now += 2.0
+        core.receive(0, Ack(seq=push.seq, version=1, floor=0), now)
+    assert core.counters.retries == retries and 1.8 < core.links[0].trip_s <= 2.0
+    push = job(want=False)
+    core.submit([push], now)
+    assert sent(core.wake(now + 5.0)[0]) == [] and len(sent(core.wake(now + 6.5)[0])) == 1
+
+
+def test_while_pushes_before_it_come_through_one_is_not_sent_again_and_then_it_is() -> None:
+    core, jobs = client("asp"), [job(i, want=False) for i in range(3)]
+    core.submit(jobs, 0.0)
+    core.receive(0, Ack(seq=jobs[0].seq, version=1, floor=0), 0.9)
+    assert sent(core.wake(1.0)[0]) == []
+    core.receive(0, Ack(seq=jobs[1].seq, version=1, floor=0), 1.9)
+    assert sent(core.wake(2.0)[0]) == [] and [m.slice for m in sent(core.wake(3.0)[0])] == [2]
