@@ -172,7 +172,7 @@ class ServerShell:
                 if isinstance(message, HelloOk):
                     self._offer(to)
                 if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
-                    message = self._due(self._asked.slice, self._asked.worker, message.seq) or message
+                    message = self._due(to, self._asked.slice, self._asked.worker, message.seq) or message
                 self.transport.send(to, message)
             case SendValue():
                 self._send_value(action)
@@ -204,13 +204,17 @@ class ServerShell:
         self._owed[slice_id, part.rank] = remote_text(error, what)
         log.warning("%s: %s: %s", what, type(error).__name__, error)
 
-    def _due(self, slice_id: int, rank: int, seq: int) -> Refused | None:
-        """What a worker is told instead of an answer about a slice."""
+    def _due(self, to: str, slice_id: int, rank: int, seq: int) -> Refused | None:
+        """What a worker is told instead of an answer about a slice, also if it repeats its push."""
         error, text = self._owed.pop((slice_id, rank), ("", ""))
-        return Refused(seq=seq, error=error, text=text, counted=True) if error else None
+        if not error or self.core is None:
+            return None
+        refused = Refused(seq=seq, error=error, text=text, counted=True)
+        self.core.ledgers[rank].remember(seq, Send(to, refused))
+        return refused
 
     def _send_value(self, a: SendValue) -> None:
-        refusal = self._due(a.slice, a.rank, a.seq) if self._owed else None
+        refusal = self._due(a.to, a.slice, a.rank, a.seq) if self._owed else None
         if refusal is not None:
             self.transport.send(a.to, refusal)
             return

@@ -110,6 +110,47 @@ def test_a_push_carries_who_when_and_what_it_was_computed_from() -> None:
     assert (m.worker, m.incarnation, m.seq, m.clock, m.pulled, m.want) == (3, 1, 0, 0, 0, True)
 
 
+def test_a_refused_push_that_was_counted_moves_the_clock_and_one_that_was_not_does_not() -> None:
+    core = client("asp")
+    for counted, clock in ((False, 0), (True, 0), (True, 1)):
+        (m,) = sent(core.submit([job()], 0.0))
+        assert m.clock == clock
+        (fail,) = core.receive(0, Refused(seq=m.seq, error="RemoteError", text="no", counted=counted), 0.1)
+        assert isinstance(fail, Fail) and fail.error == "RemoteError"
+    assert core.counters.sent == core.counters.acknowledged == 3
+
+
+def test_a_refusal_after_the_acknowledgement_moves_the_clock_once() -> None:
+    core = client("asp")
+    (m,) = sent(core.submit([job()], 0.0))
+    core.receive(0, Ack(seq=m.seq, version=1, floor=1), 0.1)
+    core.receive(0, Refused(seq=m.seq, error="RemoteError", text="no", counted=True), 0.2)
+    assert sent(core.submit([job()], 0.3))[0].clock == 1
+
+
+def test_a_wider_slack_spares_a_question() -> None:
+    core = client("ssp:1")
+    core.alter(1, {"s": 2}, -1)
+    for clock in range(3):
+        (m,) = sent(core.submit([job(want=False)], 0.0))
+        assert isinstance(m, Push) and m.clock == clock
+        core.receive(0, Ack(seq=m.seq, version=clock + 1, floor=0), 0.1)
+    assert isinstance(sent(core.submit([job(want=False)], 0.0))[0], Pull)
+
+
+def test_limits_count_from_their_version_on_for_slices_that_come_later_too() -> None:
+    core = client("ssp:1")
+    core.alter(1, {"s": 0}, 2)
+    core.register(9, parse_gate("ssp:1"))
+    for slice_id in (0, 9):
+        lane = core.lanes[slice_id]
+        core._settle_gate(lane)
+        assert lane.gate is not None and lane.gate.slack == 1
+        lane.pulled = 2
+        core._settle_gate(lane)
+        assert lane.gate.slack == 0
+
+
 def test_pushpull_is_done_with_one_value() -> None:
     core = client()
     core.submit([j := job()], 0.0)
