@@ -37,7 +37,7 @@ def test_cpu_seconds_are_by_the_bytes_of_all_workers() -> None:
 def test_slow_systems_get_fewer_cycles() -> None:
     assert bench.allowed(Turns(), 100) == 1
     assert bench.allowed(Turns([[1.0]]), 100) == 100
-    assert bench.allowed(Turns([[500.0]]), 100) == 3
+    assert bench.allowed(Turns([[bench.TURN_S * 250.0]]), 100) == 4
     assert bench.allowed(Turns([[9000.0]]), 100) == 1
 
 
