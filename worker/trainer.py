@@ -151,7 +151,8 @@ class Trainer:
             return
         if self.optimizer.lr_scheduler is not None:
             raise ConfigError("the learning rate follows lr_scheduler; make an optimizer without one to set it by hand")
-        altered = {} if self._kvstore is None or not self._on_store else self._kvstore.altered
+        store = self._kvstore if self._on_store and isinstance(self.strategy, Gradient) else None
+        altered = {} if store is None else store.altered  # by others: this must not take it back
         self._site.optimizer = optim.from_spec(_with_rate(altered_optimizer(self.optimizer, altered).spec(), lr))
         if self._ready:
             self._stepper.optimizer_changed()
