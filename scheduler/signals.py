@@ -76,7 +76,7 @@ def insisting(handler: Callable[[int], None]) -> Iterator[None]:
 
 
 def _insist(told: int, seen: dict[int, float]) -> None:
-    """Repeat each signal that the handler has not seen a moment later, until the pipe ends.
+    """Repeat each of our signals that the handler has not seen a moment later, until the pipe ends.
 
     How late this thread is told is unknown, so a handler that was called shortly before has seen it.
     """
@@ -84,7 +84,9 @@ def _insist(told: int, seen: dict[int, float]) -> None:
     while number := os.read(told, 1):
         came = time.monotonic()
         time.sleep(INSIST_S)
-        if seen.get(number[0], -REPETITION_S) <= came - REPETITION_S:
+        module = getattr(signal.getsignal(number[0]), "__module__", "") or ""
+        ours = module.startswith("shoal.")  # a script's own handlers hear of a signal as often as it came
+        if ours and seen.get(number[0], -REPETITION_S) <= came - REPETITION_S:
             signal.pthread_kill(main, number[0])
 
 

@@ -138,6 +138,23 @@ def test_a_signal_that_was_seen_is_not_repeated(monkeypatch: pytest.MonkeyPatch)
     assert called == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_script_hears_of_its_own_signals_as_often_as_they_came(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 0.0)
+    heard: list[int] = []
+    before = signal.getsignal(number)
+    try:
+        with insisting(sys.exit):
+            signal.signal(number, lambda n, _: heard.append(n))
+            os.kill(os.getpid(), number)
+            threading.Event().wait(0.05)  # a repetition would come at once, and cause the next one
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+
+
 def test_a_signal_that_was_noted_before_a_long_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 0.01)
     with insisting(sys.exit):
