@@ -16,6 +16,8 @@ INSIST_S = 0.2
 REPETITION_S = 1.0
 """The same signal within this time is the repetition."""
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def handling(handler: Callable[[int], None]) -> Iterator[None]:
@@ -61,8 +63,9 @@ def insisting(handler: Callable[[int], None]) -> Iterator[None]:
             handler(number)
 
     told, tell = os.pipe()
+    over = threading.Event()
     os.set_blocking(tell, False)
-    thread = threading.Thread(target=_insist, args=(told, seen), name="shoal-signals", daemon=True)
+    thread = threading.Thread(target=_insist, args=(told, seen, over), name="shoal-signals", daemon=True)
     with handling(once):  # until the thread has ended: its repetition must meet the handler, not the system's default
         thread.start()
         before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -70,12 +73,13 @@ def insisting(handler: Callable[[int], None]) -> Iterator[None]:
             yield
         finally:
             signal.set_wakeup_fd(before)
+            over.set()
             os.close(tell)
             thread.join()
             os.close(told)
 
 
-def _insist(told: int, seen: dict[int, float]) -> None:
+def _insist(told: int, seen: dict[int, float], over: threading.Event) -> None:
     """Repeat each of our signals that the handler has not seen a moment later, until the pipe ends.
 
     How late this thread is told is unknown, so a handler that was called shortly before has seen it.
@@ -83,7 +87,8 @@ def _insist(told: int, seen: dict[int, float]) -> None:
     main = threading.main_thread().ident or 0
     while number := os.read(told, 1):
         came = time.monotonic()
-        time.sleep(INSIST_S)
+        if number[0] not in _ENDING or over.wait(INSIST_S):
+            continue
         module = getattr(signal.getsignal(number[0]), "__module__", "") or ""
         ours = module.startswith("shoal.")  # a script's own handlers hear of a signal as often as it came
         if ours and seen.get(number[0], -REPETITION_S) <= came - REPETITION_S:

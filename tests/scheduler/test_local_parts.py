@@ -155,6 +155,18 @@ def test_a_script_hears_of_its_own_signals_as_often_as_they_came(
     assert heard == [number]
 
 
+def test_a_flood_of_other_signals_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 20.0)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with insisting(sys.exit):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(SystemExit), insisting(sys.exit):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_that_was_noted_before_a_long_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal.scheduler.signals.INSIST_S", 0.01)
     with insisting(sys.exit):
