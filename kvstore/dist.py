@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -126,6 +127,11 @@ class DistKVStore(OperatedKVStore):
     @property
     def rank(self) -> int:
         return self._coordinator.rank
+
+    @cached_property
+    def _who(self) -> str:
+        """This worker, for error texts; once, because checks are made for every key."""
+        return f"worker {self.rank}"
 
     @property
     def num_workers(self) -> int:
@@ -372,16 +378,16 @@ class DistKVStore(OperatedKVStore):
         if type(value) is not np.ndarray:
             value = merge_devices(value)
         if value.shape != entry.shape or value.dtype != entry.dtype:
-            check_fit(f"worker {self.rank}", "pushes", name, value, entry.shape, entry.dtype)
+            check_fit(self._who, "pushes", name, value, entry.shape, entry.dtype)
         if entry.dtype.kind != "f":
-            check_mean(f"worker {self.rank}", name, entry.dtype, self.reduce)
+            check_mean(self._who, name, entry.dtype, self.reduce)
         return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
     def _target(self, name: str, entry: _Entry, out: Any) -> tuple[Any, Array]:
         """Where a value is to go: the caller's object, and its memory, flat."""
         if out is None:
             out = np.empty(entry.shape, entry.dtype)
-        memory = writable(f"worker {self.rank}", name, out, entry.shape, entry.dtype)
+        memory = writable(self._who, name, out, entry.shape, entry.dtype)
         return out, memory.reshape(-1)
 
     def _jobs(
