@@ -12,11 +12,10 @@ any hyper-parameter   of the store's present optimizer, such as ``momentum``, ``
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, meant
 from shoal.kvstore.codecs import Plan
 from shoal.kvstore.gates import Gate, altered_gate, parse_gate
 from shoal.ops.optim import Optimizer, OptimizerSpec, from_spec
@@ -95,8 +94,7 @@ def _checked_hyper(present: Optimizer | None, wanted: dict[str, Any]) -> Optimiz
 
 def _unknown(name: str, known: list[str], present: Optimizer | None) -> ConfigError:
     others = ["lr", *known, *GATE_SETTINGS, "codec"] if known else [*GATE_SETTINGS, "codec"]
-    near = difflib.get_close_matches(name, others, 1, 0.6)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
+    hint = meant(name, others)
     if present is None:
         return ConfigError(
             f"control: the store has no optimizer that could have a {name!r}; known: {', '.join(others)}{hint}. Call "

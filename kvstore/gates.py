@@ -23,12 +23,11 @@ round waits until it closes. *Late*: a contribution computed from a version olde
 ``bsp`` takes ``max=T`` as well, such as ``asp:max=20``: a contribution more than T versions old is dropped.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, meant
 
 __all__ = [
     "Gate",
@@ -240,11 +239,9 @@ def _unknown(name: str) -> ConfigError:
         least, limit = known[1], ", and may have max=T" if kind not in ("bsp", "sync", "allreduce") else ""
         form = f"a whole number from {least}, such as {kind}:{least + 2}" if least is not None else "no number"
         return ConfigError(f"mode {name!r}: {kind} takes {form}{limit}")
-    near = difflib.get_close_matches(kind, [*_GATES, *_SYNONYMS], 1, 0.6)
     own = sorted(set(_GATES) - _BUILT_IN)
     more = f"; registered here: {', '.join(own)}" if own else ""
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"unknown mode {name!r}; known: {_KNOWN}{more}{hint}")
+    return ConfigError(f"unknown mode {name!r}; known: {_KNOWN}{more}{meant(kind, [*_GATES, *_SYNONYMS])}")
 
 
 class Progress:

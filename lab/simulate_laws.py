@@ -20,7 +20,6 @@ Parameters can be named: ``lognormal:mean=1,sigma=0.5``.
 """
 
 import dataclasses
-import difflib
 import itertools
 import math
 import numbers
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, meant
 from shoal.ops.random import stream
 
 __all__ = [
@@ -263,9 +262,8 @@ def parse_law(text: str) -> Law:
     """
     name, _, rest = text.strip().lower().partition(":")
     if name not in _NAMES:
-        near = difflib.get_close_matches(name, _NAMES, 1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown compute law {name!r}; known: {', '.join(_NAMES)}, such as exp:1{hint}")
+        known = ", ".join(_NAMES)
+        raise ConfigError(f"unknown compute law {name!r}; known: {known}, such as exp:1{meant(name, _NAMES)}")
     given = [piece.strip() for piece in rest.split(",")] if rest.strip() else []
     if name == "each":
         if not given:

@@ -24,6 +24,8 @@
 All can be pickled, so that launchers such as Ray can carry them.
 """
 
+from collections.abc import Iterable
+
 __all__ = [
     "AutogradError",
     "CheckpointError",
@@ -135,6 +137,18 @@ def named(name: str, text: str, otherwise: type[ShoalError]) -> ShoalError:
     """The error that a peer has named by its class; a name that is not in `__all__` gives ``otherwise``."""
     cls = globals()[name] if name in __all__ else None
     return cls(text) if cls is not None else otherwise(f"{name}: {text}")
+
+
+def meant(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: which known one is near, or nothing.
+
+    >>> meant("asyn", ["sync", "async"])
+    ". Did you mean 'async'?"
+    """
+    import difflib  # only once something is wrong
+
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def noted(error: ShoalError, note: str) -> ShoalError:

@@ -20,11 +20,10 @@ Each part can be set by itself, too: ``gate=ssp:3 rule=stale codec=bf16``, or ``
 that are not sound are refused, with the reason.
 """
 
-import difflib
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, meant
 from shoal.kvstore import codecs, rules
 from shoal.kvstore.gates import canonical_mode, gate_names, mode_label, parse_gate
 from shoal.worker import strategies
@@ -169,9 +168,7 @@ def _preset(word: str) -> Algo:
     if name in codecs.names():
         raise ConfigError(f"{word!r} is a codec; say codec={word}, beside an algorithm or without one")
     known = sorted({*gate_names(), *rules.names(), *strategies.names(), *_SYNONYMS})
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no algorithm is called {name!r}; known: {', '.join(known)}{hint}")
+    raise ConfigError(f"no algorithm is called {name!r}; known: {', '.join(known)}{meant(name, known, 0.5)}")
 
 
 def _shown(part: str, value: str) -> str:

@@ -1,22 +1,20 @@
 """Codecs by name: ``parse("topk:ratio=0.01")``."""
 
-import dataclasses
-import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from shoal.errors import ConfigError
+from shoal.kvstore.catalogue import Catalogue
 from shoal.kvstore.codecs.base import Codec
 
-__all__ = ["Spec", "names", "parse", "register"]
+__all__ = ["CODECS", "Spec", "names", "parse", "register"]
 
 Spec: TypeAlias = str | Mapping[str, Any] | Codec
 """``"topk:ratio=0.01"``, or ``{"type": "topk", "ratio": 0.01}`` as in MXNet's ``set_gradient_compression``."""
 
 C = TypeVar("C", bound=type[Codec])
 
-_CODECS: dict[str, type[Codec]] = {}
+CODECS: Catalogue[Codec] = Catalogue("codec", "2bit:threshold=0.5")
 
 
 def register(name: str) -> Callable[[C], C]:
@@ -35,23 +33,12 @@ def register(name: str) -> Callable[[C], C]:
     Raises:
         ConfigError: the name cannot be one, or another class has it.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ConfigError(f"a codec's name is lower-case letters, digits and dashes, got {name!r}")
-
-    def declare(cls: C) -> C:
-        other = _CODECS.get(name)
-        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(f"codec {name!r} is already {other.__module__}.{other.__qualname__}: rename one")
-        cls.name = name
-        _CODECS[name] = cls
-        return cls
-
-    return declare
+    return CODECS.register(name)
 
 
 def names() -> list[str]:
     """The known names, sorted."""
-    return sorted(_CODECS)
+    return CODECS.names()
 
 
 def parse(spec: Spec) -> Codec:
@@ -66,51 +53,9 @@ def parse(spec: Spec) -> Codec:
     if isinstance(spec, Codec):
         return spec
     if isinstance(spec, str):
-        name, params = _split(spec)
-    elif isinstance(spec, Mapping):
-        if "type" not in spec:
-            raise ConfigError(
-                f"a codec needs a 'type', such as {{'type': '2bit', 'threshold': 0.5}}; got {dict(spec)!r}"
-            )
-        name, params = str(spec["type"]).strip().lower(), {str(k): v for k, v in spec.items() if k != "type"}
-    else:
+        return CODECS.read(spec)
+    if not isinstance(spec, Mapping):
         raise ConfigError(f"a codec is given as text or as a dict, got {type(spec).__name__} {spec!r}")
-    if name not in _CODECS:
-        raise ConfigError(f"no codec is called {name!r}; known: {', '.join(names())}{_hint(name, _CODECS)}")
-    known = [f.name for f in dataclasses.fields(_CODECS[name])]
-    for p in params:
-        if p not in known:
-            listed = f"known: {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"codec {name!r} has no parameter {p!r}; {listed}{_hint(p, known)}")
-    return _CODECS[name](**params)
-
-
-def _split(text: str) -> tuple[str, dict[str, Any]]:
-    name, _, rest = text.strip().partition(":")
-    params: dict[str, Any] = {}
-    for pair in rest.split(",") if rest.strip() else []:
-        key, equals, value = (piece.strip() for piece in pair.partition("="))
-        if not (key and equals and value):
-            raise ConfigError(
-                f"codec {text!r}: expected parameter=value, got {pair.strip()!r}; e.g. '2bit:threshold=0.5'"
-            )
-        if key in params:
-            raise ConfigError(f"codec {text!r}: {key!r} is given twice")
-        params[key] = _value(value)
-    return name.strip().lower(), params
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text.lower()
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f". Did you mean {near[0]!r}?" if near else ""
+    if "type" not in spec:
+        raise ConfigError(f"a codec needs a 'type', such as {{'type': '2bit', 'threshold': 0.5}}; got {dict(spec)!r}")
+    return CODECS.make(spec)

@@ -6,14 +6,13 @@ A number that comes back from that form is the same number, bit for bit.
 """
 
 import dataclasses
-import difflib
 import math
 import numbers
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, meant
 
 __all__ = ["Hyper", "Registry", "Wire"]
 
@@ -93,7 +92,9 @@ class Registry(Generic[H]):
         """
         key = str(name).lower().removesuffix(self._suffix.lower())
         if key not in self._classes:
-            raise ConfigError(f"no {self.kind} is called {name!r}; known: {', '.join(self.names())}{_hint(key, self)}")
+            raise ConfigError(
+                f"no {self.kind} is called {name!r}; known: {', '.join(self.names())}{meant(key, self.names())}"
+            )
         cls = self._classes[key]
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = [p for p in params if p not in fields]
@@ -103,11 +104,6 @@ class Registry(Generic[H]):
         if missing:
             raise ConfigError(f"{self.kind} {key!r} needs {missing[0]!r}")
         return cls(**params)
-
-
-def _hint(name: str, registry: "Registry[Any]") -> str:
-    close = difflib.get_close_matches(name, registry.names(), n=1)
-    return f". Did you mean {close[0]!r}?" if close else ""
 
 
 def _wire(value: Any) -> Wire:

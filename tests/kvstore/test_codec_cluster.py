@@ -146,7 +146,7 @@ class Tenths(Rounded):
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_CODECS", dict(registry._CODECS))
+    monkeypatch.setattr(registry.CODECS, "classes", dict(registry.CODECS.classes))
     codecs.register("rounded")(Rounded)
     codecs.register("tenths")(Tenths)
 

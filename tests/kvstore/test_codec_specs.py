@@ -114,7 +114,7 @@ class Rounded(Blockwise):
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(registry, "_CODECS", dict(registry._CODECS))
+    monkeypatch.setattr(registry.CODECS, "classes", dict(registry.CODECS.classes))
     return register("rounded")(Rounded)
 
 
