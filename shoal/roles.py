@@ -88,7 +88,7 @@ class ServerRole:
         """
         try:
             while not self.membership.gone:
-                self.loop.step()
+                self.loop.step(spins=True)
                 if self.store.failure():
                     self.code = 1
                     self._leave(_summary(self.store.failure()), self.store.failure()[-DETAIL_CHARS:])

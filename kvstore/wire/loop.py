@@ -84,12 +84,16 @@ class Loop:
         finally:
             self._role.release()
 
-    def step(self, most_s: float = IDLE_S) -> None:
-        """Wake every driver, then wait for messages, at most ``most_s``, and hand them over."""
+    def step(self, most_s: float = IDLE_S, spins: bool = False) -> None:
+        """Wake every driver, then wait for messages, at most ``most_s``, and hand them over.
+
+        Args:
+            spins: see `Transport.poll`.
+        """
         self.transport.cork()
         now = self.clock()
         until = min([d.wake(now) for d in self.drivers.values()], default=now + IDLE_S)
-        for peer, message in self.transport.poll(min(until - now, most_s)):
+        for peer, message in self.transport.poll(min(until - now, most_s), spins):
             driver = self.drivers.get(peer) or self.drivers.get("")
             if driver is not None:
                 driver.receive(peer, message, self.clock())
@@ -166,7 +170,7 @@ class Loop:
     def _guarded_step(self, most_s: float) -> bool:
         """A step in a caller's thread; false if it failed, which is then for the I/O thread to say."""
         try:
-            self.step(most_s)
+            self.step(most_s, spins=True)  # the script itself waits meanwhile
         except BaseException as e:
             self._failure = e
             if not isinstance(e, Exception):

@@ -100,13 +100,17 @@ class Transport:
         """Collect what is sent until the next `poll`, so that it leaves at one go."""
         self._corked = True
 
-    def poll(self, timeout_s: float) -> Iterator[tuple[str, Message]]:
-        """Messages that are there, after waiting at most ``timeout_s`` for the first; malformed ones are counted."""
+    def poll(self, timeout_s: float, spins: bool = False) -> Iterator[tuple[str, Message]]:
+        """Messages that are there, after waiting at most ``timeout_s`` for the first; malformed ones are counted.
+
+        Args:
+            spins: see `Lanes.wait`; for a thread that keeps no other one of its process from running.
+        """
         self.check_process()
         self._lanes.flush()
         self._corked = True
         try:
-            events = self._lanes.wait(0.0 if self.sharing.inbox else timeout_s)
+            events = self._lanes.wait(0.0 if self.sharing.inbox else timeout_s, spins)
             for peer, messages in chain(self._lanes.handle(events), self.sharing.take()):
                 for frames in messages:
                     message = self._understand(peer, frames)

@@ -250,9 +250,9 @@ def test_blocking_calls_are_carried_out_by_their_callers() -> None:
         steps: list[int] = []
         step = loop.step
 
-        def counted(most_s: float = 1.0) -> None:
+        def counted(most_s: float = 1.0, spins: bool = False) -> None:
             steps.append(threading.get_ident())
-            step(most_s)
+            step(most_s, spins)
 
         loop.step = counted  # type: ignore[method-assign]
         for _ in range(100):
