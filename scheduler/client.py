@@ -114,22 +114,27 @@ class Membership:
         self._indices: Counter[str] = Counter()
         self._requests = 0
         self._status: Plain = self.core.status
+        self._due = 0.0  # when there is something to do, unless somebody asks for something before
 
     # --- driver -------------------------------------------------------------------------------------------------------
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         """Take one message of the scheduler into account."""
         self._carry_out(self.core.handle(Received(peer, message), now))
+        self._due = 0.0
 
     def wake(self, now: float) -> float:
-        """Carry out what other threads asked for, and what is due."""
+        """Carry out what other threads asked for, and what is due. Called at every step of a loop: mostly a glance."""
+        if now < self._due and not self._inbox and self._status is self.core.status:
+            return self._due
         while self._inbox:
             self._carry_out(self._inbox.popleft()(now))
         status = self._status
         if status is not self.core.status:  # replaced as a whole, so that no lock is needed
             self.core.set_status(status)
         self._carry_out(self.core.handle(Woke(), now))
-        return min(self.core.wake_at(), now + STATUS_S)
+        self._due = min(self.core.wake_at(), now + STATUS_S)
+        return self._due
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -12,7 +13,10 @@ from shoal.errors import (
     ShapeError,
     StoreTimeoutError,
 )
-from shoal.kvstore.wire.messages import KeySpec, Left
+from shoal.kvstore.wire.messages import Heartbeat, KeySpec, Left, Welcome
+from shoal.kvstore.wire.schema import Message
+from shoal.kvstore.wire.transport import Transport
+from shoal.scheduler.client import Membership
 from tests.scheduler.cluster import WAIT_S, Cluster
 
 pytestmark = pytest.mark.net
@@ -144,3 +148,43 @@ def test_a_goodbye_to_nobody_gives_up(cluster: Cluster) -> None:
     cluster.address = "127.0.0.1:9"
     member = cluster.member()
     assert not member.goodbye(None, timeout_s=0.0) or member.gone
+
+
+class Mute:
+    """A transport that reaches nobody, and counts what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, to: str, message: Message) -> None:
+        self.sent.append(message)
+
+    def wake(self) -> None:
+        """Nobody sleeps."""
+
+
+def test_a_step_of_the_loop_costs_the_membership_a_glance_until_something_is_due_or_asked() -> None:
+    transport = Mute()
+    member = Membership(cast(Transport, transport), role="worker", scheduler="h:1")
+    due = member.wake(0.0)
+    handled = len(transport.sent)
+    assert handled == 1 and 0.0 < due <= 0.5
+    assert member.wake(due / 2) == due and len(transport.sent) == handled
+    member.request_goodbye(None)
+    member.wake(due / 2)
+    assert member.gone
+
+
+def test_a_new_status_and_a_message_are_seen_at_the_next_step() -> None:
+    transport = Mute()
+    member = Membership(cast(Transport, transport), role="worker", scheduler="h:1")
+    member.wake(0.0)
+    told = Welcome(
+        cluster="c", rank=0, incarnation=1, lease_s=100.0, mode="", seed=0, present=("worker 0",), missing=()
+    )
+    member.receive("scheduler", told, 0.1)
+    assert member.wake(0.1) == 0.1 + 0.5
+    member.set_status({"step": 1})
+    assert member.wake(0.2) == 0.1 + 0.5, "not more often than twice a second"
+    member.wake(0.7)
+    assert Heartbeat(status={"step": 1}) in transport.sent
