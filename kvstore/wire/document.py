@@ -32,6 +32,10 @@ no message at all, or longer than 64 MiB, ends the connection.
 
 Kinds 1 to 31 are between the scheduler and every other process; 32 to 63 between workers and servers; 64 and up
 between workers, for all-reduce. Every request may be repeated without harm.
+
+Whatever is said to or by a scheduler names the run (`cluster`) and the scheduler's *term*, a number that grows with every
+start of that run's scheduler: members ignore a smaller one than they know, and what another run's scheduler says; a
+scheduler refuses members of other runs, and steps down when a member has heard of a greater term.
 """
 
 
@@ -59,10 +63,11 @@ def _table(cls: type[object]) -> str:
 def _comments(cls: type[object]) -> dict[str, str]:
     """The comment beside each field in the source."""
     notes = {}
-    for line in inspect.getsource(cls).splitlines():
-        code, _, note = line.partition("  # ")
-        if note and ":" in code:
-            notes[code.split(":")[0].strip()] = note.strip()
+    for part in reversed([c for c in cls.__mro__ if c.__module__ == cls.__module__]):
+        for line in inspect.getsource(part).splitlines():
+            code, _, note = line.partition("  # ")
+            if note and ":" in code:
+                notes[code.split(":")[0].strip()] = note.strip()
     return notes
 
 

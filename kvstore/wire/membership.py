@@ -1,10 +1,13 @@
 """The protocol between scheduler, nodes and watchers: who is in the cluster, what it has settled on."""
 
+from dataclasses import dataclass, field
+
 from shoal.kvstore.wire.schema import Message, Plain, message, record
 
 __all__ = [
     "Abort",
     "Alive",
+    "Attach",
     "Barrier",
     "BarrierWaiting",
     "Change",
@@ -13,6 +16,7 @@ __all__ = [
     "Controlled",
     "Declare",
     "Farewell",
+    "FromScheduler",
     "Goodbye",
     "Heartbeat",
     "Join",
@@ -29,9 +33,26 @@ __all__ = [
     "Slice",
     "Snapshot",
     "Stop",
+    "ToScheduler",
     "Watch",
     "Welcome",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromScheduler(Message):
+    """What a scheduler says. Who speaks is no part of what is said: messages that differ only in it are equal."""
+
+    cluster: str = field(default="", compare=False)  # id of the run
+    term: int = field(default=0, compare=False)  # grows with every start of the run's scheduler; 0: nobody says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToScheduler(Message):
+    """What is said to a scheduler."""
+
+    cluster: str = field(default="", compare=False)  # id of the run that is meant; "" if not known yet
+    term: int = field(default=0, compare=False)  # the greatest that the sender has heard of
 
 
 @record
@@ -111,7 +132,7 @@ class NodeStatus:
 
 
 @message(1, "node -> scheduler")
-class Join(Message):
+class Join(ToScheduler):
     """Ask to be taken into the cluster. Repeated until `Welcome` or `Refused` arrives."""
 
     role: str
@@ -121,16 +142,18 @@ class Join(Message):
     host: str
     pid: int
     version: str  # of shoal, for the error text
+    incarnation: int = 0  # of a member that attaches again to a scheduler that was restarted: who it is, and
+    generation: int = 0  # what it has heard of
 
 
 @message(2, "scheduler -> node")
-class Welcome(Message):
+class Welcome(FromScheduler):
     """The node is in; the cluster starts when `Roster` arrives."""
 
-    cluster: str  # id of this run
     rank: int
     incarnation: int
     lease_s: float
+    grace_s: float = 0.0  # how long a silent scheduler is waited for; 0: not longer than the lease, it cannot come back
     mode: str  # the run's consistency mode, or "" when the script decides
     algo: str = ""  # the rest of the run's algorithm: rule, strategy and codec, as far as the run decides them
     seed: int
@@ -139,7 +162,7 @@ class Welcome(Message):
 
 
 @message(3, "scheduler -> node")
-class Roster(Message):
+class Roster(FromScheduler):
     """The cluster is complete, or has changed: who is in it, under which generation."""
 
     generation: int
@@ -148,7 +171,7 @@ class Roster(Message):
 
 
 @message(4, "node -> scheduler")
-class Heartbeat(Message):
+class Heartbeat(ToScheduler):
     """Sign of life, at a third of the lease or faster, with what the node wants shown of its progress."""
 
     status: Plain
@@ -156,14 +179,14 @@ class Heartbeat(Message):
 
 
 @message(5, "scheduler -> node")
-class Alive(Message):
+class Alive(FromScheduler):
     """The scheduler's own sign of life, in answer to `Heartbeat`."""
 
     generation: int
 
 
 @message(6, "worker -> scheduler")
-class Barrier(Message):
+class Barrier(ToScheduler):
     """Wait until every worker has come to occurrence ``index`` of barrier ``name``. Repeated until released."""
 
     name: str
@@ -171,7 +194,7 @@ class Barrier(Message):
 
 
 @message(7, "scheduler -> worker")
-class Released(Message):
+class Released(FromScheduler):
     """Every worker has come to the barrier."""
 
     name: str
@@ -179,7 +202,7 @@ class Released(Message):
 
 
 @message(8, "scheduler -> worker")
-class BarrierWaiting(Message):
+class BarrierWaiting(FromScheduler):
     """The barrier is still closed; names who has not come."""
 
     name: str
@@ -188,7 +211,7 @@ class BarrierWaiting(Message):
 
 
 @message(9, "worker -> scheduler")
-class Declare(Message):
+class Declare(ToScheduler):
     """Register keys. The first declaration of a key fixes its shape, dtype and placement; later ones must agree."""
 
     request: int
@@ -200,7 +223,7 @@ class Declare(Message):
 
 
 @message(10, "scheduler -> worker")
-class Placed(Message):
+class Placed(FromScheduler):
     """Where the declared keys live; the same answer for every worker."""
 
     request: int
@@ -208,7 +231,7 @@ class Placed(Message):
 
 
 @message(11, "node -> scheduler")
-class Goodbye(Message):
+class Goodbye(ToScheduler):
     """The node is done (``failed`` is empty) or gives up (``failed`` says why). Repeated until `Farewell`."""
 
     failed: str
@@ -217,12 +240,12 @@ class Goodbye(Message):
 
 
 @message(12, "scheduler -> node")
-class Farewell(Message):
+class Farewell(FromScheduler):
     """The goodbye is recorded: the node may exit."""
 
 
 @message(13, "scheduler -> node")
-class Left(Message):
+class Left(FromScheduler):
     """A worker has finished; nobody need wait for it any more."""
 
     role: str
@@ -232,7 +255,7 @@ class Left(Message):
 
 
 @message(14, "scheduler -> node")
-class Abort(Message):
+class Abort(FromScheduler):
     """The run has failed: every process stops, and says why."""
 
     culprit: str  # such as "worker 1 (host a, pid 4711)"
@@ -241,23 +264,22 @@ class Abort(Message):
 
 
 @message(15, "scheduler -> server")
-class Stop(Message):
+class Stop(FromScheduler):
     """All workers are done: report and exit."""
 
     reason: str
 
 
 @message(16, "watcher -> scheduler")
-class Watch(Message):
+class Watch(ToScheduler):
     """Ask for a `Snapshot`; a watcher is not a member and is never waited for."""
 
 
 @message(17, "scheduler -> watcher")
-class Snapshot(Message):
+class Snapshot(FromScheduler):
     """The state of the run."""
 
     phase: str  # "gathering", "running", "finished", "failed"
-    cluster: str
     mode: str
     reason: str
     culprit: str
@@ -267,7 +289,7 @@ class Snapshot(Message):
 
 
 @message(18, "worker or operator -> scheduler")
-class Control(Message):
+class Control(ToScheduler):
     """Ask for new settings of a store. Repeated until `Controlled` says that nobody is missing, or `Refused`."""
 
     request: int
@@ -279,7 +301,7 @@ class Control(Message):
 
 
 @message(19, "scheduler -> node")
-class Changed(Message):
+class Changed(FromScheduler):
     """A store has new settings. Like departures, changes come in order: each is a generation."""
 
     generation: int
@@ -287,7 +309,7 @@ class Changed(Message):
 
 
 @message(20, "scheduler -> worker or operator")
-class Controlled(Message):
+class Controlled(FromScheduler):
     """The change is in the log; it is in force when ``missing``, the processes that have not heard of it, is empty."""
 
     request: int
@@ -296,7 +318,7 @@ class Controlled(Message):
 
 
 @message(21, "worker -> scheduler")
-class Settle(Message):
+class Settle(ToScheduler):
     """The servers have installed this optimizer for a store: what changes are checked against."""
 
     request: int
@@ -307,7 +329,12 @@ class Settle(Message):
 
 
 @message(22, "scheduler -> worker")
-class Noted(Message):
+class Noted(FromScheduler):
     """Answer to `Settle`."""
 
     request: int
+
+
+@message(23, "scheduler -> node")
+class Attach(FromScheduler):
+    """The scheduler has been restarted: say who you are (`Join`), and repeat what has not been answered."""

@@ -8,6 +8,7 @@ from shoal.kvstore.wire.collective import Ask, Greet, Greeted, Part, Ready, Stan
 from shoal.kvstore.wire.membership import (
     Abort,
     Alive,
+    Attach,
     Barrier,
     BarrierWaiting,
     Change,
@@ -16,6 +17,7 @@ from shoal.kvstore.wire.membership import (
     Controlled,
     Declare,
     Farewell,
+    FromScheduler,
     Goodbye,
     Heartbeat,
     Join,
@@ -32,6 +34,7 @@ from shoal.kvstore.wire.membership import (
     Slice,
     Snapshot,
     Stop,
+    ToScheduler,
     Watch,
     Welcome,
 )
@@ -43,6 +46,7 @@ __all__ = [
     "Ack",
     "Alive",
     "Ask",
+    "Attach",
     "Barrier",
     "BarrierWaiting",
     "Call",
@@ -56,6 +60,7 @@ __all__ = [
     "Declare",
     "Done",
     "Farewell",
+    "FromScheduler",
     "Fetch",
     "Forget",
     "Goodbye",
@@ -95,6 +100,7 @@ __all__ = [
     "Survey",
     "Surveyed",
     "Ticket",
+    "ToScheduler",
     "Took",
     "Value",
     "Waiting",
@@ -271,7 +277,7 @@ class Done(Message):
 
 
 @message(42, "any -> any")
-class Refused(Message):
+class Refused(FromScheduler):
     """The request is not carried out. ``error`` is the name of the exception class that the requester raises."""
 
     seq: int
@@ -282,13 +288,16 @@ class Refused(Message):
 
 @message(45, "worker -> server")
 class Retire(Message):
-    """The worker pushes no more to this store: nobody waits for it from now on. It may still read what is there."""
+    """The worker pushes no more to this store: nobody waits for it from now on. It may still read what is there.
+
+    With a ``barrier`` it only rests there: until all have come to it, or it pushes again.
+    """
 
     worker: int
     incarnation: int
     seq: int
     store: int
-    resumes: bool = False  # only until it pushes again: it waits for the others meanwhile, at a barrier
+    barrier: int = 0  # the store's barrier that it waits at, from 1
 
 
 @message(50, "worker -> server")

@@ -67,7 +67,7 @@ class Packer:
                 self._variable.append((i, write, read))
         self._fixed = struct.Struct(f"<{letters}")
         self._get = _getter(names)
-        self._set = [cls.__dict__[n].__set__ for n in names]
+        self._set = [getattr(cls, n).__set__ for n in names]  # an inherited field has its slot in the base
 
     @staticmethod
     def fits(cls: Any, payload: type[Any]) -> bool:
