@@ -33,9 +33,9 @@ no message at all, or longer than 64 MiB, ends the connection.
 Kinds 1 to 31 are between the scheduler and every other process; 32 to 63 between workers and servers; 64 and up
 between workers, for all-reduce. Every request may be repeated without harm.
 
-Whatever is said to or by a scheduler names the run (`cluster`) and the scheduler's *term*, a number that grows with every
-start of that run's scheduler: members ignore a smaller one than they know, and what another run's scheduler says; a
-scheduler refuses members of other runs, and steps down when a member has heard of a greater term.
+Whatever is said to or by a scheduler names the run (`cluster`) and the scheduler's *term*, a number that grows with
+every start of that run's scheduler: members ignore a smaller one than they know, and what another run's scheduler says;
+a scheduler refuses members of other runs, and steps down when a member has heard of a greater term.
 """
 
 
