@@ -1,16 +1,24 @@
 """Barriers: who has come to which occurrence of which name."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Barriers"]
 
 
 class Barriers:
-    """Arrivals at barriers. An occurrence opens once, for good; a worker comes to occurrence n+1 after n has opened."""
+    """Arrivals at barriers. An occurrence opens once, for good; a worker comes to occurrence n+1 after n has opened.
 
-    def __init__(self) -> None:
+    Arrivals are soft state: who waits repeats that it has come. That a barrier has opened is not: who has passed it
+    comes no more.
+
+    Args:
+        opened: highest occurrence of each name that has opened.
+        open: puts into the log, and thereby into ``opened``, that an occurrence has.
+    """
+
+    def __init__(self, opened: Mapping[str, int], open: Callable[[str, int], None]) -> None:
         self._arrived: dict[tuple[str, int], dict[int, None]] = {}
-        self._opened: dict[str, int] = {}  # highest occurrence of each name that has opened
+        self._opened, self._open = opened, open
 
     def opened(self, name: str, index: int) -> bool:
         """Whether this occurrence has opened."""
@@ -29,8 +37,6 @@ class Barriers:
     def open_ready(self, expected: tuple[int, ...]) -> list[tuple[str, int, tuple[int, ...]]]:
         """Open every occurrence to which all of ``expected`` have come: name, index, who had come."""
         ready = [at for at in self._arrived if not self.missing(*at, expected)]
-        return [(name, index, self._open(name, index)) for name, index in ready]
-
-    def _open(self, name: str, index: int) -> tuple[int, ...]:
-        self._opened[name] = max(index, self._opened.get(name, -1))
-        return tuple(self._arrived.pop((name, index)))
+        for name, index in ready:
+            self._open(name, index)
+        return [(name, index, tuple(self._arrived.pop((name, index)))) for name, index in ready]

@@ -28,13 +28,28 @@ class Contacts:
     def __init__(self) -> None:
         self._contacts: dict[str, Contact] = {}
         self._tokens: dict[str, str] = {}  # by sender
+        self.awaited: dict[str, str] = {}  # senders of members that a scheduler that was restarted has not heard yet
 
     def __getitem__(self, token: str) -> Contact:
         return self._contacts[token]
 
+    def get(self, token: str) -> Contact:
+        """Of a member; of one that was gone before this scheduler began nothing is known."""
+        return self._contacts.get(token) or Contact("", 0.0)
+
     def token_of(self, sender: str) -> str:
         """The member behind a sender, or ""."""
         return self._tokens.get(sender, "")
+
+    def expect(self, token: str, sender: str) -> None:
+        """A member that an earlier scheduler has heard as ``sender``; to be called before time begins."""
+        self.bind(token, sender, 0.0)
+        self.awaited[token] = sender
+
+    def heard(self, token: str, now: float) -> None:
+        """A sign of life."""
+        self._contacts[token].seen = now
+        self.awaited.pop(token, None)
 
     def bind(self, token: str, sender: str, now: float) -> None:
         """The member has just been heard as ``sender``, and is reached there from now on."""
@@ -43,6 +58,7 @@ class Contacts:
             self._tokens.pop(contact.sender, None)
         contact.sender, contact.seen = sender, now
         self._tokens[sender] = token
+        self.awaited.pop(token, None)
 
     def excuse(self, pause_s: float) -> None:
         """Nobody could be heard for this long, because this process was stopped: nobody was silent."""

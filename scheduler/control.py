@@ -2,15 +2,15 @@
 
 Workers run one script, so each of them asks for the same change: the first request makes it, and each other worker's
 first request of the same content is answered by it, its second by the second, and so on. An operator's request is
-always a change of its own. The changes themselves are records of the log; what is here is soft state, which repetitions
-would rebuild.
+always a change of its own. Changes, and which request each of them answers, are records of the log; who waits is soft
+state, which repetitions rebuild.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from shoal.kvstore.wire.messages import Change, Changed, Control, Controlled
-from shoal.scheduler.log import Altered, ClusterState, Configured, Record
+from shoal.scheduler.log import Altered, Answered, ClusterState, Configured, Record
 
 __all__ = ["Asker", "Check", "Controls"]
 
@@ -36,36 +36,34 @@ class Controls:
         self, state: ClusterState, log: Sequence[Record], commit: Callable[[Record], None], check: Check
     ) -> None:
         self._state, self._log, self._commit, self._check = state, log, commit, check
-        self._numbers: dict[Asker, int] = {}
-        self._shared: dict[int, set[str]] = {}  # by number of a worker's change, the tokens that it has answered
         self._waiting: dict[Asker, str] = {}  # senders
 
     def ask(self, sender: str, asker: Asker, m: Control, by: str, worker: bool) -> tuple[Changed | None, str]:
         """Put a request into the log, once. The change, or why there can be none."""
-        number = self._numbers.get(asker, 0)
+        number = self._state.requests.get(asker, 0)
         if not number:
             settings, objection = self._settings(m)
             if objection:
                 return None, objection
-            number = (self._same(asker[0], m, settings) if worker else 0) or self._make(m, settings, by)
-            self._numbers[asker] = number
-            if worker:
-                self._shared.setdefault(number, set()).add(asker[0])
+            number = self._same(asker[0], m, settings) if worker else 0
+            self._commit(Answered(*asker, number) if number else self._make(m, settings, by, asker))
+            number = self._state.requests[asker]
         self._waiting[asker] = sender
         return self._state.changes[number - 1], ""
 
-    def _make(self, m: Control, settings: dict[str, Any], by: str) -> int:
+    def _make(self, m: Control, settings: dict[str, Any], by: str, asker: Asker) -> Altered:
         number = len(self._state.changes) + 1
-        self._commit(Altered(Change(number=number, store=m.store, settings=settings, at_clock=m.at_clock, by=by)))
-        return number
+        change = Change(number=number, store=m.store, settings=settings, at_clock=m.at_clock, by=by)
+        return Altered(change, *asker)
 
     def _same(self, token: str, m: Control, settings: dict[str, Any]) -> int:
         """The change that another worker has asked for, and that is this one, too; 0 if there is none."""
         wanted = (m.store, settings, m.at_clock)
         for c in (changed.change for changed in self._state.changes):
-            others = self._shared.get(c.number)
-            if others is not None and token not in others and (c.store, c.settings, c.at_clock) == wanted:
-                return c.number
+            if (c.store, c.settings, c.at_clock) == wanted:
+                workers = {t for (t, _), n in self._state.requests.items() if n == c.number and t in self._state.tokens}
+                if workers and token not in workers:
+                    return c.number
         return 0
 
     def _settings(self, m: Control) -> tuple[dict[str, Any], str]:
@@ -101,7 +99,7 @@ class Controls:
             return []
         told: list[tuple[str, Controlled]] = []
         for asker, sender in list(self._waiting.items()):
-            changed = self._state.changes[self._numbers[asker] - 1]
+            changed = self._state.changes[self._state.requests[asker] - 1]
             missing = unaware(changed.generation)
             if over or not missing:
                 del self._waiting[asker]

@@ -1,38 +1,41 @@
 """The scheduler as a state machine: ``handle(event, now) -> actions``.
 
-It decides who is in the cluster. What changes membership or keys goes through `_commit`, the one point where the log
-grows; leases, barriers and watchers are soft state beside it, which the nodes' repetitions would rebuild. Policies:
+It decides who is in the cluster. What must not be forgotten goes through `_commit`, the one point where the log grows;
+leases, arrivals at barriers and watchers are soft state beside it, which repetitions rebuild. A scheduler that is given
+the log of an earlier one goes on where that one was, under the next term, and calls for the members. Policies:
 
 - a join is known by its token, so that repeating it changes nothing;
 - a node that falls silent before the run begins frees its place; during the run, it ends the run;
 - a node that gives up, and a server that leaves before the workers are done, end the run; the cause is named to all;
 - a worker that is done is waited for no more, at barriers or anywhere else;
 - when all workers are done the servers are told to stop; when they have said goodbye the run is finished;
-- every message of a member is answered, and the answer tells it what it may have missed.
+- every message of a member is answered, and the answer tells it what it may have missed;
+- whoever belongs to another run is refused; a scheduler that hears of a greater term than its own steps down.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from shoal.errors import ConfigError, LocalProtocolError
+from shoal.errors import ConfigError
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.gates import canonical_mode
 from shoal.kvstore.wire.messages import (
     Abort,
     Alive,
+    Attach,
     Barrier,
     BarrierWaiting,
     Changed,
     Control,
     Declare,
     Farewell,
+    FromScheduler,
     Goodbye,
     Heartbeat,
     Join,
     Left,
     Member,
-    NodeStatus,
     Noted,
     Placed,
     Refused,
@@ -40,14 +43,17 @@ from shoal.kvstore.wire.messages import (
     Settle,
     Snapshot,
     Stop,
+    ToScheduler,
     Watch,
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
+from shoal.scheduler.config import SchedulerConfig, contradiction, founding
 from shoal.scheduler.contacts import Contacts, Watchers
 from shoal.scheduler.control import Asker, Check, Controls
-from shoal.scheduler.gather import ALLREDUCE, Count, Gathering, as_count, check_servers
+from shoal.scheduler.gather import ALLREDUCE, Gathering, as_count
+from shoal.scheduler.invariants import check_state
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
     Aborted,
@@ -57,17 +63,28 @@ from shoal.scheduler.log import (
     Departed,
     Dropped,
     Finished,
+    Founded,
     Joined,
     Node,
+    Opened,
     Record,
+    Ruled,
     Started,
+    compacted,
     describe,
 )
+from shoal.scheduler.snapshots import snapshot
 
 __all__ = ["Action", "Ended", "Event", "Interrupted", "SchedulerConfig", "SchedulerCore"]
 
 LINGER_S = 2.0
 """After the end, how long the scheduler stays for members and watchers that have not heard of it."""
+
+ATTACH_S = 5.0
+"""A scheduler that goes on with a log gives every member at least so long to be heard again."""
+
+CALL_S = 0.1
+"""Time between two calls for a member that has not been heard since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,49 +106,23 @@ Event: TypeAlias = Received | Interrupted | Woke
 Action: TypeAlias = Send | Ended
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """What a run is.
-
-    Args:
-        workers: number of workers; a `Count` with ``more`` means at least so many.
-        servers: number of servers, likewise; 0 for a run whose workers reduce among themselves.
-        cluster: id of the run.
-        version: of shoal; nodes of another version are refused.
-        mode: consistency mode that every script must use, or "" to let the script decide.
-        algo: the rest of the run's algorithm, which only workers understand.
-        seed: of the run, told to every node.
-        lease_s: a node that is silent for this long is lost.
-        gather_timeout_s: the run fails if not everybody has joined by then.
-        settle_s: where more may come than are waited for, the run begins when nobody has joined for this long.
-    """
-
-    workers: int | Count
-    servers: int | Count
-    cluster: str = "local"
-    version: str = ""
-    mode: str = ""
-    algo: str = ""
-    seed: int = 0
-    lease_s: float = 10.0
-    gather_timeout_s: float = 120.0
-    settle_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        if as_count(self.workers).least < 1:
-            raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
-        check_servers(as_count(self.servers).least, self.mode)
-
-
 class SchedulerCore:
     """Who is in the cluster, in which order they came and went, what they declared, and what was changed since.
 
     Args:
         config: what the run is.
         check: whether a store can take new settings.
+        past: the log of an earlier scheduler of the run, to go on with; empty for a new run.
+    Raises:
+        ConfigError: the past is of another run.
     """
 
-    def __init__(self, config: SchedulerConfig, check: Check = lambda settings, *_: (settings, "")) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        check: Check = lambda settings, *_: (settings, ""),
+        past: Sequence[Record] = (),
+    ) -> None:
         self.config = config
         self.mode = canonical_mode(config.mode) if config.mode else ""
         if not as_count(config.servers).least and not as_count(config.servers).more:
@@ -141,11 +132,13 @@ class SchedulerCore:
         self.state = ClusterState(counts["worker"].least, counts["server"].least)
         self.log: list[Record] = []
         self._controls = Controls(self.state, self.log, self._commit, check)
-        self.barriers = Barriers()
+        self.barriers = Barriers(self.state.opened, lambda name, index: self._commit(Opened(name, index)))
         self._contacts = Contacts()
         self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
+        self._next_call = 0.0
+        self._deposed = False
         self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
             Heartbeat: self._heartbeat,
             Barrier: self._barrier,
@@ -154,18 +147,55 @@ class SchedulerCore:
             Control: self._control,
             Goodbye: self._goodbye,
         }
+        self._restored = bool(past)
+        self._found(past)
+
+    def _found(self, past: Sequence[Record]) -> None:
+        """Begin the log, or take the past over; either way under a new term."""
+        first = past[0] if past else founding(self.config)
+        wrong = contradiction(first, self.config) if isinstance(first, Founded) else "it does not say of which"
+        if wrong:
+            raise ConfigError(
+                f"the scheduler's log is of another run ({wrong}): give the options that the run was begun with, or "
+                "another directory"
+            )
+        for record in past or (first,):
+            self._commit(record)
+        self._commit(Ruled(self.state.term + 1))
+        for node in self._live():
+            self._contacts.expect(node.token, self.state.senders[node.token])
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event into account; what shall follow, in order."""
         self._advance(now)
+        if self._deposed:
+            return []
         actions: list[Action] = []
         if isinstance(event, Received):
-            actions = self._message(event.sender, event.message)
+            actions = self._fence(event.message) or self._message(event.sender, event.message)
+            if self._deposed:
+                return actions
         elif isinstance(event, Interrupted) and not self._over:
             actions = self._fail("the scheduler", event.reason)
-        return [*actions, *self._begin(), *self._expire(), *self._confirm(), *self._end()]
+        actions += [*self._call(), *self._begin(), *self._expire(), *self._confirm(), *self._end()]
+        return [self._signed(action) for action in actions]
+
+    def _signed(self, action: Action) -> Action:
+        """Everything that is said names the run and the term."""
+        if isinstance(action, Send) and isinstance(action.message, FromScheduler):
+            return Send(action.to, replace(action.message, cluster=self.state.cluster, term=self.state.term))
+        return action
+
+    def _fence(self, m: Message) -> list[Action]:
+        """Step down for a later scheduler of this run."""
+        s = self.state
+        if not isinstance(m, ToScheduler) or m.cluster != s.cluster or m.term <= s.term:
+            return []
+        self._deposed = True
+        later = f"a later scheduler (term {m.term}) rules run {s.cluster}; this one (term {s.term}) steps down"
+        return [Ended(True, f"{later}. Were two started from copies of one state directory?")]
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
@@ -174,17 +204,23 @@ class SchedulerCore:
             begins_at = self._begins_at()
             deadlines += [self._gather_until, *([begins_at] if begins_at is not None else [])]
         deadlines.append(self._ended_at + LINGER_S if self._over else self._next_check)
+        if self._contacts.awaited:
+            deadlines.append(self._next_call)
         return min(deadlines)
 
     def _advance(self, now: float) -> None:
         if not self._woken:
             self._woken, self._now, self._began = True, now, now
+            self._joined_at = self._ended_at = now
+            self._contacts.excuse(now + max(0.0, ATTACH_S - self.config.lease_s))
         pause = now - self._now
         if pause > self.config.lease_s / 2:  # this process was stopped: its members were not heard, but not silent
             self._contacts.excuse(pause)
         self._now = max(self._now, now)
 
     def _message(self, sender: str, m: Message) -> list[Action]:
+        if isinstance(m, ToScheduler) and m.cluster not in ("", self.state.cluster):
+            return self._stranger(sender, m)
         if isinstance(m, Watch):
             return self._watch(sender)
         if isinstance(m, Join):
@@ -199,16 +235,27 @@ class SchedulerCore:
             return [_refuse(sender, "LocalProtocolError", f"the scheduler does not take {type(m).__name__} messages")]
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
-        self._contacts[node.token].seen = self._now
+        self._contacts.heard(node.token, self._now)
         return handler(node, sender, m)
 
+    def _call(self) -> list[Action]:
+        """Call for the members that have not been heard since this scheduler took over."""
+        if self._now < self._next_call:
+            return []
+        self._next_call = self._now + CALL_S
+        return [Send(sender, Attach()) for sender in self._contacts.awaited.values()]
+
     def _stranger(self, sender: str, m: Message) -> list[Action]:
+        run = m.cluster if isinstance(m, ToScheduler) else ""
+        if run == self.state.cluster:
+            return [Send(sender, Attach())]
+        of = f", which belongs to run {run}; this is run {self.state.cluster}" if run else ""
         return [
             _refuse(
                 sender,
                 "JoinRefusedError",
-                f"the scheduler does not know the sender of this {type(m).__name__}: it has been restarted, or another "
-                "run has taken its address. Start the run again.",
+                f"the scheduler does not know the sender of this {type(m).__name__}{of}: it has been restarted, or "
+                "another run has taken its address. Start the run again.",
             )
         ]
 
@@ -223,10 +270,10 @@ class SchedulerCore:
     def _join(self, sender: str, m: Join) -> list[Action]:
         node = self.state.tokens.get(m.token)
         if node is not None:
-            return self._rejoin(sender, node)
+            return self._rejoin(sender, node, m)
         if self.state.phase == "failed":
             return [Send(sender, self._abort())]
-        reason = self._unfit(m)
+        reason = self._unfit(m) or self._forgotten(m)
         if reason:
             return [_refuse(sender, "JoinRefusedError", reason)]
         place = m.role, m.rank if m.rank >= 0 else self.gathering.lowest_free(m.role, self.state.nodes)
@@ -239,14 +286,15 @@ class SchedulerCore:
             pid=m.pid,
         )
         self._contacts.bind(m.token, sender, self._now)
-        self._commit(Joined(member, m.token))
+        self._commit(Joined(member, m.token, sender))
         self._joined_at = self._now
         return [Send(sender, self._welcome(self.state.tokens[m.token]))]  # the others learn of it when they next beat
 
-    def _rejoin(self, sender: str, node: Node) -> list[Action]:
+    def _rejoin(self, sender: str, node: Node, m: Join) -> list[Action]:
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
         self._contacts.bind(node.token, sender, self._now)
+        self._contacts[node.token].generation = max(self._contacts[node.token].generation, m.generation)
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
@@ -268,12 +316,21 @@ class SchedulerCore:
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
 
+    def _forgotten(self, m: Join) -> str:
+        """Why one that has been a member is none by this log; empty if it has not been one."""
+        if not m.incarnation:
+            return ""
+        return (
+            f"{m.role} {m.rank} (host {m.host}, pid {m.pid}) is a member of this run, but the scheduler's log does not "
+            "know it: it is not the whole log of the run. Start the scheduler with the state directory that it had."
+        )
+
     def _welcome(self, node: Node) -> Welcome:
         return Welcome(
-            cluster=self.config.cluster,
             rank=node.member.rank,
             incarnation=node.member.incarnation,
             lease_s=self.config.lease_s,
+            grace_s=self.config.grace_s,
             mode=self.mode,
             algo=self.config.algo,
             seed=self.config.seed,
@@ -451,6 +508,7 @@ class SchedulerCore:
         if self.state.phase == "gathering":
             for node in silent:
                 self._commit(Dropped(node.token))
+                self._contacts.awaited.pop(node.token, None)
             return self._gathered_too_long()
         if not silent:
             return []
@@ -485,7 +543,8 @@ class SchedulerCore:
             return []
         told: list[Action] = [Send(sender, self.snapshot()) for sender in self._watchers.untold(self._now)]
         waited = self._now >= self._ended_at + LINGER_S
-        if not waited and (self._live() or self._watchers):
+        called = self._restored and self._now < self._began + LINGER_S  # who watches has not had time to ask again
+        if not waited and (self._live() or self._watchers or called):
             return told
         self._ended = True
         failed = self.state.phase == "failed"
@@ -499,35 +558,12 @@ class SchedulerCore:
 
     def snapshot(self) -> Snapshot:
         """The state of the run, as watchers see it."""
-        return Snapshot(
-            phase=self.state.phase,
-            cluster=self.config.cluster,
-            mode=self.state.gate or self.mode,
-            reason=self.state.reason,
-            culprit=self.state.culprit,
-            missing=self.missing(),
-            nodes=tuple(self._status(self.state.nodes[place]) for place in sorted(self.state.nodes)),
-            changes=tuple(c.change for c in self.state.changes),
-        )
-
-    def _status(self, node: Node) -> NodeStatus:
-        m, contact = node.member, self._contacts[node.token]
-        return NodeStatus(
-            role=m.role,
-            rank=m.rank,
-            incarnation=m.incarnation,
-            host=m.host,
-            pid=m.pid,
-            state=node.state,
-            silent_s=self._now - contact.seen,
-            status=contact.status,
-            report=node.report,
-        )
+        return snapshot(self.state, self._contacts, self.mode, self.missing(), self._now)
 
     # --- common -------------------------------------------------------------------------------------------------------
 
     def _commit(self, record: Record) -> None:
-        """The one point where membership and keys change."""
+        """The one point where what must not be forgotten changes."""
         self.log.append(record)
         self.state.apply(record)
         if isinstance(record, Aborted | Finished):
@@ -542,48 +578,16 @@ class SchedulerCore:
     def _tell(self, nodes: Iterable[Node], message: Message) -> list[Action]:
         return [Send(self._to(node), message) for node in nodes]
 
+    def compact(self) -> None:
+        """Shorten the log; its state stays the same."""
+        self.log[:] = compacted(self.log)
+
     def check(self) -> None:
         """Raise if what must always hold does not; for tests and simulations."""
-        s = self.state
-        again = ClusterState(self.gathering.counts["worker"].least, self.gathering.counts["server"].least)
-        for record in self.log:
-            again.apply(record)
-        places = [(node.member.role, node.member.rank) for node in s.nodes.values()]
-        full = (s.workers, s.servers) == tuple(sum(r == role for r, _ in places) for role in ("worker", "server"))
-        rules = {
-            "every node is at its own place": places == list(s.nodes),
-            "every place is one that the run has": set(places) <= set(self.gathering.places(s.nodes)),
-            "a run that has begun misses nobody": s.phase not in ("running", "finished") or full,
-            "a complete cluster is running": (s.phase == "gathering") == (s.roster is None) or s.phase == "failed",
-            "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
-            "a finished run waits for nobody": s.phase != "finished" or not self._live(),
-            "every live node can be reached": all(
-                self._contacts.token_of(self._to(n)) == n.token for n in self._live()
-            ),
-            "the log adds up to the state": _digest(again) == _digest(s),
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise LocalProtocolError(f"scheduler: {rule} is no longer true: {s}")
+        check_state(self.state, self.log, self.gathering, self._contacts)
 
 
 _STOP = Stop(reason="all workers are done")
-
-
-def _digest(state: ClusterState) -> tuple[Any, ...]:
-    return (
-        state.phase,
-        state.generation,
-        state.culprit,
-        state.reason,
-        state.gate,
-        tuple(sorted((n, s.gate, s.reduce) for n, s in state.stores.items())),
-        state.nodes,
-        state.departures,
-        state.optimizers,
-        state.changes,
-        state.placement.layouts,
-    )
 
 
 def _is_about(left: Left, m: Member) -> bool:

@@ -4,6 +4,7 @@ Whatever changes who is in the cluster, or what its keys are, is one record here
 of the records, in order: applying a log to a fresh state gives the same state again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,16 +16,21 @@ from shoal.kvstore.wire.schema import Plain
 __all__ = [
     "Aborted",
     "Altered",
+    "Answered",
     "ClusterState",
     "Configured",
     "Declared",
     "Departed",
     "Dropped",
     "Finished",
+    "Founded",
     "Joined",
     "Node",
+    "Opened",
     "Record",
+    "Ruled",
     "Started",
+    "compacted",
     "describe",
 ]
 
@@ -39,11 +45,32 @@ def describe(m: Member) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Founded:
+    """What the run is: the first record. ``workers`` and ``servers`` are texts such as "2" or "2+"."""
+
+    cluster: str
+    version: str
+    workers: str
+    servers: str
+    mode: str
+    algo: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """The scheduler has been started for the ``term``-th time: it speaks to nobody before this is written."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
-    """A process has taken a place in the cluster."""
+    """A process has taken a place in the cluster; ``sender`` is how its messages came, and how it is reached."""
 
     member: Member
     token: str
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +111,28 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Altered:
-    """Somebody has asked for new settings of a store."""
+    """A worker or an operator, named by ``token``, has asked for new settings of a store in its ``request``."""
 
     change: Change
+    token: str = ""
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Another worker has asked for the same settings: its request is answered by the change that is there."""
+
+    token: str
+    request: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Everybody has come to an occurrence of a barrier: it is open, for good."""
+
+    name: str
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +161,21 @@ class Finished:
     """Everybody has said goodbye: the run is complete."""
 
 
-Record: TypeAlias = Joined | Dropped | Started | Declared | Configured | Altered | Departed | Aborted | Finished
+Record: TypeAlias = (
+    Founded
+    | Ruled
+    | Joined
+    | Dropped
+    | Started
+    | Declared
+    | Configured
+    | Altered
+    | Answered
+    | Opened
+    | Departed
+    | Aborted
+    | Finished
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +213,8 @@ class ClusterState:
 
     workers: int
     servers: int
+    cluster: str = ""  # id of the run
+    term: int = 0  # how often its scheduler has been started
     phase: str = "gathering"  # then "running", then "finished" or "failed"
     generation: int = 0  # grows with every change of membership or of settings
     epoch: int = 1  # of the placement
@@ -163,12 +225,15 @@ class ClusterState:
     stores: dict[int, Settled] = field(default_factory=dict)  # by number
     nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
     tokens: dict[str, Node] = field(default_factory=dict)  # of every process that ever joined
+    senders: dict[str, str] = field(default_factory=dict)  # by token, as it first joined
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict)
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
     departures: list[Left] = field(default_factory=list)  # of workers, each with the generation that it made
     optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
     changes: list[Changed] = field(default_factory=list)  # of settings, each with the generation that it made
+    requests: dict[tuple[str, int], int] = field(default_factory=dict)  # token, request: number of its change
+    opened: dict[str, int] = field(default_factory=dict)  # highest occurrence of each barrier that has opened
     placement: Placement = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,8 +242,13 @@ class ClusterState:
     def apply(self, record: Record) -> None:
         """Take one record into account."""
         match record:
-            case Joined(member, token):
+            case Founded():
+                self.cluster = record.cluster
+            case Ruled(term):
+                self._rule(term)
+            case Joined(member, token, sender):
                 self._join(member, token)
+                self.senders[token] = sender
             case Dropped(token):
                 node = self.tokens[token]
                 node.state = "lost"
@@ -190,9 +260,14 @@ class ClusterState:
                 self._declare(record)
             case Configured():
                 self.optimizers[record.store] = record
-            case Altered(change):
+            case Altered(change, token, request):
                 self.generation += 1
                 self.changes.append(Changed(generation=self.generation, change=change))
+                self.requests[token, request] = change.number
+            case Answered(token, request, number):
+                self.requests[token, request] = number
+            case Opened(name, index):
+                self.opened[name] = max(index, self.opened.get(name, -1))
             case Departed(token, state, report):
                 self._depart(self.tokens[token], state, report)
             case Aborted(culprit, reason, tokens, state, report, detail):
@@ -201,6 +276,11 @@ class ClusterState:
                     self.tokens[token].state, self.tokens[token].report = state, report
             case Finished():
                 self.phase = "finished"
+
+    def _rule(self, term: int) -> None:
+        if term <= self.term:
+            raise LocalProtocolError(f"term {term} of run {self.cluster} does not follow term {self.term}")
+        self.term = term
 
     def _join(self, m: Member, token: str) -> None:
         place = m.role, m.rank
@@ -240,3 +320,21 @@ class ClusterState:
 def _placement(servers: int) -> Placement:
     """Keys are cut and numbered in a run without servers too, as if there were one."""
     return Placement(max(1, servers))
+
+
+def compacted(records: Sequence[Record]) -> list[Record]:
+    """A shorter log of the same state: of the terms the last, of each barrier the last occurrence.
+
+    Everything else is bounded by what the run is; barriers, and restarts, are not.
+    """
+    last = {_superseded_by(record): i for i, record in enumerate(records)}
+    return [record for i, record in enumerate(records) if last[_superseded_by(record)] == i or _stays(record)]
+
+
+def _stays(record: Record) -> bool:
+    return not isinstance(record, Ruled | Opened)
+
+
+def _superseded_by(record: Record) -> tuple[str, str]:
+    """Later records of the same mark make an earlier one superfluous, unless it stays."""
+    return type(record).__name__, record.name if isinstance(record, Opened) else ""

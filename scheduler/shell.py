@@ -84,7 +84,7 @@ class SchedulerShell:
     def _log(self, record: Record) -> None:
         state = self.core.state
         match record:
-            case Joined(member, _):
+            case Joined(member):
                 log.info("%s joined: %s", describe(member), self._progress())
             case Dropped(token):
                 log.warning("%s fell silent before the run began; its place is free", self._name(token))
