@@ -41,6 +41,7 @@ from shoal.scheduler.member import (
     STATUS_S,
     Action,
     Fail,
+    Hush,
     MemberConfig,
     MemberCore,
     News,
@@ -146,6 +147,17 @@ class Membership:
                 case Fail(error, culprit, reason):
                     text = f"{culprit}: {reason}" if error == "NodeLostError" else reason
                     self._fail(errors.named(error, text, MembershipError))
+                case Hush():
+                    self._hush(action)
+
+    def _hush(self, hush: Hush) -> None:
+        who, where = f"{self.core.config.role} {self.rank}", self.core.config.scheduler
+        if hush.back:
+            text = "%s: the scheduler (%s) is back after %.1f s (term %d): attached again"
+            log.warning(text, who, where, hush.silent_s, hush.term)
+        else:
+            text = "%s: the scheduler (%s) has been silent for %.1f s; what does not need it goes on, for up to %g s"
+            log.warning(text, who, where, hush.silent_s, self.core.grace_s)
 
     def _news(self, m: Message) -> None:
         match m:
@@ -285,7 +297,7 @@ class Membership:
         self._ask(key, Barrier(name=name, index=index), timeout_s, lambda: self._at_barrier(name, index))
 
     def _at_barrier(self, name: str, index: int) -> str:
-        missing = self._waiting.get(barrier_key(name, index), ())
+        missing = () if self.core.hushed else self._waiting.get(barrier_key(name, index), ())
         return f"{', '.join(missing) or 'the scheduler'} at barrier {name!r} (occurrence {index})"
 
     def declare(
@@ -366,13 +378,15 @@ class Membership:
     def goodbye(self, report: Plain, failed: str = "", timeout_s: float = 5.0) -> bool:
         """Say goodbye: with ``failed`` empty this process is done, otherwise the run fails for that reason.
 
+        Args:
+            timeout_s: of a process that is done the wait is longer, by how long a scheduler may be away.
         Returns:
             Whether the scheduler may be taken to know; false after the run has failed, or after ``timeout_s``. Never
             raises.
         """
         self.request_goodbye(report, failed)
         with self._changed:
-            self._changed.wait_for(lambda: self.gone, timeout_s)
+            self._changed.wait_for(lambda: self.gone, timeout_s if failed else timeout_s + self.core.grace_s)
             return self.gone and self.failure is None
 
     def _ask(self, key: str, message: Question, timeout_s: float | None, what: Callable[[], str]) -> Message:
@@ -397,8 +411,11 @@ class Membership:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     who = f"{self.core.config.role} {self._welcome.rank if self._welcome else '(not joined)'}"
-                    raise StoreTimeoutError(f"{who} waited {timeout_s:g} s for {what()}")
+                    raise StoreTimeoutError(f"{who} waited {timeout_s:g} s for {what()}{self._silent()}")
                 self._changed.wait(left)
+
+    def _silent(self) -> str:
+        return f"; the scheduler ({self.core.config.scheduler}) does not answer" if self.core.hushed else ""
 
 
 def _ignore(*_: Any) -> None:

@@ -1,16 +1,20 @@
 """A node's side of membership as a state machine: ``handle(event, now) -> actions``.
 
-It joins, stays alive, repeats what is not answered, notices what it missed, and gives up on a silent scheduler. What
-the application must know comes out as `News`, each piece once and in order; what ends the membership as `Fail`.
+It joins, stays alive, repeats what is not answered, notices what it missed, and gives up on a silent scheduler: after
+the lease, or, if the scheduler has a log on disk and may come back, after its grace. A scheduler that has come back is
+known by its greater term: the member says who it is, and repeats what is not answered; whoever speaks under a smaller
+term, or for another run, is not listened to. What the application must know comes out as `News`, each piece once and in
+order; what ends the membership as `Fail`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
     Abort,
     Alive,
+    Attach,
     Barrier,
     BarrierWaiting,
     Changed,
@@ -18,6 +22,7 @@ from shoal.kvstore.wire.messages import (
     Controlled,
     Declare,
     Farewell,
+    FromScheduler,
     Goodbye,
     Heartbeat,
     Join,
@@ -29,11 +34,12 @@ from shoal.kvstore.wire.messages import (
     Roster,
     Settle,
     Stop,
+    ToScheduler,
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message, Plain
 
-__all__ = ["Action", "Event", "Fail", "MemberConfig", "MemberCore", "News"]
+__all__ = ["Action", "Event", "Fail", "Hush", "MemberConfig", "MemberCore", "News"]
 
 SCHEDULER = "scheduler"
 """The transport's name for the scheduler."""
@@ -48,6 +54,12 @@ STATUS_S = 0.5
 """A changed status is sent at most this often."""
 
 GOODBYE_RETRY_S = 0.25
+
+BEAT_RETRY_S = 0.5
+"""Longest time between two heartbeats of which the first was not answered."""
+
+ATTACH_RETRY_S = 0.2
+"""A scheduler that calls again sooner has not had time to hear the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +78,17 @@ class Fail:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Hush:
+    """The scheduler, which may come back, has been silent for so long; or it is ``back``, under this ``term``."""
+
+    silent_s: float
+    back: bool = False
+    term: int = 0
+
+
 Event: TypeAlias = Received | Woke
-Action: TypeAlias = Send | News | Fail
+Action: TypeAlias = Send | News | Fail | Hush
 
 
 Question: TypeAlias = Barrier | Declare | Control | Settle
@@ -119,9 +140,13 @@ class MemberCore:
         self.roster: Roster | None = None
         self.generation = 0
         self.status: Plain = {}
+        self.term = 0  # of the scheduler; 0 as long as none has said one
+        self.hushed = False  # the scheduler has been silent for a while, and may come back
         self._now = self._began = self._heard = self._next_send = self._beaten_at = self._leave_by = 0.0
         self._retry_s = JOIN_RETRY_S[0]
+        self._attached = 0.0
         self._woken = self._stopped = self._status_new = False
+        self._usurper = ""  # the run whose scheduler answers in the place of ours
         self._asked: dict[str, _Asked] = {}
         self._goodbye = Goodbye(failed="", report=None)
 
@@ -142,13 +167,17 @@ class MemberCore:
         self.status, self._status_new = status, True
 
     def leave(self, failed: str, report: Plain, now: float, detail: str = "") -> list[Action]:
-        """Say goodbye, and repeat it until it is answered or `MemberConfig.goodbye_s` have passed."""
+        """Say goodbye, and repeat it until it is answered or `MemberConfig.goodbye_s` have passed.
+
+        One that is done waits for a scheduler that may come back, which would take it for lost otherwise.
+        """
         if self.phase in ("leaving", "over"):
             return []
         if self.phase == "joining":  # the scheduler has never answered: nobody would miss this process
             return self._over(Farewell())
         self.phase, self._goodbye = "leaving", Goodbye(failed=failed, detail=detail, report=report)
-        self._leave_by, self._next_send = now + self.config.goodbye_s, now + GOODBYE_RETRY_S
+        goodbye_s = self.config.goodbye_s if failed else max(self.config.goodbye_s, self.grace_s)
+        self._leave_by, self._next_send = now + goodbye_s, now + GOODBYE_RETRY_S
         return self._send(self._goodbye)
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -158,12 +187,44 @@ class MemberCore:
         self._advance(now)
         if self.phase == "over":
             return []
-        if isinstance(event, Received):
-            self._heard = self._now
-            if self.phase in ("waiting", "running"):
-                self._next_send = self._beaten_at + self._lease_s() / 4
-            return self._message(event.message)
-        return self._tick()
+        if not isinstance(event, Received):
+            return self._tick()
+        m = event.message
+        if not self._rules(m):
+            return []
+        back = self._hear(m)
+        if self.phase in ("waiting", "running"):
+            self._next_send = self._beaten_at + self._lease_s() / 4
+        return [*back, *self._message(m)]
+
+    def _rules(self, m: Message) -> bool:
+        """Whether this is said by the scheduler of our run, and not by one that has been replaced."""
+        if not isinstance(m, FromScheduler) or not self.term or self.welcome is None:
+            return True
+        if m.cluster != self.welcome.cluster:
+            self._usurper = m.cluster or "nobody knows which"
+            return not self.grace_s and isinstance(m, Refused)  # ours cannot come back: the stranger's word is the end
+        return m.term >= self.term
+
+    def _hear(self, m: Message) -> list[Action]:
+        """The scheduler is there; if it is a later one than we knew, say who we are."""
+        silent_s, self._heard = self._now - self._heard, self._now
+        back, self.hushed, self._usurper = self.hushed, False, ""
+        known, self.term = self.term, max(self.term, getattr(m, "term", 0))
+        later = self.term > known > 0 and self.welcome is not None
+        told: list[Action] = [Hush(silent_s, back=True, term=self.term)] if back or later else []
+        return [*told, *(self._attach() if later else [])]
+
+    def _attach(self) -> list[Action]:
+        """Say who we are, and repeat what is not answered."""
+        self._attached = self._now
+        if self.phase == "leaving":
+            return [*self._send(self._join()), *self._send(self._goodbye)]
+        for asked in self._asked.values():
+            asked.again_at = self._now
+        self._beaten_at = self._now
+        beat = Heartbeat(status=self.status, generation=self.generation)
+        return [*self._send(self._join()), *self._send(beat), *self._repeat()]
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
@@ -171,7 +232,9 @@ class MemberCore:
             return self._now + 1.0
         if self.welcome is None:
             return min(self._next_send, self._began + self.config.join_timeout_s)
-        times = [self._next_send, self._heard + self.welcome.lease_s, *(a.again_at for a in self._asked.values())]
+        times = [self._next_send, self._heard + self._patience_s(), *(a.again_at for a in self._asked.values())]
+        if self.grace_s and not self.hushed:
+            times.append(self._heard + self.welcome.lease_s / 2)
         if self.phase == "leaving":
             times.append(self._leave_by)
         if self._status_new:
@@ -194,11 +257,22 @@ class MemberCore:
             return self._try_join()
         if self.phase == "leaving":
             return self._try_leave()
-        lease_s = self._lease_s()
-        if self._now - self._heard >= lease_s:
-            silent_s = self._now - self._heard
-            return self._fail("NodeLostError", f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s")
-        return [*self._beat(), *self._repeat()]
+        silent_s = self._now - self._heard
+        if silent_s >= self._patience_s():
+            return self._fail("NodeLostError", self._gone_text(silent_s))
+        hush: list[Action] = []
+        if self.grace_s and not self.hushed and silent_s >= self._lease_s() / 2:
+            self.hushed, hush = True, [Hush(silent_s)]
+        return [*hush, *self._beat(), *self._repeat()]
+
+    def _gone_text(self, silent_s: float) -> str:
+        if not self.grace_s:
+            return f"silent for {silent_s:.1f} s, with a lease of {self._lease_s():g} s"
+        taken = f" The scheduler of another run ({self._usurper}) has taken its address." if self._usurper else ""
+        return (
+            f"silent for {silent_s:.1f} s, and waited for {self.grace_s:g} s (--scheduler-grace) at most: it has not "
+            f"been started again with its state directory, or cannot be reached.{taken}"
+        )
 
     def _try_join(self) -> list[Action]:
         if self._now >= self._began + self.config.join_timeout_s:
@@ -216,7 +290,15 @@ class MemberCore:
     def _join(self) -> Join:
         c = self.config
         return Join(
-            role=c.role, rank=c.rank, token=c.token, address=c.address, host=c.host, pid=c.pid, version=c.version
+            role=c.role,
+            rank=self.welcome.rank if self.welcome else c.rank,
+            token=c.token,
+            address=c.address,
+            host=c.host,
+            pid=c.pid,
+            version=c.version,
+            incarnation=self.welcome.incarnation if self.welcome else 0,
+            generation=self.generation,
         )
 
     def _try_leave(self) -> list[Action]:
@@ -230,7 +312,7 @@ class MemberCore:
     def _beat(self) -> list[Action]:
         if self._now < self._next_send and not (self._status_new and self._now >= self._beaten_at + STATUS_S):
             return []
-        self._next_send = self._now + self._lease_s() / 16  # until an answer says that there is time
+        self._next_send = self._now + min(self._lease_s() / 16, BEAT_RETRY_S)  # until an answer says that there is time
         self._beaten_at, self._status_new = self._now, False
         return self._send(Heartbeat(status=self.status, generation=self.generation))
 
@@ -254,6 +336,8 @@ class MemberCore:
                 return self._refused(m)
             case Welcome():
                 return self._welcomed(m)
+            case Attach():
+                return self._attach() if self.welcome and self._now >= self._attached + ATTACH_RETRY_S else []
             case _ if self.welcome is None or self.phase == "leaving":
                 return []  # older than the welcome, or of no use any more
             case Roster():
@@ -347,9 +431,17 @@ class MemberCore:
     def _lease_s(self) -> float:
         return self.welcome.lease_s if self.welcome else self.config.join_timeout_s
 
-    @staticmethod
-    def _send(message: Message) -> list[Action]:
-        return [Send(SCHEDULER, message)]
+    @property
+    def grace_s(self) -> float:
+        """How long a silent scheduler is waited for; 0 if it cannot come back."""
+        return self.welcome.grace_s if self.welcome else 0.0
+
+    def _patience_s(self) -> float:
+        return max(self._lease_s(), self.grace_s)
+
+    def _send(self, message: ToScheduler) -> list[Action]:
+        cluster = self.welcome.cluster if self.welcome else ""
+        return [Send(SCHEDULER, replace(message, cluster=cluster, term=self.term))]
 
 
 def barrier_key(name: str, index: int) -> str:

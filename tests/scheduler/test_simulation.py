@@ -11,9 +11,10 @@ from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.messages import Abort, Barrier, Declare, Farewell, KeySpec, Left, Placed, Released, Roster, Stop
 from shoal.scheduler.core import Ended, SchedulerConfig, SchedulerCore
-from shoal.scheduler.member import Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
+from shoal.scheduler.member import Fail, Hush, MemberConfig, MemberCore, News, barrier_key, declare_key
 
 LEASE_S = 5.0
+GRACE_S = 30.0
 KEYS = (KeySpec(key="w", dtype="<f4", shape=(700, 700)), KeySpec(key="b", dtype="<f4", shape=(10,)))
 
 
@@ -29,6 +30,7 @@ class SimNode:
         self.passed = 0
         self.outcome = ""
         self.dead = False
+        self.term = 0
 
     def carry_out(self, actions: list[Any], now: float) -> list[Any]:
         out = []
@@ -40,6 +42,9 @@ class SimNode:
                     out += self.carry_out(self.news(message, now), now)
                 case Fail(error, culprit, reason):
                     self.outcome = f"{error}: {culprit}: {reason}"
+                case Hush(back=True, term=term):
+                    assert term >= self.term, "terms never fall"
+                    self.term = term
         return out
 
     def news(self, message: Any, now: float) -> list[Any]:
@@ -78,12 +83,16 @@ class SimNode:
 class Simulation:
     """A scheduler and its nodes, joined by a bad network, until everything that can end has ended."""
 
-    def __init__(self, seed: int, workers: int, servers: int, loss: float, repeat: float, deaths: int) -> None:
+    def __init__(
+        self, seed: int, workers: int, servers: int, loss: float, repeat: float, deaths: int, crashes: int = 0
+    ) -> None:
         self.rng, self.loss, self.repeat = random.Random(seed), loss, repeat
         self.now, self.wire = 0.0, list[tuple[float, int, str, str, list[bytes]]]()
         self.order, self.generation = 0, 0
-        config = SchedulerConfig(workers, servers, version="1", lease_s=LEASE_S)
-        self.core, self.ended = SchedulerCore(config), list[Ended]()
+        grace_s = GRACE_S if crashes else 0.0
+        self.config = SchedulerConfig(workers, servers, version="1", lease_s=LEASE_S, grace_s=grace_s)
+        self.core, self.ended = SchedulerCore(self.config), list[Ended]()
+        self.disk = list(self.core.log)  # what a crash leaves
         nodes = [SimNode("worker", f"w{i}") for i in range(workers)] + [
             SimNode("server", f"s{i}") for i in range(servers)
         ]
@@ -92,6 +101,8 @@ class Simulation:
         self.begin = {node.name: self.rng.uniform(0.0, 2.0) for node in nodes}
         mortal = self.rng.sample(nodes, min(deaths, len(nodes)))
         self.deaths = {node.name: self.rng.uniform(0.0, 8.0) for node in mortal}
+        self.crashes = sorted((self.rng.uniform(0.0, 12.0) for _ in range(crashes)), reverse=True)
+        self.back_at = 0.0  # the scheduler is down until then
 
     def send(self, source: str, to: str, message: Any) -> None:
         for _ in range(1 + (self.rng.random() < self.repeat)):
@@ -103,20 +114,35 @@ class Simulation:
     def run(self, until: float = 200.0) -> None:
         while self.now < until and not (self.ended and all(n.outcome or n.dead for n in self.nodes.values())):
             self.now += 0.05
+            self.crash()
             self.deliver()
-            if not self.ended:
+            if self.up:
                 self.carry_out(self.core.handle(Woke(), self.now))
             for node in self.nodes.values():
                 node.dead = node.dead or self.now >= self.deaths.get(node.name, until)
                 if not node.dead and self.now >= self.begin[node.name]:
                     self.act(node, node.core.handle(Woke(), self.now))
 
+    @property
+    def up(self) -> bool:
+        return not self.ended and not self.back_at
+
+    def crash(self) -> None:
+        """The scheduler dies, or is started again with what was on its disk."""
+        if self.crashes and self.up and self.now >= self.crashes[-1]:
+            self.crashes.pop()
+            self.back_at = self.now + self.rng.uniform(0.1, 6.0)
+        if self.back_at and self.now >= self.back_at:
+            self.back_at = 0.0
+            self.core = SchedulerCore(self.config, past=self.disk)
+            self.carry_out([])
+
     def deliver(self) -> None:
         due = sorted(m for m in self.wire if m[0] <= self.now)
         self.wire = [m for m in self.wire if m[0] > self.now]
         for _, _, source, to, frames in due:
             if to == "scheduler":
-                if not self.ended:
+                if self.up:
                     self.carry_out(self.core.handle(Received(source, decode(frames)), self.now))
             elif not self.nodes[to].dead:
                 self.act(self.nodes[to], self.nodes[to].core.handle(Received("scheduler", decode(frames)), self.now))
@@ -126,6 +152,7 @@ class Simulation:
             self.send(node.name, "scheduler", message)
 
     def carry_out(self, actions: list[Any]) -> None:
+        self.disk = list(self.core.log)  # before anything of it is said
         for action in actions:
             if isinstance(action, Ended):
                 self.ended.append(action)
@@ -163,8 +190,13 @@ networks = st.fixed_dictionaries(
 def test_a_bad_network_changes_nothing(network: dict[str, Any]) -> None:
     sim = Simulation(**network, deaths=0)
     sim.run()
+    everybody_is_done(sim)
+
+
+def everybody_is_done(sim: Simulation) -> None:
+    """Nobody has lost anything: one roster, every barrier passed, one layout."""
     nodes = list(sim.nodes.values())
-    assert sim.core.state.phase == "finished"
+    assert sim.core.state.phase == "finished", sim.core.state.reason
     assert [n.outcome for n in nodes] == ["done"] * len(nodes) or sim.ended
     assert len({n.roster for n in nodes}) == 1 and nodes[0].roster is not None
     ranks = sorted((m.role, m.rank) for m in nodes[0].roster.members)
@@ -172,6 +204,14 @@ def test_a_bad_network_changes_nothing(network: dict[str, Any]) -> None:
     assert len({n.layouts for n in nodes if n.role == "worker"}) == 1
     assert all(n.passed == 2 for n in nodes if n.role == "worker")
     assert len(sim.ended) == 1 and not sim.ended[0].failed
+
+
+@given(networks, st.integers(1, 3))
+@settings(deadline=None, max_examples=80)
+def test_a_scheduler_that_dies_and_comes_back_changes_nothing(network: dict[str, Any], crashes: int) -> None:
+    sim = Simulation(**network, deaths=0, crashes=crashes)
+    sim.run()
+    everybody_is_done(sim)
 
 
 @given(networks, st.integers(1, 2))
