@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, Union, dataclass_transform
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.kvstore.wire.packed import MAX_DIMENSIONS, Packer
 
-__all__ = ["KINDS", "Message", "Payload", "Plain", "Reader", "Writer", "field_rows", "message", "record"]
+__all__ = ["KINDS", "Message", "Payload", "Plain", "Reader", "Writer", "field_rows", "listed", "message", "record"]
 
 Plain: TypeAlias = Any
 """JSON-like data: None, bool, int, float, str, lists of them and dicts of them with string keys."""
@@ -104,6 +104,27 @@ def message(kind: int, flow: str) -> Callable[[type[T]], type[T]]:
         return made  # type: ignore[no-any-return]  # built through Any: class attributes are set after the fact
 
     return declare
+
+
+def listed(cls: type[T]) -> tuple[Callable[[T], list[Any]], Callable[[list[Any]], T]]:
+    """How a dataclass of such fields, payloads apart, becomes a list of plain data, and a checked list the same again.
+
+    Raises:
+        LocalProtocolError: a field of ``cls`` cannot be written.
+        RemoteProtocolError: (the second) names the field that is wrong.
+    """
+    names, writers, readers = _compile(cls)
+
+    def write(value: T) -> list[Any]:
+        return [w(getattr(value, n), []) for n, w in zip(names, writers, strict=True)]
+
+    def read(values: list[Any]) -> T:
+        if len(values) != len(names):
+            raise _bad(cls.__name__, f"{len(names)} fields", values)
+        source = FrameSource([])
+        return cls(**{n: r(v, source) for n, r, v in zip(names, readers, values, strict=True)})
+
+    return write, read
 
 
 def field_rows(cls: type[Any]) -> list[tuple[str, str]]:
