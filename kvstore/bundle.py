@@ -1,8 +1,11 @@
 """Small keys that share a slice: one message, one update, for all of them."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import prod
+from operator import setitem
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +14,9 @@ from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
 
-__all__ = ["Bundle", "Scatter", "bundles"]
+__all__ = ["Bundle", "Scatter", "Target", "bundles"]
+
+_ALL = slice(None)
 
 
 class Target(Protocol):
@@ -68,9 +73,9 @@ class Bundle:
             ) from None
 
     def gather(self, arrays: Iterable[Array], room: Callable[[tuple[int, ...], Any], Array] = np.empty) -> Array:
-        """The slice that these values of all keys, in order, make: a new flat array, for which there is ``room``."""
+        """The slice that these values (flat) of all keys, in order, make: a new array, for which there is ``room``."""
         out = room((self.size,), self.dtype)
-        np.concatenate([a.reshape(-1) for a in arrays], out=out)
+        np.concatenate(arrays if isinstance(arrays, list) else list(arrays), out=out)
         return out
 
     def scatter(self, wanted: Sequence[tuple[int, Target]]) -> "Scatter":
@@ -80,15 +85,30 @@ class Bundle:
 
 
 class Scatter:
-    """Takes a fused slice apart into the memory of its keys."""
+    """Takes a fused slice apart into the memory of its keys.
 
-    __slots__ = ("_parts",)
+    Args:
+        parts: where each goes, and the range of the slice that it is.
+    """
+
+    __slots__ = ("_cuts", "_parts", "_places")
 
     def __init__(self, parts: list[tuple[Target, int, int]]) -> None:
         self._parts = parts
+        self._places: list[Any] = []  # bytes of the targets, if they are plain memory: copied in one go
+        self._cuts: list[slice] = []
+        if all(isinstance(view, np.ndarray) and view.dtype.kind in "fiub" for view, _, _ in parts):
+            for view, start, stop in parts:
+                if isinstance(view, np.ndarray) and view.size:
+                    self._places.append(view.data.cast("B"))
+                    self._cuts.append(slice(start * view.itemsize, stop * view.itemsize))
 
     def write(self, flat: Array) -> None:
         """Copy each key's part of ``flat`` to where it goes."""
+        if self._places:
+            memory = flat.data.cast("B")
+            deque(map(setitem, self._places, repeat(_ALL), [memory[c] for c in self._cuts]), 0)
+            return
         for view, start, stop in self._parts:
             view[:] = flat[start:stop]
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -22,8 +21,8 @@ from shoal.kvstore.api import (
     merge_devices,
     multipliers,
 )
-from shoal.kvstore.arrays import Array, as_payload, wire_name
-from shoal.kvstore.bundle import Bundle, bundles
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.bundle import bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
@@ -38,8 +37,10 @@ from shoal.kvstore.checks import (
 )
 from shoal.kvstore.client.backlog import Backlog
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.exchange import Alone, Entry, Exchange, Fused, Recent
+from shoal.kvstore.client.initial import init_jobs, key_spec
 from shoal.kvstore.client.loading import load, pieces
-from shoal.kvstore.client.reading import InPlace, Reading, ReadingGroup
+from shoal.kvstore.client.reading import InPlace, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
@@ -49,23 +50,13 @@ from shoal.kvstore.operated import OperatedKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.snapshot import Cut
-from shoal.kvstore.wire.lanes import MAX_FRAME_BYTES
-from shoal.kvstore.wire.messages import Init, KeyLayout, KeySpec, Retire, SetOptimizer, Stats, StatsReply
-from shoal.kvstore.wire.schema import ITEM_BYTES, Message
+from shoal.kvstore.wire.messages import KeyLayout, Retire, SetOptimizer, Stats, StatsReply
+from shoal.kvstore.wire.schema import Message
 from shoal.ops.optim import Optimizer
 
 __all__ = ["DistKVStore"]
 
 log = logging.getLogger("shoal.kvstore")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    layout: KeyLayout
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    bundle: Bundle | None = None  # the slice that it shares with other keys
-    place: int = 0  # which of the bundle's keys it is
 
 
 class DistKVStore(OperatedKVStore):
@@ -107,10 +98,11 @@ class DistKVStore(OperatedKVStore):
         self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s = coordinator, shell, timeout_s
         self._private = private
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._called: dict[str, str] = {}  # from a key's name in the run to this store's name for it
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._backlog = Backlog(timeout_s + 5.0)
+        self._recent = Recent()
         self._number, self._lock = 0, Lock()
         self._desk = -1  # the server that gives places in this store's rounds
         self._pushed = False
@@ -148,18 +140,18 @@ class DistKVStore(OperatedKVStore):
         cut = cut_name(fuse, whole or self._needs_whole, rows)
         if rows:
             check_rows_kept(names, arrays)
-        specs = [self._spec(n, a, cut) for n, a in zip(names, arrays, strict=True)]
+        specs = [key_spec(n, self._global(n), a, cut) for n, a in zip(names, arrays, strict=True)]
         layouts = self._coordinator.declare(
             self._gate.name, self.reduce, specs, self._timeout_s, store=self.number, private=self._private
         )
         shared = bundles(layouts)
         places = {k: (b, i) for b in shared for i, k in enumerate(b.names)}
         for name, layout, array in zip(names, layouts, arrays, strict=True):
-            self._entries[name] = _Entry(layout, array.shape, array.dtype, *places.get(layout.key, ()))
+            self._entries[name] = Entry(layout, array.shape, array.dtype, *places.get(layout.key, ()))
             self._called[layout.key] = name
         self._register(layouts)
         if self.rank == 0:
-            self._run(self._init_jobs(shared, layouts, arrays), None).result()
+            self._run(init_jobs(shared, layouts, arrays, (self.number, self._gate.name, self.reduce)), None).result()
         self._coordinator.barrier(f"init of store {self.number}", self._timeout_s)
 
     def _register(self, layouts: Sequence[KeyLayout]) -> None:
@@ -189,47 +181,7 @@ class DistKVStore(OperatedKVStore):
         """The key's name among those of all stores of the run."""
         return name if self.number == 1 else f"{name} (store {self.number})"
 
-    def _spec(self, name: str, array: Array, cut: str) -> KeySpec:
-        dtype = wire_name(array.dtype)
-        if dtype not in ITEM_BYTES:
-            raise ConfigError(f"key {name!r}: dtype {array.dtype} cannot travel; known: {' '.join(ITEM_BYTES)}")
-        if cut.endswith("whole") and array.nbytes > MAX_FRAME_BYTES:
-            raise ConfigError(
-                f"key {name!r} has {array.nbytes} bytes; a key that is kept whole has at most {MAX_FRAME_BYTES}. Make "
-                "it several keys, or use an optimizer that needs no norm of the whole key."
-            )
-        return KeySpec(key=self._global(name), dtype=dtype, shape=array.shape, cut=cut)
-
-    def _init_jobs(self, shared: list[Bundle], layouts: Sequence[KeyLayout], arrays: list[Array]) -> list[Job]:
-        by_key = {layout.key: a.reshape(-1) for layout, a in zip(layouts, arrays, strict=True)}
-        fused = {b.id for b in shared}
-        jobs = [
-            self._init_job(layout.key, s.server, s.id, by_key[layout.key][s.start : s.stop], row_width(layout))
-            for layout in layouts
-            for s in layout.slices
-            if s.id not in fused
-        ]
-        for b in shared:
-            job = self._init_job(b.key, b.server, b.id, b.gather(by_key[k] for k in b.names))
-            if isinstance(job.request, Init):
-                job.request = replace(job.request, segments=b.segments)
-            jobs.append(job)
-        return jobs
-
-    def _init_job(self, key: str, server: int, slice_id: int, value: Array, width: int = 0) -> Job:
-        request = Init(
-            seq=0,
-            store=self.number,
-            slice=slice_id,
-            key=key,
-            gate=self._gate.name,
-            reduce=self.reduce,
-            width=width,
-            value=as_payload(value),
-        )
-        return Job(server=server, key=key, request=request)
-
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
             raise KeyNotInitializedError(
@@ -249,28 +201,36 @@ class DistKVStore(OperatedKVStore):
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         self._heed()
-        names, (values,) = as_lists(key, value)
         jobs: list[Job] = []
-        entries, arrays = [], []
-        for name, v in zip(names, values, strict=True):
-            entry, rows = self._entry(name), merge_rows(v)
-            if rows is not None:
-                jobs += self._row_jobs(name, entry, rows, priority)
-                continue
-            arrays.append(self._fitting(name, entry, v))
-            entries.append(entry)
-        shared = [self._shell.lies_well(a) for a in arrays]
-        copied_bytes = sum(a.nbytes for a, lies in zip(arrays, shared, strict=True) if not lies)
-        self._backlog.make_room(copied_bytes)
-        for i, entry in enumerate(entries):
-            if entry.bundle is None and not shared[i] and not self._encodes(entry):
-                arrays[i] = self._copy(arrays[i])
+        known = self._recent.find("push", key, value, None)
+        if known is None:
+            names, (values,) = as_lists(key, value)
+            entries, arrays = [], []
+            for name, v in zip(names, values, strict=True):
+                entry, rows = self._entry(name), merge_rows(v)
+                if rows is not None:
+                    jobs += self._row_jobs(name, entry, rows, priority)
+                    continue
+                arrays.append(self._fitting(name, entry, v))
+                entries.append(entry)
+            known = Exchange(entries, arrays, None, [], self._called)
+            if len(entries) == len(names):
+                self._recent.keep("push", key, value, None, known)
+        moved = known.copied_bytes(lambda a: a.array is not None and not self._shell.lies_well(a.array))
+        self._backlog.make_room(moved)
+        copied = known.copied(self._kept_copy)
         self._advise()
-        call = self._run(jobs + self._jobs(entries, arrays, None, priority), None)
-        self._backlog.keep(call, copied_bytes)
+        call = self._run(jobs + self._jobs(copied, priority), None)
+        self._backlog.keep(call, moved)
         return self._remember(call)
 
-    def _row_jobs(self, name: str, entry: _Entry, value: RowSparse, priority: int) -> list[Job]:
+    def _kept_copy(self, a: Alone) -> Array | None:
+        """What is pushed of an array that the caller may write to at once."""
+        if a.array is None or self._shell.lies_well(a.array) or self._encodes(a.entry):
+            return a.array
+        return self._copy(a.array)
+
+    def _row_jobs(self, name: str, entry: Entry, value: RowSparse, priority: int) -> list[Job]:
         who = f"worker {self.rank}"
         check_row_push(who, name, value, entry.shape, entry.dtype, entry.layout.cut)
         check_mean(who, name, entry.dtype, self.reduce)
@@ -293,37 +253,56 @@ class DistKVStore(OperatedKVStore):
 
     def pull_async(self, key: Key | Sequence[Key], out: Any = None, priority: int = 0) -> Future[Any]:
         self._heed()
-        names, (outs,) = as_lists(key, out)
+        known = None if out is None else self._recent.find("pull", key, None, out)
+        if known is None:
+            names, (outs,) = as_lists(key, out)
+            known = self._reads(names, outs)
+            if out is not None:
+                self._recent.keep("pull", key, None, out, known)
+        return self._run(self._jobs(known, priority), _like(key, known.results))
+
+    def _reads(self, names: list[str], outs: list[Any]) -> Exchange:
         entries = [self._entry(n) for n in names]
         targets = [self._target(n, e, o) for n, e, o in zip(names, entries, outs, strict=True)]
-        jobs = self._jobs(entries, None, [flat for _, flat in targets], priority)
-        return self._run(jobs, _like(key, [t for t, _ in targets]))
+        return Exchange(entries, None, [flat for _, flat in targets], [t for t, _ in targets], self._called)
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
+        return self._pushpull(key, value, out, priority, waits=False)
+
+    def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
+        return self._pushpull(key, value, out, priority, waits=True).result()
+
+    def _pushpull(self, key: Key | Sequence[Key], value: Any, out: Any, priority: int, waits: bool) -> Call:
         self._heed()
-        names, (values, outs) = as_lists(key, value, out)
-        entries = [self._entry(n) for n in names]
-        arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
-        places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
-        targets = [self._target(n, e, p) for n, e, p in zip(names, entries, places, strict=True)]
-        copied_bytes = 0
-        for i, (e, a) in enumerate(zip(entries, arrays, strict=True)):
-            if e.bundle is None and np.may_share_memory(a, targets[i][1]):
-                self._backlog.make_room(copied_bytes + a.nbytes)
-                arrays[i] = self._copy(a)  # the answer is written where the question still lies
-                copied_bytes += arrays[i].nbytes
+        known = self._recent.find("pushpull", key, value, out)
+        if known is None:
+            names, (values, outs) = as_lists(key, value, out)
+            entries = [self._entry(n) for n in names]
+            arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
+            places = [in_place(v) if o is None else o for v, o in zip(values, outs, strict=True)]
+            targets = [self._target(n, e, p) for n, e, p in zip(names, entries, places, strict=True)]
+            flats, results = [flat for _, flat in targets], [t for t, _ in targets]
+            known = Exchange(entries, arrays, flats, results, self._called)
+            self._recent.keep("pushpull", key, value, out, known)
+        moving, copied = known, 0
+        if any(a.overlaps for a in known.alone):
+            copied = known.copied_bytes(lambda a: a.overlaps)
+            self._backlog.make_room(copied)
+            moving = known.copied(self._apart)
         self._advise()
-        jobs = self._jobs(entries, arrays, [flat for _, flat in targets], priority)
-        call = self._run(jobs, _like(key, [t for t, _ in targets]))
-        self._backlog.keep(call, copied_bytes)
+        call = self._run(self._jobs(moving, priority), _like(key, known.results), waits)
+        self._backlog.keep(call, copied)
         return self._remember(call)
+
+    def _apart(self, a: Alone) -> Array | None:
+        """What is pushed where the answer would be written over the question."""
+        return self._copy(a.array) if a.overlaps and a.array is not None else a.array
 
     def _snapshot(
         self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
     ) -> tuple[list[Any], Cut]:
-        entries = [self._entry(n) for n in names]
-        targets = [self._target(n, e, o) for n, e, o in zip(names, entries, outs, strict=True)]
-        reads = self._jobs(entries, None, [flat for _, flat in targets], priority)
+        wanted = self._reads(names, outs)
+        reads = self._jobs(wanted, priority)
         self.flush()
         with self._snapping:
             self._snapshots += 1
@@ -333,7 +312,7 @@ class DistKVStore(OperatedKVStore):
                 self._within(fetches(reads, *place, cut), timeout_s)
             finally:
                 self._run(ends(reads, *place), None)
-        return [t for t, _ in targets], cut
+        return wanted.results, cut
 
     def _within(self, jobs: list[Job], timeout_s: float | None) -> Group:
         """Carry out requests, and wait; each may take so long."""
@@ -344,16 +323,26 @@ class DistKVStore(OperatedKVStore):
         return group
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
+        return self._view(key, value, priority, waits=False)
+
+    def view(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Any:
+        return self._view(key, value, priority, waits=True).result()
+
+    def _view(self, key: Key | Sequence[Key], value: Any, priority: int, waits: bool) -> Call:
         self._heed()
-        names, (values,) = as_lists(key, value)
-        entries = [self._entry(n) for n in names]
-        readings = [Reading(self._in_place, n, e.shape) for n, e in zip(names, entries, strict=True)]
-        arrays = None
-        if value is not None:
-            arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
-        jobs = self._jobs(entries, arrays, readings, priority)
-        call = self._submit(jobs, ReadingGroup(len(jobs), readings, isinstance(key, str | int)))
-        return call if arrays is None else self._remember(call)
+        known = self._recent.find("view", key, value, None)
+        if known is None:
+            names, (values,) = as_lists(key, value)
+            entries = [self._entry(n) for n in names]
+            arrays = None
+            if value is not None:
+                arrays = [self._fitting(n, e, v) for n, e, v in zip(names, entries, values, strict=True)]
+            known = Exchange(entries, arrays, None, [], self._called)
+            if arrays is not None:
+                self._recent.keep("view", key, value, None, known)
+        group = ReadingGroup(self._in_place, known, isinstance(key, str | int))
+        call = self._submit(self._jobs(group.call, priority), group, waits)
+        return call if value is None else self._remember(call)
 
     def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
         array = self._shell.transport.sharing.arena.array((shape,) if isinstance(shape, int) else shape, dtype)
@@ -362,7 +351,7 @@ class DistKVStore(OperatedKVStore):
         array[...] = 0
         return array
 
-    def _encodes(self, entry: _Entry) -> bool:
+    def _encodes(self, entry: Entry) -> bool:
         """Whether a push of this key is done with the caller's array when the call returns."""
         first = entry.layout.slices[0].id
         compressor = self._compressing(first, self._clocks[first])
@@ -374,7 +363,7 @@ class DistKVStore(OperatedKVStore):
         np.copyto(copy, array)
         return copy
 
-    def _fitting(self, name: str, entry: _Entry, value: Any) -> Array:
+    def _fitting(self, name: str, entry: Entry, value: Any) -> Array:
         if type(value) is not np.ndarray:
             value = merge_devices(value)
         if value.shape != entry.shape or value.dtype != entry.dtype:
@@ -383,54 +372,38 @@ class DistKVStore(OperatedKVStore):
             check_mean(self._who, name, entry.dtype, self.reduce)
         return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
-    def _target(self, name: str, entry: _Entry, out: Any) -> tuple[Any, Array]:
+    def _target(self, name: str, entry: Entry, out: Any) -> tuple[Any, Array]:
         """Where a value is to go: the caller's object, and its memory, flat."""
         if out is None:
             out = np.empty(entry.shape, entry.dtype)
         memory = writable(self._who, name, out, entry.shape, entry.dtype)
         return out, memory.reshape(-1)
 
-    def _jobs(
-        self, entries: list[_Entry], arrays: list[Array] | None, outs: Sequence[Array | Reading] | None, priority: int
-    ) -> list[Job]:
-        """One job a slice: a push if there are ``arrays``, a read into ``outs`` if there are any."""
-        self._pushed = self._pushed or arrays is not None
+    def _jobs(self, call: Exchange, priority: int) -> list[Job]:
+        """One job a slice: a push if there are arrays, a read if there are targets."""
         jobs: list[Job] = []
-        fused: dict[int, list[int]] = {}
-        for i, e in enumerate(entries):
-            if e.bundle is not None:
-                fused.setdefault(e.bundle.id, []).append(i)
-                continue
-            flat = None if arrays is None else arrays[i].reshape(-1)
-            out = None if outs is None else outs[i]
-            for s in e.layout.slices:
-                job = Job(server=s.server, slice=s.id, key=e.layout.key, priority=priority, want=out is not None)
-                if flat is not None:
-                    columns = whole_rows(e.layout.shape, s.start, s.stop)
-                    load(job, flat[s.start : s.stop], columns, self._pushing(s.id))
-                if out is not None:
-                    self._land(job, out[s.start : s.stop], s.stop - s.start, e.dtype)
+        for _, entry, array, target, _ in call.alone:
+            layout = entry.layout
+            self._pushed = self._pushed or array is not None
+            for s in layout.slices:
+                job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=target is not None)
+                if array is not None:
+                    columns = whole_rows(layout.shape, s.start, s.stop)
+                    load(job, array[s.start : s.stop], columns, self._pushing(s.id))
+                if target is not None:
+                    self._land(job, target[s.start : s.stop], s.stop - s.start, entry.dtype)
                 jobs.append(job)
-        return jobs + [self._fused_job(entries, m, arrays, outs, priority) for m in fused.values()]
+        return jobs + [self._fused_job(f, priority) for f in call.fused] if call.fused else jobs
 
-    def _fused_job(
-        self,
-        entries: list[_Entry],
-        members: list[int],
-        arrays: list[Array] | None,
-        outs: Sequence[Array | Reading] | None,
-        priority: int,
-    ) -> Job:
-        """One job for the keys ``members`` of one bundle; a push must be of all its keys."""
-        bundle = entries[members[0]].bundle
-        if bundle is None:
-            raise ConfigError("these keys share no slice")
-        job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=outs is not None)
-        if arrays is not None:
-            order = bundle.order([(entries[i].layout.key, i) for i in members], self._called)
-            load(job, bundle.gather([arrays[i] for i in order], self._shell.room), 0, self._pushing(bundle.id))
-        if outs is not None:
-            self._land(job, bundle.scatter([(entries[i].place, outs[i]) for i in members]), bundle.size, bundle.dtype)
+    def _fused_job(self, keys: Fused, priority: int) -> Job:
+        """One job for keys of one bundle."""
+        bundle, target = keys.bundle, keys.target
+        job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=target is not None)
+        if keys.parts is not None:
+            self._pushed = True
+            load(job, bundle.gather(keys.parts, self._shell.room), 0, self._pushing(bundle.id))
+        if target is not None:
+            self._land(job, target, bundle.size, bundle.dtype)
         return job
 
     def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
@@ -469,14 +442,15 @@ class DistKVStore(OperatedKVStore):
     def compression_report(self) -> dict[str, Any] | None:
         return None if self._compressor is None else self._compressor.report(self._link())
 
-    def _run(self, jobs: list[Job], result: Any) -> Call:
-        return self._submit(jobs, Group(len(jobs), result))
+    def _run(self, jobs: list[Job], result: Any, waits: bool = False) -> Call:
+        return self._submit(jobs, Group(len(jobs), result), waits)
 
-    def _submit(self, jobs: list[Job], group: Group) -> Call:
+    def _submit(self, jobs: list[Job], group: Group, waits: bool = False) -> Call:
+        """Hand jobs over; ``waits`` if the caller does nothing else until they are done."""
         for job in jobs:
             job.token = (group, job.token)
         for piece in pieces(jobs):
-            self._shell.submit(piece)
+            self._shell.submit(piece, waits)
         return group.future
 
     # --- the rest -----------------------------------------------------------------------------------------------------
@@ -591,5 +565,5 @@ class DistKVStore(OperatedKVStore):
 
 
 def _like(key: Key | Sequence[Key], results: list[Any]) -> Any:
-    """One result for one key, a list for a list."""
-    return results[0] if isinstance(key, str | int) else results
+    """One result for one key, a list for a list: a new one, for the caller."""
+    return results[0] if isinstance(key, str | int) else list(results)

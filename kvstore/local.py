@@ -140,7 +140,7 @@ class LocalKVStore(KVStore):
             ordered = [arrays[i] for i in bundle.order(members, {})]
             compressor = self._compressing(bundle.id, self._versions.get(bundle.names[0], 0))
             if compressor is not None and compressor.fits(bundle.dtype):
-                flat = compressor.round_trip(bundle.id, bundle.gather(ordered))
+                flat = compressor.round_trip(bundle.id, bundle.gather(a.reshape(-1) for a in ordered))
                 parts = np.split(flat, bundle.stops[:-1])
                 ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
             found += zip(bundle.names, ordered, strict=True)
@@ -217,7 +217,7 @@ class LocalKVStore(KVStore):
             return value
         version = self._versions.get(name, 0)
         if bundle is not None:
-            flat = compressor.seen(bundle.id, bundle.gather(map(self._value, bundle.names)), version)
+            flat = compressor.seen(bundle.id, bundle.gather(self._value(n).reshape(-1) for n in bundle.names), version)
             return np.split(flat, bundle.stops[:-1])[bundle.names.index(name)].reshape(value.shape)
         flat = value.reshape(-1)
         parts = [compressor.seen(s.id, flat[s.start : s.stop], version) for s in self._layouts[name].slices]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.client.exchange import Entry, Exchange, Fused
 from shoal.kvstore.client.shell import Group
 from shoal.kvstore.wire.sharing import Sharing
 from shoal.kvstore.wire.shm import Mapped
@@ -79,16 +80,13 @@ class Reading:
     def __getitem__(self, part: slice) -> "_Part":
         return _Part(self, part)
 
-    def __setitem__(self, part: slice, value: Array) -> None:
-        self._parts[part.start or 0] = value
-
     def take(self, part: slice, flat: Array) -> None:
         """A slice of the key has come."""
         if flat.size < self._size and not self._how.is_shared(flat):
             mine = self._how.copy(self._key, self._size, flat.dtype)[part]
             np.copyto(mine, flat)
             flat, self._own = mine, True
-        self[part] = flat
+        self._parts[part.start or 0] = flat
 
     def array(self) -> Array:
         """The key's value, read-only."""
@@ -97,9 +95,9 @@ class Reading:
         return array
 
     def _joined(self) -> Array:
+        if len(self._parts) == 1:
+            return next(iter(self._parts.values()))
         parts = [self._parts[at] for at in sorted(self._parts)]
-        if len(parts) == 1:
-            return parts[0]
         window = None if self._own else self._how.window(self._key, parts)
         if window is not None:
             return window
@@ -129,15 +127,51 @@ class _Part:
         self._reading.take(self._part, flat)
 
 
+class FusedReading:
+    """Keys of one bundle that are being read."""
+
+    __slots__ = ("_flat", "_keys")
+
+    def __init__(self, keys: Fused) -> None:
+        self._keys = keys
+        self._flat: Array | None = None
+
+    def write(self, flat: Array) -> None:
+        """The bundle's value has come."""
+        self._flat = flat
+
+    def arrays(self, entries: Sequence[Entry], into: list[Any]) -> None:
+        """Put each key's value, read-only, where it belongs in ``into``."""
+        if self._flat is None:
+            return
+        flat, stops = self._flat.view(), (0, *self._keys.bundle.stops)
+        flat.flags.writeable = False
+        for place, i in self._keys.members:
+            into[i] = flat[stops[place] : stops[place + 1]].reshape(entries[i].shape)
+
+
 class ReadingGroup(Group):
-    """A call whose result is made of the `Reading` objects in ``readings``: a list, or of one key only its array."""
+    """A call that reads in place: its result is a list of arrays, or of one key only its array.
 
-    __slots__ = ("_one", "_readings")
+    Args:
+        how: the store's.
+        wanted: what is read; `call` is the same with the places where the values go.
+        one: the result is no list.
+    """
 
-    def __init__(self, jobs: int, readings: list[Reading], one: bool) -> None:
-        self._readings, self._one = readings, one
-        super().__init__(jobs)
+    __slots__ = ("_fused", "_one", "_readings", "call")
+
+    def __init__(self, how: InPlace, wanted: Exchange, one: bool) -> None:
+        self._readings = [Reading(how, a.entry.layout.key, a.entry.shape) for a in wanted.alone]
+        self._fused = [FusedReading(f) for f in wanted.fused]
+        self._one = one
+        self.call = wanted.into(self._readings, self._fused)
+        super().__init__(sum(len(a.entry.layout.slices) for a in wanted.alone) + len(self._fused))
 
     def outcome(self) -> Any:
-        arrays = [r.array() for r in self._readings]
+        arrays: list[Any] = [None] * len(self.call.entries)
+        for alone, reading in zip(self.call.alone, self._readings, strict=True):
+            arrays[alone.at] = reading.array()
+        for fused in self._fused:
+            fused.arrays(self.call.entries, arrays)
         return arrays[0] if self._one else arrays

@@ -189,8 +189,12 @@ class ClientShell:
         shared = self.transport.sharing
         return bool(array.nbytes and shared.peers() and shared.arena.find(address_of(array), array.nbytes))
 
-    def submit(self, jobs: list[Job]) -> None:
-        """Hand jobs over; their groups' futures tell what became of them."""
+    def submit(self, jobs: list[Job], waits: bool = False) -> None:
+        """Hand jobs over; their groups' futures tell what became of them.
+
+        Args:
+            waits: the caller is about to wait for them, and does nothing before.
+        """
         self.transport.check_process()
         with self._lock:
             if self._broken is not None:
@@ -200,15 +204,17 @@ class ClientShell:
             self._calls.put((jobs, []))
         for group in groups:
             group.future.attend = self._attend
-        if self.loop is None or not self._left_to_caller(self.loop, jobs):
+        if self.loop is None or not self._left_to_caller(self.loop, jobs, waits):
             self.transport.wake()
 
     @staticmethod
-    def _left_to_caller(loop: Loop, jobs: list[Job]) -> bool:
-        """Whether the calling thread sends the jobs itself: while the I/O thread rests, if they are small.
+    def _left_to_caller(loop: Loop, jobs: list[Job], waits: bool) -> bool:
+        """Whether the calling thread sends the jobs itself: while the I/O thread rests, if it waits or they are small.
 
         Who reads will probably wait for the value at once, and sends then; if not, the I/O thread does after its rest.
         """
+        if waits:
+            return loop.resting
         if sum([j.payload_bytes for j in jobs]) > INLINE_BYTES:
             return False
         return loop.resting if all(j.want for j in jobs) else loop.turn()

@@ -130,7 +130,7 @@ def too_large(kv: KVStore) -> None:
 
 @pytest.mark.net
 def test_a_whole_key_that_cannot_travel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.kvstore.dist.MAX_FRAME_BYTES", 3999)
+    monkeypatch.setattr("shoal.kvstore.client.initial.MAX_FRAME_BYTES", 3999)
     with thread_cluster(1, 1) as cluster:
         cluster.each(too_large)
 

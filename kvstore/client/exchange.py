@@ -1,0 +1,186 @@
+"""What a call names, checked and taken apart; and the latest such calls, because training makes the same ones again.
+
+To check a thousand small arrays takes longer than to send them. So what came of it is remembered, and a call with the
+same keys and the same array objects takes it up again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.bundle import Bundle
+from shoal.kvstore.wire.messages import KeyLayout
+
+__all__ = ["Alone", "Entry", "Exchange", "Fused", "Recent"]
+
+REMEMBERED_BYTES = 16 << 20
+"""A call with larger arrays is not remembered: its own length hides the checks, and its arrays would be kept alive."""
+
+TOTAL_BYTES = 64 << 20
+"""Of all arrays that are kept alive by being remembered."""
+
+Flat: TypeAlias = Any
+"""Where a value goes: flat memory, a `Reading`, or for keys of a bundle a `Scatter`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key: where its parts are, and what it is."""
+
+    layout: KeyLayout
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    bundle: Bundle | None = None  # the slice that it shares with other keys
+    place: int = 0  # which of the bundle's keys it is
+
+
+class Alone(NamedTuple):
+    """A key with slices of its own: what is pushed (flat), and where its value goes."""
+
+    at: int  # which of the call's keys it is
+    entry: Entry
+    array: Array | None
+    target: Flat | None
+    overlaps: bool  # the value is written where that which is pushed lies
+
+
+class Fused(NamedTuple):
+    """Keys of one bundle: what is pushed (flat, in the bundle's order), and where their values go."""
+
+    bundle: Bundle
+    parts: list[Array] | None
+    members: list[tuple[int, int]]  # (place of the key in the bundle, index of the key in the call)
+    target: Flat | None
+
+
+class Exchange:
+    """One call's keys and arrays, by the slices that they lie in. It is not changed once it is made.
+
+    Args:
+        entries: of the call's keys, in its order.
+        arrays: what is pushed, C-contiguous, if anything is.
+        targets: flat memory for the values, if they are wanted.
+        results: what the call returns, a list.
+        called: from a key's name in the run to the caller's name for it.
+    Raises:
+        ConfigError: a push of some keys of a bundle only, or of one twice.
+    """
+
+    __slots__ = ("alone", "entries", "fused", "nbytes", "results")
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        arrays: Sequence[Array] | None,
+        targets: Sequence[Flat] | None,
+        results: list[Any],
+        called: Mapping[str, str],
+    ) -> None:
+        self.entries, self.results = entries, results
+        self.alone: list[Alone] = []
+        bundles: dict[int, tuple[Bundle, list[int]]] = {}
+        for i, entry in enumerate(entries):
+            if entry.bundle is not None:
+                bundles.setdefault(entry.bundle.id, (entry.bundle, []))[1].append(i)
+                continue
+            array = None if arrays is None else arrays[i].reshape(-1)
+            target = None if targets is None else targets[i]
+            overlaps = array is not None and isinstance(target, np.ndarray) and np.may_share_memory(array, target)
+            self.alone.append(Alone(i, entry, array, target, overlaps))
+        self.fused = []
+        for bundle, indices in bundles.values():
+            parts = None
+            if arrays is not None:
+                order = bundle.order([(entries[i].layout.key, i) for i in indices], called)
+                parts = [arrays[i].reshape(-1) for i in order]
+            members = [(entries[i].place, i) for i in indices]
+            self.fused.append(Fused(bundle, parts, members, _target(bundle, members, targets)))
+        self.nbytes = sum(a.nbytes for a in (*(arrays or ()), *(targets or ())) if isinstance(a, np.ndarray))
+
+    def into(self, alone: Sequence[Flat], fused: Sequence[Flat]) -> "Exchange":
+        """The same, but for where the values go."""
+        made = object.__new__(Exchange)
+        made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
+        made.alone = [a._replace(target=t) for a, t in zip(self.alone, alone, strict=True)]
+        made.fused = [f._replace(target=t) for f, t in zip(self.fused, fused, strict=True)]
+        return made
+
+    def copied(self, copy: Callable[[Alone], Array | None]) -> "Exchange":
+        """The same, but for the pushes of keys with slices of their own: what ``copy`` makes of them."""
+        made = object.__new__(Exchange)
+        made.entries, made.results, made.nbytes, made.fused = self.entries, self.results, self.nbytes, self.fused
+        made.alone = [a._replace(array=copy(a)) for a in self.alone]
+        return made
+
+    def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:
+        """What a push keeps until it is counted: keys of bundles always, of the others those that it ``copies``."""
+        own = sum(a.array.nbytes for a in self.alone if a.array is not None and copies(a))
+        return own + sum(f.bundle.size * f.bundle.dtype.itemsize for f in self.fused if f.parts is not None)
+
+
+def _target(bundle: Bundle, members: list[tuple[int, int]], targets: Sequence[Flat] | None) -> Flat | None:
+    return None if targets is None else bundle.scatter([(place, targets[i]) for place, i in members])
+
+
+class _Call(NamedTuple):
+    """What a remembered call was given."""
+
+    keys: Any
+    values: Any
+    outs: Any
+    exchange: Exchange
+
+
+class Recent:
+    """The latest calls of one store, by what they were given. Any thread may use it.
+
+    Only calls with NumPy arrays are remembered: a Tensor may have other memory the next time.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str, int], _Call] = {}
+
+    def find(self, kind: str, key: Any, values: Any, outs: Any) -> Exchange | None:
+        """What a call with the very same keys and arrays came to; None if there was none lately."""
+        if type(key) is str:
+            call = self._calls.get((kind, key, -1))
+            return call.exchange if call is not None and call.values is values and call.outs is outs else None
+        if type(key) is not list or not key or type(key[0]) is not str:
+            return None
+        call = self._calls.get((kind, key[0], len(key)))
+        if call is None or call.keys != key or not _same(call.values, values) or not _same(call.outs, outs):
+            return None
+        return call.exchange
+
+    def keep(self, kind: str, key: Any, values: Any, outs: Any, exchange: Exchange) -> None:
+        """Remember a call, if that is sound and worth it."""
+        if exchange.nbytes > REMEMBERED_BYTES:
+            return
+        if type(key) is str:
+            if _arrays([values]) and _arrays([outs]):
+                self._insert((kind, key, -1), _Call(key, values, outs, exchange))
+        elif type(key) is list and key and type(key[0]) is str and _arrays(values) and _arrays(outs):
+            call = _Call(list(key), values and list(values), outs and list(outs), exchange)
+            self._insert((kind, key[0], len(key)), call)
+
+    def _insert(self, at: tuple[str, str, int], call: _Call) -> None:
+        held = sum(c.exchange.nbytes for k, c in list(self._calls.items()) if k != at)
+        if held + call.exchange.nbytes > TOTAL_BYTES:
+            self._calls.clear()
+        self._calls[at] = call
+
+
+def _arrays(given: Any) -> bool:
+    """Whether these are NumPy arrays themselves, or nothing is given at all."""
+    return given is None or (type(given) in (list, tuple) and all(type(a) is np.ndarray or a is None for a in given))
+
+
+def _same(known: list[Any] | None, given: Any) -> bool:
+    """Whether these are the very same objects, in this order."""
+    if known is None or given is None:
+        return known is given
+    return type(given) in (list, tuple) and len(known) == len(given) and all(map(is_, known, given))
