@@ -133,12 +133,12 @@ class SchedulerCore:
         self.log: list[Record] = []
         self._controls = Controls(self.state, self.log, self._commit, check)
         self.barriers = Barriers(self.state.opened, lambda name, index: self._commit(Opened(name, index)))
-        self._contacts = Contacts()
+        self.contacts = Contacts()
         self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
         self._next_call = 0.0
-        self._deposed = False
+        self.deposed = False  # a later scheduler rules
         self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
             Heartbeat: self._heartbeat,
             Barrier: self._barrier,
@@ -163,19 +163,19 @@ class SchedulerCore:
             self._commit(record)
         self._commit(Ruled(self.state.term + 1))
         for node in self._live():
-            self._contacts.expect(node.token, self.state.senders[node.token])
+            self.contacts.expect(node.token, self.state.senders[node.token])
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event into account; what shall follow, in order."""
         self._advance(now)
-        if self._deposed:
+        if self.deposed:
             return []
         actions: list[Action] = []
         if isinstance(event, Received):
             actions = self._fence(event.message) or self._message(event.sender, event.message)
-            if self._deposed:
+            if self.deposed:
                 return actions
         elif isinstance(event, Interrupted) and not self._over:
             actions = self._fail("the scheduler", event.reason)
@@ -193,7 +193,7 @@ class SchedulerCore:
         s = self.state
         if not isinstance(m, ToScheduler) or m.cluster != s.cluster or m.term <= s.term:
             return []
-        self._deposed = True
+        self.deposed = True
         later = f"a later scheduler (term {m.term}) rules run {s.cluster}; this one (term {s.term}) steps down"
         return [Ended(True, f"{later}. Were two started from copies of one state directory?")]
 
@@ -204,7 +204,7 @@ class SchedulerCore:
             begins_at = self._begins_at()
             deadlines += [self._gather_until, *([begins_at] if begins_at is not None else [])]
         deadlines.append(self._ended_at + LINGER_S if self._over else self._next_check)
-        if self._contacts.awaited:
+        if self.contacts.awaited:
             deadlines.append(self._next_call)
         return min(deadlines)
 
@@ -212,10 +212,10 @@ class SchedulerCore:
         if not self._woken:
             self._woken, self._now, self._began = True, now, now
             self._joined_at = self._ended_at = now
-            self._contacts.excuse(now + max(0.0, ATTACH_S - self.config.lease_s))
+            self.contacts.excuse(now + max(0.0, ATTACH_S - self.config.lease_s))
         pause = now - self._now
         if pause > self.config.lease_s / 2:  # this process was stopped: its members were not heard, but not silent
-            self._contacts.excuse(pause)
+            self.contacts.excuse(pause)
         self._now = max(self._now, now)
 
     def _message(self, sender: str, m: Message) -> list[Action]:
@@ -227,7 +227,7 @@ class SchedulerCore:
             return self._join(sender, m)
         if isinstance(m, Control) and m.token:
             return self._change(sender, (m.token, m.request), m, m.by[:80], worker=False)
-        node = self.state.tokens.get(self._contacts.token_of(sender))
+        node = self.state.tokens.get(self.contacts.token_of(sender))
         handler = self._handlers.get(type(m))
         if node is None:
             return self._stranger(sender, m)
@@ -235,7 +235,7 @@ class SchedulerCore:
             return [_refuse(sender, "LocalProtocolError", f"the scheduler does not take {type(m).__name__} messages")]
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
-        self._contacts.heard(node.token, self._now)
+        self.contacts.heard(node.token, self._now)
         return handler(node, sender, m)
 
     def _call(self) -> list[Action]:
@@ -243,7 +243,7 @@ class SchedulerCore:
         if self._now < self._next_call:
             return []
         self._next_call = self._now + CALL_S
-        return [Send(sender, Attach()) for sender in self._contacts.awaited.values()]
+        return [Send(sender, Attach()) for sender in self.contacts.awaited.values()]
 
     def _stranger(self, sender: str, m: Message) -> list[Action]:
         run = m.cluster if isinstance(m, ToScheduler) else ""
@@ -285,7 +285,7 @@ class SchedulerCore:
             host=m.host,
             pid=m.pid,
         )
-        self._contacts.bind(m.token, sender, self._now)
+        self.contacts.bind(m.token, sender, self._now)
         self._commit(Joined(member, m.token, sender))
         self._joined_at = self._now
         return [Send(sender, self._welcome(self.state.tokens[m.token]))]  # the others learn of it when they next beat
@@ -293,8 +293,8 @@ class SchedulerCore:
     def _rejoin(self, sender: str, node: Node, m: Join) -> list[Action]:
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
-        self._contacts.bind(node.token, sender, self._now)
-        self._contacts[node.token].generation = max(self._contacts[node.token].generation, m.generation)
+        self.contacts.bind(node.token, sender, self._now)
+        self.contacts[node.token].generation = max(self.contacts[node.token].generation, m.generation)
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
@@ -361,7 +361,7 @@ class SchedulerCore:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _heartbeat(self, node: Node, sender: str, m: Heartbeat) -> list[Action]:
-        contact = self._contacts[node.token]
+        contact = self.contacts[node.token]
         contact.status, contact.generation = m.status, max(contact.generation, m.generation)
         return [Send(sender, self._standing(node))]
 
@@ -448,7 +448,7 @@ class SchedulerCore:
         return self._tell(self._unaware(changed.generation), changed)
 
     def _unaware(self, generation: int) -> list[Node]:
-        return [n for n in self._live() if self._contacts[n.token].generation < generation]
+        return [n for n in self._live() if self.contacts[n.token].generation < generation]
 
     def _confirm(self) -> list[Action]:
         told = self._controls.confirmed(lambda g: tuple(describe(n.member) for n in self._unaware(g)), self._over)
@@ -501,18 +501,18 @@ class SchedulerCore:
             return []
         lease_s = self.config.lease_s
         tokens = [node.token for node in self._live()]
-        lost = self._contacts.silent(tokens, self._now - lease_s)
-        kept = [self._contacts[token].seen for token in tokens if token not in lost]
+        lost = self.contacts.silent(tokens, self._now - lease_s)
+        kept = [self.contacts[token].seen for token in tokens if token not in lost]
         self._next_check = min(kept, default=self._now) + lease_s
         silent = [self.state.tokens[token] for token in lost]
         if self.state.phase == "gathering":
             for node in silent:
                 self._commit(Dropped(node.token))
-                self._contacts.awaited.pop(node.token, None)
+                self.contacts.awaited.pop(node.token, None)
             return self._gathered_too_long()
         if not silent:
             return []
-        silent_s = self._now - min(self._contacts[token].seen for token in lost)
+        silent_s = self._now - min(self.contacts[token].seen for token in lost)
         reason = (
             f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s: killed, stopped, or cut off from the network"
         )
@@ -558,7 +558,7 @@ class SchedulerCore:
 
     def snapshot(self) -> Snapshot:
         """The state of the run, as watchers see it."""
-        return snapshot(self.state, self._contacts, self.mode, self.missing(), self._now)
+        return snapshot(self.state, self.contacts, self.mode, self.missing(), self._now)
 
     # --- common -------------------------------------------------------------------------------------------------------
 
@@ -573,7 +573,7 @@ class SchedulerCore:
         return [n for n in self.state.nodes.values() if n.live and role in ("", n.member.role)]
 
     def _to(self, node: Node) -> str:
-        return self._contacts[node.token].sender
+        return self.contacts[node.token].sender
 
     def _tell(self, nodes: Iterable[Node], message: Message) -> list[Action]:
         return [Send(self._to(node), message) for node in nodes]
@@ -584,7 +584,7 @@ class SchedulerCore:
 
     def check(self) -> None:
         """Raise if what must always hold does not; for tests and simulations."""
-        check_state(self.state, self.log, self.gathering, self._contacts)
+        check_state(self.state, self.log, self.gathering, self.contacts)
 
 
 _STOP = Stop(reason="all workers are done")

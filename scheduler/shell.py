@@ -1,9 +1,10 @@
-"""The scheduler's process: the core behind a listening transport."""
+"""The scheduler's process: the core behind a listening transport, its log on disk if it is given a directory."""
 
 import logging
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -14,7 +15,8 @@ from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
 from shoal.scheduler.gather import Count
-from shoal.scheduler.log import Altered, Declared, Departed, Dropped, Finished, Joined, Record, Started, describe
+from shoal.scheduler.journal import Journal
+from shoal.scheduler.log import Altered, Declared, Departed, Dropped, Finished, Joined, Record, Ruled, Started, describe
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.version import VERSION
 
@@ -30,11 +32,15 @@ PROGRESS_S = 0.5
 class SchedulerShell:
     """A `Driver` around `SchedulerCore`: sends what it says, logs what it decides.
 
+    With a journal nothing is sent before what it rests on is on the disk: what a step of the loop brings is written
+    together, once, and then answered.
+
     Args:
         transport: listening.
         core: the scheduler.
         on_end: called once, when the process may exit.
         on_progress: given the state of the run, at most once in `PROGRESS_S` while it runs.
+        journal: where the core's log is kept; the core goes on with the records that it had.
     """
 
     def __init__(
@@ -43,16 +49,21 @@ class SchedulerShell:
         core: SchedulerCore,
         on_end: Callable[[], None],
         on_progress: Callable[[Snapshot], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.transport, self.core, self.on_end, self.on_progress = transport, core, on_end, on_progress
         self.ended: Ended | None = None
-        self._logged = 0
+        self._journal = journal
+        self._actions: list[Action] = []
+        self._logged = len(journal.records) if journal else 0
         self._next_progress = 0.0
         self._signal = 0
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         """Take one message into account."""
-        self._carry_out(self.core.handle(Received(peer, message), now))
+        self._actions += self.core.handle(Received(peer, message), now)
+        if self._journal is None:
+            self._carry_out()
 
     def interrupt(self, number: int) -> None:
         """A signal says that this process must end: everybody is told. Safe in a signal handler."""
@@ -62,14 +73,19 @@ class SchedulerShell:
     def wake(self, now: float) -> float:
         """Take the time, and perhaps a signal, into account."""
         if self._signal:
-            self._carry_out(self.core.handle(Interrupted(stopped_by(self._signal)), now))
-        self._carry_out(self.core.handle(Woke(), now))
+            self._actions += self.core.handle(Interrupted(stopped_by(self._signal)), now)
+        self._actions += self.core.handle(Woke(), now)
+        self._carry_out()
         if self.on_progress and self.core.state.phase == "running" and now >= self._next_progress:
             self._next_progress = now + PROGRESS_S
             self.on_progress(self.core.snapshot())
         return self.core.wake_at()
 
-    def _carry_out(self, actions: list[Action]) -> None:
+    def _carry_out(self) -> None:
+        new = self.core.log[self._logged :]
+        if new:
+            self._write(new)
+        actions, self._actions = self._actions, []
         for action in actions:
             match action:
                 case Send(to, message):
@@ -77,13 +93,25 @@ class SchedulerShell:
                 case Ended():
                     self.ended = action
                     self.on_end()
-        for record in self.core.log[self._logged :]:
+        for record in new:
             self._log(record)
+
+    def _write(self, new: list[Record]) -> None:
+        """What is new in the log, before anybody hears of it."""
+        journal = self._journal
+        if journal is not None:
+            journal.append(new)
+            if journal.long:
+                self.core.compact()
+                journal.rewrite(self.core.log)
         self._logged = len(self.core.log)
 
     def _log(self, record: Record) -> None:
         state = self.core.state
         match record:
+            case Ruled(term) if term > 1:
+                text = "going on with run %s, which is %s: term %d, %d of its processes are waited for"
+                log.warning(text, state.cluster, state.phase, term, len(self.core.contacts.awaited))
             case Joined(member):
                 log.info("%s joined: %s", describe(member), self._progress())
             case Dropped(token):
@@ -129,8 +157,10 @@ def run_scheduler(
     algo: str = "",
     seed: int = 0,
     lease_s: float = 10.0,
+    grace_s: float = 60.0,
     gather_timeout_s: float = 120.0,
     settle_s: float = 5.0,
+    state: str = "",
     on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
@@ -142,15 +172,20 @@ def run_scheduler(
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise; the other options are those of `SchedulerConfig`.
         settle_s: if more may come, the run begins when nobody has joined for so long.
+        state: directory of its log: with that of a scheduler that has died this one goes on with the run. "" keeps
+            no log: then the run cannot outlive this process.
+        grace_s: with a ``state``, how long the others wait for a scheduler that is not there.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
         The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
     Raises:
-        ConfigError: the port is taken, or an option makes no sense.
+        ConfigError: the port is taken, or an option makes no sense; or another scheduler has the state, or it is of
+            another run.
+        MembershipError: the log is damaged, or cannot be written.
     """
-    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s}
+    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s, "grace": grace_s}
     if min(times.values()) <= 0:
         raise ConfigError(f"leases and deadlines are positive; got {times}, in seconds")
     config = SchedulerConfig(
@@ -162,19 +197,22 @@ def run_scheduler(
         algo=algo,
         seed=seed,
         lease_s=lease_s,
+        grace_s=grace_s if state else 0.0,
         gather_timeout_s=gather_timeout_s,
         settle_s=settle_s,
     )
-    core = SchedulerCore(config, check_settings)
-    transport = Transport("scheduler")
-    try:
+    with ExitStack() as stack:
+        journal = Journal(state) if state else None
+        if journal is not None:
+            stack.callback(journal.close)
+        core = SchedulerCore(config, check_settings, journal.records if journal else ())
+        transport = Transport("scheduler")
+        stack.callback(transport.close)
         bound = transport.bind(host, port)
         log.info("listening on %s:%d for %s workers and %s servers", host, bound, workers, servers)
         if ready_fd >= 0:
             _announce(ready_fd, bound)
-        code = _serve(transport, core, on_progress)
-    finally:
-        transport.close()
+        code = _serve(transport, core, on_progress, journal)
     if on_finished and not code:
         on_finished(core.snapshot())
     return code
@@ -194,13 +232,21 @@ def _announce(fd: int, port: int) -> None:
         pipe.write(f"{port}\n")
 
 
-def _serve(transport: Transport, core: SchedulerCore, on_progress: Callable[[Snapshot], None] | None) -> int:
+def _serve(
+    transport: Transport,
+    core: SchedulerCore,
+    on_progress: Callable[[Snapshot], None] | None,
+    journal: Journal | None,
+) -> int:
     loop = Loop(transport, {})
-    shell = SchedulerShell(transport, core, loop.stop, on_progress)
+    shell = SchedulerShell(transport, core, loop.stop, on_progress, journal)
     loop.drivers[""] = shell
     with handling(shell.interrupt):
         loop.run()
     if shell.ended is None or not shell.ended.failed:
         return 0
-    log.info("the run has failed: %s", shell.ended.text)
+    if core.deposed:
+        log.error("%s", shell.ended.text)
+    else:
+        log.info("the run has failed: %s", shell.ended.text)
     return shell.code
