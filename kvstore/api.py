@@ -248,7 +248,10 @@ class KVStore(ABC):
 
     @abstractmethod
     def barrier(self) -> None:
-        """Wait until every worker has come here, and every push before it is counted."""
+        """Wait until every worker has come here, and every push before it is counted.
+
+        Nobody is waited for who waits here: whoever has more to push before the barrier pushes it alone.
+        """
 
     @abstractmethod
     def flush(self) -> None:
@@ -354,8 +357,8 @@ class KVStore(ABC):
         """`pull`, or `pushpull` of ``value`` if there is one, as read-only arrays.
 
         Where a server is on this host the arrays are its own memory, and nothing is copied; otherwise they are copies.
-        Either way they are valid until this worker next pushes or reads the key, and show who knows what after that.
-        A key that is sliced is one array too.
+        Either way they are valid until this worker next pushes or reads the key, or comes to a barrier, and show who
+        knows what after that. A key that is sliced is one array too.
         """
         return self.view_async(key, value, priority).result()
 

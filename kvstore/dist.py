@@ -259,7 +259,7 @@ class DistKVStore(OperatedKVStore):
             known = self._reads(names, outs)
             if out is not None:
                 self._recent.keep("pull", key, None, out, known)
-        return self._run(self._jobs(known, priority), _like(key, known.results))
+        return self._note_reading(self._run(self._jobs(known, priority), _like(key, known.results)))
 
     def _reads(self, names: list[str], outs: list[Any]) -> Exchange:
         entries = [self._entry(n) for n in names]
@@ -342,7 +342,7 @@ class DistKVStore(OperatedKVStore):
                 self._recent.keep("view", key, value, None, known)
         group = ReadingGroup(self._in_place, known, isinstance(key, str | int))
         call = self._submit(self._jobs(group.call, priority), group, waits)
-        return call if value is None else self._remember(call)
+        return self._note_reading(call) if value is None else self._remember(call)
 
     def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
         array = self._shell.transport.sharing.arena.array((shape,) if isinstance(shape, int) else shape, dtype)
@@ -471,8 +471,7 @@ class DistKVStore(OperatedKVStore):
             self._compressor.check(optimizer)
         self._optimizer = optimizer
         corrects, lr, wd = parse(rule), multipliers(lr_mult), multipliers(wd_mult)
-        self.flush()
-        self._coordinator.barrier(f"before set_optimizer of store {self.number}", self._timeout_s)
+        self._meet(f"before set_optimizer of store {self.number}")
         if self.rank == 0:
             spec = optimizer.spec()
             request = SetOptimizer(
@@ -498,12 +497,6 @@ class DistKVStore(OperatedKVStore):
         names = chosen_keys(keys)
         check_own([n for n in names if self._entry(n).bundle is not None])
         return names
-
-    def barrier(self) -> None:
-        self.flush()
-        if self._gate.need not in (0, 1) and self._pushed:  # nobody must wait for who waits here
-            self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self.number, resumes=True))
-        self._coordinator.barrier("user", self._timeout_s)
 
     def flush(self) -> None:
         errors = [e for call in list(self._under_way) if (e := self._outcome(call)) is not None]

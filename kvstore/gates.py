@@ -24,7 +24,7 @@ round waits until it closes. *Late*: a contribution computed from a version olde
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError, meant
@@ -245,14 +245,26 @@ def _unknown(name: str) -> ConfigError:
 
 
 class Progress:
-    """The clock of each worker that is still waited for, and their floor."""
+    """The clock of each worker that is still waited for, and their floor.
 
-    __slots__ = ("_slowest", "clocks", "floor")
+    A worker that rests does not hold the floor; where the floor passes it, its clock is taken along, so that it goes on
+    as far as the slowest of the others is. ``skipped`` says by how much: a clock is what a worker has contributed plus
+    what it has skipped (docs/decisions/0020-a-barrier-levels-the-clocks.md).
 
-    def __init__(self, ranks: tuple[int, ...]) -> None:
+    Args:
+        ranks: of the workers.
+        resting: those of them that rest; whoever changes this set calls `settle` after adding to it.
+    """
+
+    __slots__ = ("_resting", "_slowest", "clocks", "floor", "skipped")
+
+    def __init__(self, ranks: tuple[int, ...], resting: Set[int] = frozenset()) -> None:
         self.clocks = dict.fromkeys(sorted(ranks), 0)
+        self.skipped: dict[int, int] = {}  # by rank, if it is not 0
         self.floor = 0
-        self._slowest = len(self.clocks)  # how many are at the floor: while some are, it cannot rise
+        self._resting = resting
+        self._slowest = 0  # so many who do not rest are at the floor, or more: while some are, it cannot rise
+        self.settle()
 
     def advance(self, rank: int) -> None:
         """Worker ``rank`` has contributed once more."""
@@ -268,13 +280,23 @@ class Progress:
 
     def _leave(self) -> None:
         self._slowest -= 1
-        if self._slowest == 0:
-            self._settle()
+        if self._slowest <= 0:
+            self.settle()
 
     def behind(self, clock: int) -> tuple[int, ...]:
-        """Workers whose clock is less than ``clock``."""
-        return tuple(r for r, c in self.clocks.items() if c < clock)
+        """Workers that are waited for, and whose clock is less than ``clock``."""
+        return tuple(r for r, c in self.clocks.items() if c < clock and r not in self._resting)
 
-    def _settle(self) -> None:
-        self.floor = max(self.floor, min(self.clocks.values(), default=self.floor))
-        self._slowest = sum(c == self.floor for c in self.clocks.values())
+    def counts(self) -> dict[int, int]:
+        """By worker, how many contributions it has made."""
+        return {r: c - self.skipped.get(r, 0) for r, c in self.clocks.items()}
+
+    def settle(self) -> None:
+        """Workers have begun to rest: the floor may rise, to the largest clock if nobody else is left."""
+        awake = [c for r, c in self.clocks.items() if r not in self._resting]
+        self.floor = max(self.floor, min(awake) if awake else max(self.clocks.values(), default=0))
+        self._slowest = awake.count(self.floor)
+        for rank, clock in self.clocks.items():
+            if clock < self.floor:  # it rests
+                self.skipped[rank] = self.skipped.get(rank, 0) + self.floor - clock
+                self.clocks[rank] = self.floor

@@ -10,11 +10,13 @@ from typing import Any
 from shoal.kvstore import functions
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.shell import Call as ClientCall
 from shoal.kvstore.client.shell import ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Plan, Switch
 from shoal.kvstore.control import check_clock
 from shoal.kvstore.gates import Gate
-from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout
+from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout, Retire
+from shoal.kvstore.wire.schema import Message
 from shoal.ops.optim import Optimizer
 
 __all__ = ["OperatedKVStore"]
@@ -41,6 +43,8 @@ class OperatedKVStore(KVStore):
         self._heeding = Lock()
         self._hyper: dict[str, Any] = {}
         self._writes = 0  # calls of functions that write
+        self._looking: dict[ClientCall, None] = {}  # reads under way
+        self._barriers = 0
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -122,8 +126,7 @@ class OperatedKVStore(KVStore):
         index = -1
         if found.writes:
             index, self._writes = self._writes, self._writes + 1
-            self.flush()
-            self._coordinator.barrier(f"call of store {self._own_number()}", self._timeout_s)
+            self._meet(f"call of store {self._own_number()}")
         places: dict[int, list[tuple[int, CallPart]]] = {}
         for name in names:
             for s in self.layout(name).slices:
@@ -155,7 +158,34 @@ class OperatedKVStore(KVStore):
         )
         return Job(server=server, key=function, request=request)
 
+    # --- barriers -----------------------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        self._meet("user")
+
+    def _meet(self, name: str) -> None:
+        """Come to a barrier; first tell the servers, so that nobody waits for who waits there."""
+        self.flush()
+        if self.keys() and (self._gate.slack is not None or self._gate.need != 1):
+            for call in list(self._looking):
+                call.peek(self._timeout_s + 5.0)
+            self._barriers += 1
+            number = self._own_number()
+            self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=number, barrier=self._barriers))
+        self._coordinator.barrier(name, self._timeout_s)
+
+    def _note_reading(self, call: ClientCall) -> ClientCall:
+        """A read may look at the server's own memory, which is not written before this worker pushes, or rests."""
+        if self._gate.rounds:
+            self._looking[call] = None
+            call.add_done_callback(lambda _: self._looking.pop(call, None))
+        return call
+
     # --- what a store on servers has ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _ask_all(self, request: Message) -> Group:
+        """Ask every server the same, and wait for the answers."""
 
     @abstractmethod
     def _own_number(self) -> int:

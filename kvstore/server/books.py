@@ -1,11 +1,17 @@
 """What became of each worker's pushes to a server."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from shoal.kvstore.events import Send
 
-__all__ = ["Ledger"]
+__all__ = ["MAX_KEYS_REPORTED", "Ledger", "accounts", "staleness_by_key"]
+
+MAX_KEYS_REPORTED = 4096
+"""Slices whose staleness is listed one by one in a report."""
 
 MAX_REFUSALS = 1024
 """Refusals remembered for each worker; a worker stops at its first one."""
@@ -39,3 +45,21 @@ class Ledger:
         self.applied -= 1
         self.rejected += 1
         self.staleness[staleness] -= 1
+
+
+def accounts(books: Mapping[int, Ledger]) -> dict[str, dict[str, Any]]:
+    """Ledgers and histograms of staleness by worker, as plain data."""
+    columns = ("applied", "rejected", "dropped", "duplicate")
+    return {
+        "ledger": {str(r): {name: getattr(book, name) for name in columns} for r, book in books.items()},
+        "staleness": {str(r): {str(tau): n for tau, n in sorted(b.staleness.items())} for r, b in books.items()},
+    }
+
+
+def staleness_by_key(slices: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:
+    """By key: contributions to its slices, and the sum and the maximum of their staleness; from these of each slice."""
+    found: dict[str, list[int]] = {}
+    for key, (count, total, most) in islice(slices, MAX_KEYS_REPORTED):
+        n, sum_, max_ = found.get(key, [0, 0, 0])
+        found[key] = [n + count, sum_ + total, max(max_, most)]
+    return found

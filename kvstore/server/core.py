@@ -8,7 +8,8 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 - a counted contribution stays, whatever becomes of its sender;
 - a contribution that comes too late for its round (gate ``backup`` and the like), or is too old, is counted and
   dropped, and its sender is told;
-- nobody waits for a worker that has left; when the last one leaves, open rounds close with what they have;
+- nobody waits for a worker that has left, or rests at a barrier, where all become equally far; when the last one does,
+  open rounds close with what they have;
 - a message of an older incarnation, or of a stranger, is refused and changes nothing.
 """
 
@@ -33,7 +34,7 @@ from shoal.kvstore.events import (
     Woke,
 )
 from shoal.kvstore.gates import Gate, Progress, altered_gate, parse_gate
-from shoal.kvstore.server.books import Ledger
+from shoal.kvstore.server.books import Ledger, accounts, staleness_by_key
 from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.snapshots import Branch, Snapshots
@@ -62,10 +63,6 @@ from shoal.kvstore.wire.messages import (
 from shoal.kvstore.wire.schema import Payload
 
 __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
-
-
-MAX_KEYS_REPORTED = 4096
-"""Slices whose staleness is listed one by one in a report."""
 
 
 @dataclass(slots=True)
@@ -113,16 +110,23 @@ class Entry:
 
     def counted(self, worker: int) -> int:
         """How many contributions of ``worker`` are counted, also if it has left."""
-        clock = self.progress.clocks.get(worker)
-        return self.left.get(worker, 0) if clock is None else clock
+        clock, skipped = self.progress.clocks.get(worker), self.progress.skipped
+        if clock is None:
+            return self.left.get(worker, 0)
+        return clock - skipped.get(worker, 0) if skipped else clock
+
+    def floor(self, worker: int) -> int:
+        """The floor, as ``worker`` counts, which does not know what it has skipped."""
+        progress = self.progress
+        return progress.floor - progress.skipped.get(worker, 0) if progress.skipped else progress.floor
 
     def may_read(self, worker: int, clock: int) -> bool:
         """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
-        return self.gate.ready(clock, self.progress.floor) and self.holders.get(worker, -1) < self.version
+        return self.gate.ready(clock, self.floor(worker)) and self.holders.get(worker, -1) < self.version
 
     def may_push(self, worker: int, clock: int) -> bool:
         """As `may_read`; but who does not know yet that the slack has become smaller is not to blame."""
-        late = clock - self.progress.floor <= self.widest and self.holders.get(worker, -1) < self.version
+        late = clock - self.floor(worker) <= self.widest and self.holders.get(worker, -1) < self.version
         return late or self.may_read(worker, clock)
 
     def missing(self, clock: int) -> tuple[int, ...]:
@@ -176,8 +180,8 @@ class ServerCore:
         self.known: dict[int, int] = {}  # ... and of all that ever were
         self.entries: dict[int, Entry] = {}
         self.ledgers: dict[int, Ledger] = {}
-        self.updates = 0
-        self.strangers = 0
+        self.updates = self.strangers = 0
+        self.partial = 0  # rounds of every worker that closed without one that rests
         self.desks: dict[int, Desk] = {}  # by store
         self.changes = Changes()
         self.snapshots = Snapshots(self.entries)
@@ -243,8 +247,8 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", str(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
-        progress = Progress(tuple(r for r in self.members if (m.store, r) not in self._retired))
         desk = self.desks.setdefault(m.store, Desk(gate))
+        progress = Progress(self._live(m.store), desk.resting if gate.slack is not None else frozenset())
         dtype, shape = m.value.dtype, m.value.shape
         entry = Entry(m.store, m.key, dtype, shape, gate, m.reduce, progress, desk, m.width)
         entry.changes = self.changes.of(m.store)
@@ -374,7 +378,7 @@ class ServerCore:
             )
             return _refuse(sender, m.seq, "LocalProtocolError", text)
         if m.clock == clock and not m.quota and not entry.may_push(m.worker, clock):
-            waits = entry.missing(clock)
+            waits = entry.missing(clock + entry.progress.skipped.get(m.worker, 0))
             text = (
                 f"worker {m.worker} pushes {entry.key!r} at clock {clock}, ahead of workers {waits} ({entry.gate.name})"
             )
@@ -390,7 +394,7 @@ class ServerCore:
             if entry.may_read(m.worker, reader.clock):
                 return [self._value(m.slice, entry, m.seq, reader, taken)]
             parked = self._park(m.seq, reader, entry)
-        ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.progress.floor, taken=taken))
+        ack = Send(sender, Ack(seq=m.seq, version=entry.version, floor=entry.floor(m.worker), taken=taken))
         return [ack, *parked]
 
     def _close(self, slice_id: int, entry: Entry) -> list[Action]:
@@ -404,6 +408,7 @@ class ServerCore:
             entry.quotas.pop(entry.version, None)
             entry.version += 1
             self.updates += 1
+            self.partial += len(parts) < len(entry.progress.clocks) and entry.gate.rounds
             for part in parts:
                 self.ledgers[part.rank].applied += 1
             actions.append(Apply(slice_id, parts, entry.reduce, entry.version))
@@ -412,8 +417,7 @@ class ServerCore:
         return actions
 
     def _live(self, store: int) -> tuple[int, ...]:
-        resting = self.desks[store].resting if store in self.desks else ()
-        return tuple(r for r in self.members if (store, r) not in self._retired and r not in resting)
+        return tuple(r for r in self.members if (store, r) not in self._retired)
 
     def _ticket(self, sender: str, m: Ticket) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -427,7 +431,7 @@ class ServerCore:
         return desk.ask(sender, m, self._live(m.store))
 
     def _recount(self, stores: list[int]) -> list[Action]:
-        """Workers have left these stores: rounds may be full."""
+        """Workers have left these stores, or rest: rounds may be full, and a barrier complete."""
         return [a for s in stores if s in self.desks for a in self.desks[s].recount(self._live(s))]
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -451,7 +455,8 @@ class ServerCore:
         """Keep the reader; one that asks again is told whom it waits for."""
         again = (reader.sender, seq) in entry.parked
         entry.parked[reader.sender, seq] = reader
-        return [Send(reader.sender, Waiting(seq=seq, missing=entry.missing(reader.clock)))] if again else []
+        missing = entry.missing(reader.clock + entry.progress.skipped.get(reader.worker, 0))
+        return [Send(reader.sender, Waiting(seq=seq, missing=missing))] if again else []
 
     def _release(self, slice_id: int, entry: Entry) -> list[Action]:
         """Answer every parked reader that may read now."""
@@ -463,10 +468,11 @@ class ServerCore:
     def _value(self, slice_id: int, entry: Entry, seq: int, reader: Parked, taken: bool = True) -> Action:
         if entry.parked:
             entry.parked.pop((reader.sender, seq), None)
-        version, floor = entry.version, entry.progress.floor
+        version, floor, rank = entry.version, entry.floor(reader.worker), reader.worker
         if not reader.payload:
             return Send(reader.sender, Value(seq=seq, version=version, floor=floor, value=None))
-        stable = entry.gate.rounds and reader.worker in entry.progress.clocks  # the next round waits for this reader
+        awaited = rank in entry.progress.clocks and rank not in entry.desk.resting
+        stable = entry.gate.rounds and awaited  # the next round waits for this reader
         to, rows, reply = reader.sender, reader.rows, reader.reply
         return SendValue(to, reader.worker, seq, slice_id, version, floor, stable, taken, rows, reply)
 
@@ -488,7 +494,7 @@ class ServerCore:
             return []
         entry.shown = entry.progress.floor
         return [
-            SendValue(to, rank, seq, slice_id, entry.version, entry.shown, False, reply=reply)
+            SendValue(to, rank, seq, slice_id, entry.version, entry.floor(rank), False, reply=reply)
             for to, (rank, seq, reply) in entry.watchers.items()
         ]
 
@@ -499,20 +505,22 @@ class ServerCore:
         if stranger:
             return stranger
         mine = {i: e for i, e in self.entries.items() if e.store == m.store}
-        if m.resumes:
+        if m.barrier:
             return [*self._rest(m, mine), Send(sender, Done(seq=m.seq))]
         self._retired.add((m.store, m.worker))
         left = self._drop(m.worker, mine) + self._recount([m.store])
         return [*left, Send(sender, Done(seq=m.seq))]
 
     def _rest(self, m: Retire, mine: dict[int, Entry]) -> list[Action]:
-        """Worker ``m.worker`` waits for the others: rounds are not kept open for it until it pushes again."""
+        """Worker ``m.worker`` is at a barrier: nobody waits for it until all are there, or it pushes again."""
         desk = self.desks.get(m.store)
-        if desk is None or desk.gate.need in (0, 1) or not desk.rest(m.worker, m.seq):
+        if desk is None or not desk.rest(m.worker, m.seq, m.barrier):
             return []
-        closed = [a for i, e in mine.items() for a in self._close(i, e) + self._release(i, e)]
-        noted = [a for i, e in mine.items() if e.branches for a in self.snapshots.moved(i, e, closed)]
-        return closed + noted + self._recount([m.store])
+        actions: list[Action] = []
+        for slice_id, entry in mine.items():
+            entry.progress.settle()
+            actions += self._fewer(slice_id, entry)
+        return actions + self._recount([m.store])
 
     def _gone(self, event: PeerGone) -> list[Action]:
         if self.members.get(event.rank) != event.incarnation:
@@ -526,14 +534,17 @@ class ServerCore:
         actions: list[Action] = []
         for slice_id, entry in entries.items():
             if rank in entry.progress.clocks:
-                entry.left[rank] = entry.progress.clocks[rank]
+                entry.left[rank] = entry.counted(rank)
             entry.progress.drop(rank)
             entry.parked = {k: r for k, r in entry.parked.items() if r.worker != rank}
             entry.watchers = {k: w for k, w in entry.watchers.items() if w[0] != rank}
-            actions += self._close(slice_id, entry) + self._release(slice_id, entry) + self._show(slice_id, entry)
-            if entry.branches:
-                actions += self.snapshots.moved(slice_id, entry, actions)
+            actions += self._fewer(slice_id, entry)
         return actions
+
+    def _fewer(self, slice_id: int, entry: Entry) -> list[Action]:
+        """Fewer workers than before are waited for in this slice."""
+        actions = [*self._close(slice_id, entry), *self._release(slice_id, entry), *self._show(slice_id, entry)]
+        return actions + self.snapshots.moved(slice_id, entry, actions) if entry.branches else actions
 
     def _stranger(self, sender: str, seq: int, worker: int, incarnation: int) -> list[Action]:
         known = self.known.get(worker)
@@ -559,24 +570,10 @@ class ServerCore:
 
     def report(self) -> dict[str, Any]:
         """Counters as plain data: ledger and staleness histogram by worker, updates, slices."""
-        ledger = {
-            str(r): {n: getattr(book, n) for n in ("applied", "rejected", "dropped", "duplicate")}
-            for r, book in self.ledgers.items()
-        }
-        staleness = {
-            str(r): {str(tau): n for tau, n in sorted(book.staleness.items())} for r, book in self.ledgers.items()
-        }
-        counts: dict[str, Any] = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
-        counts["changes"] = self.changes.report()
-        return {"ledger": ledger, "staleness": staleness, "staleness_by_key": self._by_key(), **counts}
-
-    def _by_key(self) -> dict[str, list[int]]:
-        """By key: contributions to its slices here, and the sum and the maximum of their staleness."""
-        found: dict[str, list[int]] = {}
-        for entry in list(self.entries.values())[:MAX_KEYS_REPORTED]:
-            (count, total, most), (n, sum_, max_) = entry.staleness, found.get(entry.key, [0, 0, 0])
-            found[entry.key] = [n + count, sum_ + total, max(max_, most)]
-        return found
+        counts = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
+        counts["partial"] = self.partial
+        by_key = staleness_by_key((e.key, e.staleness) for e in self.entries.values())
+        return {**accounts(self.ledgers), "staleness_by_key": by_key, **counts, "changes": self.changes.report()}
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken; tests call it after every event."""

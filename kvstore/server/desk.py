@@ -31,6 +31,7 @@ class Desk:
     resting: set[int] = field(default_factory=set)  # ranks that wait for others, and are not waited for
     queue: dict[tuple[str, int], Ticket] = field(default_factory=dict)  # who waits for the next round
     latest: dict[int, int] = field(default_factory=dict)  # by rank, the seq of the last message that said which it is
+    barriers: dict[int, int] = field(default_factory=dict)  # by rank, the last one that it has come to
 
     def active(self, rank: int, seq: int) -> None:
         """Worker ``rank`` contributes, or is about to; an old repetition of such a message says nothing."""
@@ -38,16 +39,19 @@ class Desk:
             self.latest[rank] = seq
             self.resting.discard(rank)
 
-    def rest(self, rank: int, seq: int) -> bool:
-        """Worker ``rank`` waits for others from now on; false if this is an old repetition, and it does not."""
-        if seq < self.latest.get(rank, -1):
+    def rest(self, rank: int, seq: int, barrier: int) -> bool:
+        """Worker ``rank`` has come to a barrier, and waits for others from now on; false if this is known."""
+        if barrier <= self.barriers.get(rank, 0):
             return False
-        self.latest[rank] = seq
-        self.resting.add(rank)
+        self.barriers[rank] = barrier
+        if seq > self.latest.get(rank, -1):
+            self.latest[rank] = seq
+            self.resting.add(rank)
         return True
 
     def ask(self, sender: str, m: Ticket, live: tuple[int, ...]) -> list[Action]:
         """Give worker ``m.worker`` a place, or let it wait for the next round; ``live`` are the store's workers."""
+        live = tuple(r for r in live if r not in self.resting)
         last = self.given.get(m.worker)
         if last is not None and last[0] >= m.index:
             return [Send(sender, _again(last[1], m.seq))]
@@ -69,9 +73,14 @@ class Desk:
         return [answer, *(self._next(live) if full else [])]
 
     def recount(self, live: tuple[int, ...]) -> list[Action]:
-        """Workers have left."""
-        self.queue = {k: m for k, m in self.queue.items() if m.worker in live}
-        return self._next(live) if self.takers and self._full(live) else []
+        """Workers have left, or rest; when all have come to a barrier nobody rests any more."""
+        awake = tuple(r for r in live if r not in self.resting)
+        self.queue = {k: m for k, m in self.queue.items() if m.worker in awake}
+        actions = self._next(live) if self.takers and (self._full(awake) or not awake) else []
+        last = max(self.barriers.values(), default=0)
+        if self.resting and all(self.barriers.get(r, 0) >= last for r in live):
+            self.resting.clear()
+        return actions
 
     def _full(self, live: tuple[int, ...]) -> bool:
         return len(self.takers) >= self.quota or (self.gate.waits and set(live) <= set(self.takers))

@@ -23,6 +23,7 @@ from shoal.kvstore.events import (
     SendBranch,
 )
 from shoal.kvstore.gates import Gate, Progress
+from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.wire.messages import Count, Done, Fetch, Forget, Refused, Survey, Surveyed, Waiting
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
@@ -56,6 +57,7 @@ class Subject(Protocol):
     gate: Gate
     reduce: str
     progress: Progress
+    desk: Desk
     version: int
     pending: dict[int, list[Contribution]]
     holders: dict[int, int]
@@ -225,7 +227,7 @@ def _in_rounds(gate: Gate) -> bool:
 
 def _counted(entry: Subject) -> dict[int, int]:
     """Contributions counted, by worker, those that have left included."""
-    return {**entry.left, **entry.progress.clocks}
+    return {**entry.left, **entry.progress.counts()}
 
 
 def _far(m: Survey, entries: list[Subject]) -> Surveyed:
@@ -237,7 +239,7 @@ def _far(m: Survey, entries: list[Subject]) -> Surveyed:
         slack, own = e.gate.slack, e.progress.clocks.get(m.worker, 0)
         least = 0 if slack is None else own - slack
         for rank, clock in _counted(e).items():
-            owed = max(clock, least) if rank in e.progress.clocks else clock
+            owed = max(clock, least - e.progress.skipped.get(rank, 0)) if rank in e.progress.clocks else clock
             most[rank] = max(owed, most.get(rank, 0))
     counts = tuple(Count(rank=r, clock=c) for r, c in sorted(most.items()))
     return Surveyed(seq=m.seq, version=-1, counts=counts)
@@ -257,8 +259,7 @@ def _complete(entry: Subject, cut: Fetch) -> bool:
     """Whether a slice has all of a cut."""
     if cut.version >= 0:
         return entry.version >= cut.version
-    counted = _counted(entry)
-    return all(counted.get(c.rank, 0) >= c.clock for c in cut.counts)
+    return not _lacking(entry, cut)
 
 
 def _pending(entry: Subject, cut: Fetch) -> tuple[Contribution, ...]:
@@ -273,8 +274,13 @@ def _missing(entry: Subject, cut: Fetch) -> tuple[int, ...]:
     """Whom a slice waits for to get to the cut."""
     if cut.version >= 0:
         return entry.missing(cut.version)
-    counted = _counted(entry)
-    return tuple(c.rank for c in cut.counts if counted.get(c.rank, 0) < c.clock)
+    return _lacking(entry, cut)
+
+
+def _lacking(entry: Subject, cut: Fetch) -> tuple[int, ...]:
+    """Whose contributions are still to come; at a barrier all of a worker's are in."""
+    counted, resting = _counted(entry), entry.desk.resting
+    return tuple(c.rank for c in cut.counts if counted.get(c.rank, 0) < c.clock and c.rank not in resting)
 
 
 def _hopeless(entry: Subject, cut: Fetch) -> str:

@@ -284,7 +284,7 @@ def test_nobody_waits_for_a_worker_at_a_barrier_until_it_pushes_again() -> None:
     closed = [
         a
         for rank in (1, 2)
-        for a in feed(core, Retire(worker=rank, incarnation=1, seq=5, store=1, resumes=True))
+        for a in feed(core, Retire(worker=rank, incarnation=1, seq=5, store=1, barrier=1))
         if isinstance(a, Apply)
     ]
     assert [tuple(map(tuple, a.parts)) for a in closed] == [((0, 0, 0),)]
@@ -295,8 +295,8 @@ def test_nobody_waits_for_a_worker_at_a_barrier_until_it_pushes_again() -> None:
 def test_a_buffer_is_emptied_when_everybody_is_at_a_barrier() -> None:
     core = server(2, "fedbuff:5")
     applied(core, push(0, 0), push(1, 0))
-    first = feed(core, Retire(worker=0, incarnation=1, seq=5, store=1, resumes=True))
-    last = feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, resumes=True))
+    first = feed(core, Retire(worker=0, incarnation=1, seq=5, store=1, barrier=1))
+    last = feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, barrier=1))
     assert [isinstance(a, Apply) for a in first] == [False]
     assert [isinstance(a, Apply) for a in last] == [True, False]
 
@@ -305,8 +305,8 @@ def test_a_place_is_not_kept_for_a_worker_at_a_barrier() -> None:
     core = server(3, "ksync:2")
     feed(core, Ticket(worker=0, incarnation=1, seq=1, store=1, index=0, base=0))
     feed(core, Ticket(worker=0, incarnation=1, seq=2, store=1, index=1, base=-1))
-    feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, resumes=True))
-    actions = feed(core, Retire(worker=2, incarnation=1, seq=5, store=1, resumes=True))
+    feed(core, Retire(worker=1, incarnation=1, seq=5, store=1, barrier=1))
+    actions = feed(core, Retire(worker=2, incarnation=1, seq=5, store=1, barrier=1))
     assert [a.message.round for a in actions if isinstance(a, Send) and isinstance(a.message, Granted)] == [1]
 
 
@@ -316,7 +316,7 @@ def ask(rank: int, seq: int, index: int) -> Ticket:
 
 def test_an_old_repetition_of_a_rest_does_not_take_a_worker_out_of_its_round() -> None:
     core = server(2, "ksync:2")
-    rest = Retire(worker=0, incarnation=1, seq=3, store=1, resumes=True)
+    rest = Retire(worker=0, incarnation=1, seq=3, store=1, barrier=1)
     feed(core, rest)
     feed(core, ask(0, 4, 0))
     feed(core, rest)
@@ -326,7 +326,7 @@ def test_an_old_repetition_of_a_rest_does_not_take_a_worker_out_of_its_round() -
 def test_an_old_repetition_of_a_question_does_not_end_a_rest() -> None:
     core = server(2, "ksync:2")
     feed(core, ask(0, 3, 0))
-    feed(core, Retire(worker=0, incarnation=1, seq=4, store=1, resumes=True))
+    feed(core, Retire(worker=0, incarnation=1, seq=4, store=1, barrier=1))
     feed(core, ask(0, 3, 0))
     assert core.desks[1].resting == {0}
     feed(core, ask(0, 5, 1))
