@@ -2,16 +2,19 @@
 
 The launcher owns the tree: every child is in a session of its own, follows the launcher should that die, and is ended
 with all its descendants when the run ends, however it ends. The first failure is named; it is the launcher that sees
-a killed process, and the scheduler that knows why one gave up.
+a killed process, and the scheduler that knows why one gave up. A scheduler that is killed is started again.
 """
 
 import os
 import selectors
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +38,12 @@ VERDICT_S = 1.0
 END_S = 20.0
 """After the workers, or the scheduler, have ended well, how long the others have to end too."""
 
+REVIVALS = 3
+"""How often a scheduler that is killed is started again ..."""
+
+REVIVALS_S = 60.0
+"""... within this time: more often, and something is wrong that starting it again does not mend."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobConfig:
@@ -51,6 +60,9 @@ class JobConfig:
         seed: of the run.
         target: METRIC=VALUE whose time is reported, or "".
         lease_s: a process that is silent for this long ends the run.
+        scheduler_grace_s: how long the others go on without a scheduler, which is started again if it is killed; with 0
+            the run ends with it.
+        run_dir: directory that keeps what the run writes; "" for one that is removed when the run has ended.
         gather_timeout_s: the run fails if not everybody has joined by then.
         host: address of this machine on which the processes meet.
         port: of the scheduler; 0 lets the system choose.
@@ -69,6 +81,8 @@ class JobConfig:
     seed: int = 0
     target: str = ""
     lease_s: float = 10.0
+    scheduler_grace_s: float = 60.0
+    run_dir: str = ""
     gather_timeout_s: float = 120.0
     host: str = "127.0.0.1"
     port: int = 0
@@ -84,6 +98,8 @@ class JobConfig:
             raise ConfigError(f"mode {ALLREDUCE} has no use for {self.servers} servers: leave -s out, or say -s 0")
         if self.lease_s <= 0 or self.gather_timeout_s <= 0:
             raise ConfigError(f"leases and deadlines are positive; got {self.lease_s} s and {self.gather_timeout_s} s")
+        if self.scheduler_grace_s < 0:
+            raise ConfigError(f"the scheduler's grace is 0 or more seconds, got {self.scheduler_grace_s}")
         if self.mode:
             canonical_mode(self.mode)
         if not Path(self.script).is_file():
@@ -145,7 +161,10 @@ class _Run:
         self.job = job
         self.children: list[Child] = []
         self.watcher: Watcher | None = None
-        self._on_snapshot = on_snapshot
+        self._on_snapshot, self._on_line = on_snapshot, on_line
+        self._port = job.port
+        self._revived: list[float] = []
+        self._private = "" if job.run_dir or not job.scheduler_grace_s else tempfile.mkdtemp(prefix="shoal-run-")
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
         self._signals: list[int] = []
@@ -174,6 +193,7 @@ class _Run:
         port = self._start_scheduler()
         if port is None:
             return self._verdict() or (1, f"{self.children[0]} did not start")
+        self._port = port
         address = f"{self.job.host}:{port}"
         for rank in range(self.job.servers):
             self._start(f"server {rank}", self._server(address, rank), threads=1)
@@ -201,7 +221,10 @@ class _Run:
         limits = thread_limits(env, 1, threads) if threads else thread_limits(env, self.job.workers, usable_cores())
         env |= {**limits, "PYTHONUNBUFFERED": "1", "SHOAL_LOG": "info" if self.job.verbose else "warning"}
         child = Child(name, [sys.executable, "-m", "shoal", *args], env, pass_fds)
-        self.children.append(child)
+        if name == "scheduler":
+            self.children[:1] = [child]
+        else:
+            self.children.append(child)
         for stream, pipe in child.streams.items():
             self._relay.add(name, stream, pipe)
         return child
@@ -210,9 +233,10 @@ class _Run:
         """Its port, as it says through a pipe; None if it ends before, or the launcher is told to stop."""
         job = self.job
         ours, theirs = os.pipe()
-        args = ["scheduler", "--host", job.host, "--port", str(job.port), "--ready-fd", str(theirs)]
+        args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
+        args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state()]
         args += ["--mode", job.mode, "--algo", job.algo, *self._plugins()]
         try:
             self._start("scheduler", args, threads=1, pass_fds=(theirs,))
@@ -220,6 +244,31 @@ class _Run:
             os.close(theirs)
         with os.fdopen(ours) as pipe:
             return self._read_port(pipe.fileno())
+
+    def _state(self) -> str:
+        """Directory of the scheduler's log; "" if it keeps none."""
+        return os.path.join(self.job.run_dir or self._private, "scheduler") if self.job.scheduler_grace_s else ""
+
+    def _revive(self) -> bool:
+        """If only the scheduler has been killed, start it again, with its log and on its port."""
+        dead, others = self.children[0], self.children[1:]
+        code = dead.poll()
+        if code is None or code >= 0 or self._signals or not self._state() or any(c.poll() for c in others):
+            return False
+        now = time.monotonic()
+        self._revived = [*(t for t in self._revived if now - t < REVIVALS_S), now]
+        if len(self._revived) > REVIVALS:
+            return False
+        self._say(f"{dead} {describe_exit(code)}; it is started again, and the run goes on meanwhile")
+        dead.reap()
+        if self._start_scheduler() is not None:
+            self._say(f"{self.children[0]} has its log, and goes on after {time.monotonic() - now:.2f} s")
+        return True
+
+    def _say(self, text: str) -> None:
+        """Among the lines of the children."""
+        with suppress(OSError, ValueError):  # nobody reads our output
+            self._on_line("shoal run", "stderr", text)
 
     def _read_port(self, fd: int) -> int | None:
         with selectors.DefaultSelector() as selector:
@@ -251,7 +300,7 @@ class _Run:
         while True:
             self._news.wait(PERIOD_S)
             self._news.clear()
-            verdict = self._verdict()
+            verdict = None if self._revive() else self._verdict()
             if verdict is not None:
                 return verdict
             running = [c for c in self.children if c.poll() is None]
@@ -333,3 +382,5 @@ class _Run:
         if self.watcher:
             self.watcher.close()
         self._relay.close()
+        if self._private:
+            shutil.rmtree(self._private, ignore_errors=True)

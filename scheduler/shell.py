@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -171,21 +171,18 @@ def run_scheduler(
         host, port: where to listen; ``0.0.0.0`` for all addresses, port 0 for one that the system chooses.
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise; the other options are those of `SchedulerConfig`.
-        settle_s: if more may come, the run begins when nobody has joined for so long.
         state: directory of its log: with that of a scheduler that has died this one goes on with the run. "" keeps
-            no log: then the run cannot outlive this process.
-        grace_s: with a ``state``, how long the others wait for a scheduler that is not there.
+            no log: then the run cannot outlive this process, and there is no grace.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
     Returns:
         The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
     Raises:
-        ConfigError: the port is taken, or an option makes no sense; or another scheduler has the state, or it is of
-            another run.
+        ConfigError: the port is taken, an option makes no sense, or the state is another scheduler's or another run's.
         MembershipError: the log is damaged, or cannot be written.
     """
-    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s, "grace": grace_s}
+    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s}
     if min(times.values()) <= 0:
         raise ConfigError(f"leases and deadlines are positive; got {times}, in seconds")
     config = SchedulerConfig(
@@ -202,17 +199,10 @@ def run_scheduler(
         settle_s=settle_s,
     )
     with ExitStack() as stack:
-        journal = Journal(state) if state else None
-        if journal is not None:
-            stack.callback(journal.close)
+        journal = stack.enter_context(closing(Journal(state))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
-        transport = Transport("scheduler")
-        stack.callback(transport.close)
-        bound = transport.bind(host, port)
-        log.info("listening on %s:%d for %s workers and %s servers", host, bound, workers, servers)
-        if ready_fd >= 0:
-            _announce(ready_fd, bound)
-        code = _serve(transport, core, on_progress, journal)
+        transport = stack.enter_context(closing(Transport("scheduler")))
+        code = _serve(transport, (host, port), ready_fd, core, journal, on_progress)
     if on_finished and not code:
         on_finished(core.snapshot())
     return code
@@ -234,10 +224,17 @@ def _announce(fd: int, port: int) -> None:
 
 def _serve(
     transport: Transport,
+    at: tuple[str, int],
+    ready_fd: int,
     core: SchedulerCore,
-    on_progress: Callable[[Snapshot], None] | None,
     journal: Journal | None,
+    on_progress: Callable[[Snapshot], None] | None,
 ) -> int:
+    bound = transport.bind(*at)
+    counts = core.config.workers, core.config.servers
+    log.info("listening on %s:%d for %s workers and %s servers", at[0], bound, *counts)
+    if ready_fd >= 0:
+        _announce(ready_fd, bound)
     loop = Loop(transport, {})
     shell = SchedulerShell(transport, core, loop.stop, on_progress, journal)
     loop.drivers[""] = shell

@@ -143,7 +143,7 @@ def _option(parser: argparse.ArgumentParser, *flags: str, env: str, default: Any
 
 def _metavar(flags: Sequence[str], type: Any) -> str:
     numbers: dict[Any, str] = dict.fromkeys((int, _count, _node_count, _server_count, _servers, _port), "N")
-    words = {_seconds: "SECONDS", _address: "HOST:PORT"}
+    words = {_seconds: "SECONDS", _grace: "SECONDS", _address: "HOST:PORT"}
     return (numbers | words).get(type, flags[-1].lstrip("-").replace("-", "_").upper())
 
 
@@ -155,6 +155,10 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
     return value
+
+
+def _grace(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
 
 
 def _count(text: str) -> int:
@@ -243,6 +247,9 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     _option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
     lease = "a process that is silent for this long ends the run"
     _option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=_seconds, help=lease)
+    grace = "how long the others go on without a scheduler that keeps a log and may come back; 0: not at all"
+    flags = "--scheduler-grace-s", "--scheduler-grace"
+    _option(p, *flags, env="SHOAL_SCHEDULER_GRACE_S", default=60, type=_grace, help=grace)
     gather = "the run fails if not everybody has joined by then"
     _option(p, "--gather-timeout-s", env="SHOAL_GATHER_TIMEOUT_S", default=120, type=_seconds, help=gather)
 
@@ -314,6 +321,8 @@ def _add_run(commands: Any) -> None:
     _run_options(p)
     _plugin_option(p)
     _report_option(p)
+    kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
+    p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     shm = "share no memory between workers and servers: everything through sockets"
@@ -330,6 +339,8 @@ def _add_scheduler(commands: Any) -> None:
     _run_options(p)
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
+    state = "directory of its log; with the log of one that has died it goes on with the run (default: it keeps no log)"
+    _option(p, "--state", env="SHOAL_STATE", default="", help=state)
     _plugin_option(p)
     _report_option(p)
     _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", type=_host, help="address to listen on")
@@ -423,6 +434,8 @@ def _run(o: argparse.Namespace) -> int:
         seed=o.seed,
         target=o.target,
         lease_s=o.lease_s,
+        scheduler_grace_s=o.scheduler_grace_s,
+        run_dir=o.run_dir,
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
         env={"SHOAL_SHM": "0"} if o.no_shm else {},
@@ -459,6 +472,8 @@ def _scheduler(o: argparse.Namespace) -> int:
         algo=algo,
         seed=o.seed,
         lease_s=o.lease_s,
+        grace_s=o.scheduler_grace_s,
+        state=o.state,
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
         on_progress=None if launched else _epoch_logger(),
