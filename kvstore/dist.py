@@ -45,7 +45,7 @@ from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
 from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
-from shoal.kvstore.gates import mode_label, parse_gate
+from shoal.kvstore.gates import check_workers, mode_label, parse_gate
 from shoal.kvstore.operated import OperatedKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
@@ -95,6 +95,7 @@ class DistKVStore(OperatedKVStore):
                 f"the script asks for kvstore {self.type!r}, but the run was started with --mode "
                 f"{mode_label(coordinator.mode)}. Drop --mode, or ask for 'dist', which is whatever the run is."
             )
+        check_workers(self._gate.name, coordinator.num_workers)
         self.reduce = reduce
         self._coordinator, self._shell, self._timeout_s = coordinator, shell, timeout_s
         self._private = private

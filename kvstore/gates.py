@@ -34,6 +34,7 @@ __all__ = [
     "Progress",
     "altered_gate",
     "canonical_mode",
+    "check_workers",
     "gate_names",
     "mode_label",
     "parse_gate",
@@ -186,6 +187,31 @@ def parse_gate(name: str) -> Gate:
         gate, words = replace(gate, max_staleness=limit), [*words, f"max={limit}"]
     sep = ":" if least is None else ","
     return replace(gate, name=sep.join(words))
+
+
+def check_workers(name: str, workers: int) -> None:
+    """Raise ConfigError if a run of so many workers is too small for the gate ``name`` ("" is for any number).
+
+    A run that becomes smaller while it is under way goes on: its rounds then take those who are left.
+
+    >>> check_workers("ksync:3", 3)
+    """
+    gate = parse_gate(name) if name else None
+    if gate is None or gate.need == 0:
+        return
+    least = gate.need if gate.need > 0 else 1 - gate.need
+    if workers >= least or (gate.need > 0 and not gate.waits):
+        return
+    label, kind = mode_label(gate.name), gate.name.partition(":")[0]
+    if gate.need > 0:
+        wrong, fits = f"closes a round with the contributions of {gate.need} workers", f"{kind}:{workers}"
+    else:
+        wrong = f"closes a round without the slowest {-gate.need}, and with at least one other"
+        fits = f"{kind}:{workers - 1}" if workers > 1 else "sync"
+    raise ConfigError(
+        f"mode {label!r} {wrong}, but the run has {workers} worker{'s' * (workers != 1)}. Start at least {least} "
+        f"workers (-n {least}), or use {fits}."
+    )
 
 
 def altered_gate(gate: Gate, settings: Mapping[str, object]) -> Gate:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from shoal.errors import ConfigError
-from shoal.scheduler.gather import Count, as_count, check_servers
+from shoal.kvstore.gates import check_workers
+from shoal.scheduler.gather import MAX_NODES, Count, as_count, check_servers
 from shoal.scheduler.log import Founded
 
 __all__ = ["SchedulerConfig", "contradiction", "founding"]
@@ -40,8 +41,10 @@ class SchedulerConfig:
     settle_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if as_count(self.workers).least < 1:
+        workers = as_count(self.workers)
+        if workers.least < 1:
             raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
+        check_workers(self.mode, MAX_NODES if workers.more else workers.least)
         check_servers(as_count(self.servers).least, self.mode)
 
 

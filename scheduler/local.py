@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.errors import ConfigError
-from shoal.kvstore.gates import canonical_mode
+from shoal.kvstore.gates import canonical_mode, check_workers
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
 from shoal.scheduler.gather import ALLREDUCE, check_servers
@@ -101,7 +101,7 @@ class JobConfig:
         if self.scheduler_grace_s < 0:
             raise ConfigError(f"the scheduler's grace is 0 or more seconds, got {self.scheduler_grace_s}")
         if self.mode:
-            canonical_mode(self.mode)
+            check_workers(canonical_mode(self.mode), self.workers)
         if not Path(self.script).is_file():
             raise ConfigError(f"there is no script {self.script!r} in {os.getcwd()}")
 

@@ -189,3 +189,12 @@ def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, sc
     monkeypatch.setattr("shoal.roles.run_worker", bug)
     with pytest.raises(ZeroDivisionError):
         run("worker", "--scheduler", "h:1", script)
+
+
+@pytest.mark.parametrize("words", [["--algo", "backup:b=2"], ["--gate", "ksync:k=5"]])
+def test_a_run_too_small_for_its_gate_is_refused_before_anything_is_started(
+    run: Run, calls: list[tuple[Any, ...]], script: str, words: list[str]
+) -> None:
+    code, out, err = run("run", "-n", "2", *words, script)
+    assert code == 2 and not calls and not out
+    assert "but the run has 2 workers. Start at least" in err and err.count("\n") == 1

@@ -336,3 +336,9 @@ def test_every_dtype_travels(dtype: str) -> None:
 def test_a_store_that_contradicts_the_runs_mode_is_refused_at_once() -> None:
     with thread_cluster(1, 1, "bsp") as cluster, pytest.raises(ConfigError, match=r"dist_async.*--mode sync"):
         cluster.store(0, mode="asp")
+
+
+@pytest.mark.parametrize("gate", ["backup:b=2", "ksync:k=5"])
+def test_a_store_whose_gate_needs_more_workers_than_there_are_is_refused(gate: str) -> None:
+    with thread_cluster(2, 1) as cluster, pytest.raises(ConfigError, match="but the run has 2 workers"):
+        cluster.store(0, gate)

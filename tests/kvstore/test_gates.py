@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.kvstore.gates import Progress, canonical_mode, parse_gate
+from shoal.kvstore.gates import Progress, canonical_mode, check_workers, parse_gate
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,27 @@ def test_the_floor_never_falls(steps: list[tuple[int, bool]]) -> None:
 def test_a_gate_that_is_known_says_what_is_wrong_with_its_number(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_gate(name)
+
+
+@pytest.mark.parametrize(
+    ("gate", "workers", "says"),
+    [
+        ("backup:b=2", 2, r"mode 'backup:2' .*without the slowest 2, .* has 2 workers. .* 3 workers .* use backup:1"),
+        ("backup:5", 1, r"the run has 1 worker. .* \(-n 6\), or use sync"),
+        ("ksync:k=5", 3, r"'ksync:5' .* of 5 workers, but the run has 3 workers. .* \(-n 5\), or use ksync:3"),
+        ("kasync:4,max=3", 3, r"'kasync:4,max=3' .* of 4 workers"),
+    ],
+)
+def test_a_run_that_is_too_small_for_its_gate_says_what_would_fit(gate: str, workers: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_workers(gate, workers)
+
+
+@pytest.mark.parametrize("gate", ["backup:2", "ksync:3", "kasync:3"])
+def test_a_gate_needs_no_more_workers_than_make_a_round(gate: str) -> None:
+    check_workers(gate, 3)
+
+
+@pytest.mark.parametrize("gate", ["", "sync", "allreduce", "asp", "ssp:9", "essp:9", "kbatch:9", "fedbuff:9"])
+def test_a_gate_that_no_number_of_workers_contradicts_takes_one(gate: str) -> None:
+    check_workers(gate, 1)

@@ -1,5 +1,7 @@
 """The scheduler's decisions, one at a time."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from shoal.errors import ConfigError
@@ -25,6 +27,7 @@ from shoal.kvstore.wire.messages import (
     Welcome,
 )
 from shoal.scheduler.core import Interrupted, SchedulerConfig
+from shoal.scheduler.gather import Count
 from tests.scheduler.helpers import BEAT, BYE, Scheduler, declare, join, running
 
 # --- joining ----------------------------------------------------------------------------------------------------------
@@ -509,3 +512,9 @@ def test_the_mode_that_watchers_see_is_the_one_in_use() -> None:
     assert s.core.snapshot().mode == ""
     s.hear("w0", declare(gate="async", a=(1,)))
     assert s.core.snapshot().mode == "asp"
+
+
+@pytest.mark.parametrize(("workers", "refused"), [(2, True), (3, False), (Count(2, more=True), False)])
+def test_a_run_too_small_for_its_gate_is_refused_unless_more_may_come(workers: int | Count, refused: bool) -> None:
+    with pytest.raises(ConfigError, match="but the run has 2 workers") if refused else nullcontext():
+        SchedulerConfig(workers, 1, mode="backup:b=2")
