@@ -268,10 +268,10 @@ class DistKVStore(OperatedKVStore):
         return Exchange(entries, None, [flat for _, flat in targets], [t for t, _ in targets], self._called)
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Future[Any]:
-        return self._pushpull(key, value, out, priority, waits=False)
+        return self._remember(self._pushpull(key, value, out, priority, waits=False))
 
     def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
-        return self._pushpull(key, value, out, priority, waits=True).result()
+        return self._awaited(self._pushpull(key, value, out, priority, waits=True))
 
     def _pushpull(self, key: Key | Sequence[Key], value: Any, out: Any, priority: int, waits: bool) -> Call:
         self._heed()
@@ -293,7 +293,7 @@ class DistKVStore(OperatedKVStore):
         self._advise()
         call = self._run(self._jobs(moving, priority), _like(key, known.results), waits)
         self._backlog.keep(call, copied)
-        return self._remember(call)
+        return call
 
     def _apart(self, a: Alone) -> Array | None:
         """What is pushed where the answer would be written over the question."""
@@ -324,10 +324,11 @@ class DistKVStore(OperatedKVStore):
         return group
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
-        return self._view(key, value, priority, waits=False)
+        call = self._view(key, value, priority, waits=False)
+        return self._note_reading(call) if value is None else self._remember(call)
 
     def view(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Any:
-        return self._view(key, value, priority, waits=True).result()
+        return self._awaited(self._view(key, value, priority, waits=True))
 
     def _view(self, key: Key | Sequence[Key], value: Any, priority: int, waits: bool) -> Call:
         self._heed()
@@ -342,8 +343,7 @@ class DistKVStore(OperatedKVStore):
             if arrays is not None:
                 self._recent.keep("view", key, value, None, known)
         group = ReadingGroup(self._in_place, known, isinstance(key, str | int))
-        call = self._submit(self._jobs(group.call, priority), group, waits)
-        return self._note_reading(call) if value is None else self._remember(call)
+        return self._submit(self._jobs(group.call, priority), group, waits)
 
     def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
         array = self._shell.transport.sharing.arena.array((shape,) if isinstance(shape, int) else shape, dtype)
@@ -512,6 +512,15 @@ class DistKVStore(OperatedKVStore):
             raise StoreTimeoutError(f"worker {self.rank}: the I/O thread does not answer") from e
         self._under_way.pop(call, None)
         return None if call.taken else error
+
+    def _awaited(self, call: Call) -> Any:
+        """Wait for a push at once. One whose wait is interrupted is under way like any other."""
+        try:
+            return call.result()
+        except BaseException:
+            if not call.done():
+                self._remember(call)
+            raise
 
     def _remember(self, call: Call) -> Call:
         self._under_way[call] = None

@@ -154,6 +154,14 @@ class ClientShell:
         self.transport, self.core, self.loop = transport, core, loop
         self._calls: SimpleQueue[tuple[list[Job], list[Registration | Limits]]] = SimpleQueue()
         self._servers = {f"server{i}": i for i in core.links}
+        self._peers = {i: name for name, i in self._servers.items()}
+        self._does: dict[type[Any], Callable[[Any], None]] = {
+            Transmit: self._transmit,
+            Complete: self._complete,
+            Dropped: lambda a: self._undo(a.job),
+            Fail: self._failed,
+            Warn: self._warn,
+        }
         self._broken: BaseException | None = None
         self._lock = threading.Lock()
         self._open: set[Group] = set()
@@ -199,7 +207,7 @@ class ClientShell:
         with self._lock:
             if self._broken is not None:
                 raise self._broken
-            groups = set(map(self._group, jobs))
+            groups = {job.token[0] for job in jobs}
             self._open |= groups
             self._calls.put((jobs, []))
         for group in groups:
@@ -294,21 +302,28 @@ class ClientShell:
             undo()
 
     def _carry_out(self, actions: list[ClientAction]) -> None:
+        does = self._does
         for action in actions:
-            match action:
-                case Transmit(server, message):
-                    peer = f"server{server}"
-                    self.transport.send(peer, self._staging.stage(peer, message))
-                case Complete(job, result):
-                    self._group(job).complete(job.token[1], result)
-                    self._staging.release(job)
-                    self._settled(self._group(job))
-                case Dropped(job):
-                    self._undo(job)
-                case Fail(job, error, text):
-                    self._staging.forsake(job)
-                    self._undo(job)
-                    self._group(job).fail(errors.named(error, text, errors.RemoteError))
-                    self._settled(self._group(job))
-                case Warn(text):
-                    log.warning("%s", text)
+            does[type(action)](action)
+
+    def _transmit(self, a: Transmit) -> None:
+        peer = self._peers[a.server]
+        self.transport.send(peer, self._staging.stage(peer, a.message))
+
+    def _complete(self, a: Complete) -> None:
+        job = a.job
+        group: Group = job.token[0]
+        group.complete(job.token[1], a.result)
+        self._staging.release(job)
+        self._settled(group)
+
+    def _failed(self, a: Fail) -> None:
+        self._staging.forsake(a.job)
+        self._undo(a.job)
+        group = self._group(a.job)
+        group.fail(errors.named(a.error, a.text, errors.RemoteError))
+        self._settled(group)
+
+    @staticmethod
+    def _warn(a: Warn) -> None:
+        log.warning("%s", a.text)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import traceback
+from collections.abc import Callable
 from math import prod
 from time import perf_counter
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
 from shoal.kvstore import codecs, rules
-from shoal.kvstore.arrays import as_array, as_payload, dtype_named
+from shoal.kvstore.arrays import Array, as_array, as_payload, dtype_named
 from shoal.kvstore.events import (
     Accumulate,
     Action,
@@ -32,7 +33,7 @@ from shoal.kvstore.events import (
     Woke,
 )
 from shoal.kvstore.functions import remote_text
-from shoal.kvstore.rows import check_ids
+from shoal.kvstore.rows import RowSparse, check_ids
 from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
@@ -70,6 +71,17 @@ class ServerShell:
         self._asked: Message | None = None  # what is being answered
         self._owed: dict[tuple[int, int], tuple[str, str]] = {}  # by slice and rank, an error that is to be told
         self._unfit: dict[str, str] = {}  # by number of the change, why a slice could not take it
+        self._does: dict[type[Any], Callable[[Any], None]] = {
+            Send: self._send,
+            SendValue: self._send_value,
+            Accumulate: self._accumulate,
+            Apply: self._apply,
+            Create: self._create,
+            Configure: self._configure,
+            Alter: self._alter,
+            **dict.fromkeys((BeginBranch, CutBranch, SealBranch, DropBranch), self._branches.do),
+            SendBranch: self._send_branch,
+        }
 
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
@@ -155,45 +167,40 @@ class ServerShell:
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:
-        for action in actions:
-            try:
-                self._do(action)
-            except Exception:  # state is no longer what the core believes: stop, with the reason
-                self._fail(f"{action!r:.200}")
-                return
+        does = self._does
+        try:
+            for action in actions:
+                does[type(action)](action)
+        except Exception:  # state is no longer what the core believes: stop, with the reason
+            self._fail(f"{action!r:.200}")
 
     def _fail(self, what: str) -> None:
         self._failure = f"server failed on {what}\n{traceback.format_exc()}"
         log.error("%s", self._failure)
 
-    def _do(self, action: Action) -> None:
-        match action:
-            case Send(to, message):
-                if isinstance(message, HelloOk):
-                    self._offer(to)
-                if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
-                    message = self._due(to, self._asked.slice, self._asked.worker, message.seq) or message
-                self.transport.send(to, message)
-            case SendValue():
-                self._send_value(action)
-            case Accumulate(slice_id, rank, clock, value, brief, None):
-                self.table.accumulate(slice_id, rank, as_array(value), clock, brief or not is_mapped(value.data))
-            case Accumulate(slice_id, rank, clock, value, brief, Payload() as rows):
-                part = self.table.row_sparse(slice_id, as_array(rows), as_array(value))
-                self.table.accumulate(slice_id, rank, part, clock, brief or not is_mapped(value.data, rows.data))
-            case Apply(slice_id, parts, reduce, version):
-                for failed in self.table.apply(slice_id, parts, reduce, version):
-                    self._disown(slice_id, *failed)
-            case Create(slice_id, key, value, store, segments, width):
-                self.table.create(slice_id, key, as_array(value), store, segments, width)
-            case Configure():
-                self._configure(action)
-            case Alter():
-                self._alter(action)
-            case BeginBranch() | CutBranch() | SealBranch() | DropBranch():
-                self._branches.do(action)
-            case SendBranch():
-                self._send_branch(action)
+    def _send(self, a: Send) -> None:
+        message = a.message
+        if isinstance(message, HelloOk):
+            self._offer(a.to)
+        if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
+            message = self._due(a.to, self._asked.slice, self._asked.worker, message.seq) or message
+        self.transport.send(a.to, message)
+
+    def _accumulate(self, a: Accumulate) -> None:
+        if a.rows is None:
+            part: Array | RowSparse = as_array(a.value)
+            mapped = not a.brief and is_mapped(a.value.data)
+        else:
+            part = self.table.row_sparse(a.slice, as_array(a.rows), as_array(a.value))
+            mapped = not a.brief and is_mapped(a.value.data, a.rows.data)
+        self.table.accumulate(a.slice, a.rank, part, a.clock, not mapped)
+
+    def _apply(self, a: Apply) -> None:
+        for failed in self.table.apply(a.slice, a.parts, a.reduce, a.version):
+            self._disown(a.slice, *failed)
+
+    def _create(self, a: Create) -> None:
+        self.table.create(a.slice, a.key, as_array(a.value), a.store, a.segments, a.width)
 
     def _disown(self, slice_id: int, part: Contribution, error: Exception) -> None:
         """The rule failed on a contribution: it is not applied, and its worker is told with the next answer."""

@@ -49,12 +49,14 @@ def decode(frames: Sequence[Any]) -> Message:
     """
     if not frames:
         raise RemoteProtocolError("a message without frames")
-    head = bytes(frames[0])
+    head = frames[0] if type(frames[0]) is bytes else bytes(frames[0])
     if len(head) > MAX_HEADER_BYTES:
         raise RemoteProtocolError(f"a header of {len(head)} bytes; at most {MAX_HEADER_BYTES} are read")
     if head[:1] == _TAG and len(head) >= _START.size:
         _, protocol, kind = _START.unpack_from(head)
-        cls = _class(protocol, kind)
+        cls = KINDS.get(kind) if protocol == PROTOCOL else None
+        if cls is None:
+            cls = _class(protocol, kind)
         if cls.packer is None:
             raise RemoteProtocolError(f"{cls.__name__} has no packed header")
         message: Message = cls.packer.unpack(head, _START.size, list(frames[1:]))

@@ -92,7 +92,9 @@ class Loop:
         """
         self.transport.cork()
         now = self.clock()
-        until = min([d.wake(now) for d in self.drivers.values()], default=now + IDLE_S)
+        until = now + IDLE_S
+        for each in self.drivers.values():
+            until = min(until, each.wake(now))
         for peer, message in self.transport.poll(min(until - now, most_s), spins):
             driver = self.drivers.get(peer) or self.drivers.get("")
             if driver is not None:

@@ -296,6 +296,10 @@ class Sharing:
         Those with references, which stand for large payloads, come last, and few at a time: the others overtake them.
         """
         at, tag = len(_MESSAGE), bytes([TAG])
+        if len(self.inbox) == 1:
+            peer, data = self.inbox.pop()
+            yield peer, [[memoryview(data)[at:]]]
+            return
         small = [x for x in self.inbox if not x[1].startswith(tag, at)]
         large = [x for x in self.inbox if x[1].startswith(tag, at)]
         self.inbox = large[LARGE_AT_ONCE:]

@@ -401,22 +401,26 @@ class Optimizer(Hyper, ABC):
         param, state = task.param, task.state
         xp, dtype, n = namespace(param), state_dtype(param.dtype), param.size
         size = min(n, BLOCK) if xp is CPU else n
-        g, tmp = (self._scratch.block(xp, dtype, i, size) for i in range(2))
-        wide = self._scratch.block(xp, np.dtype(np.float64), 3, size) if self.whole else None
-        cast = self._scratch.block(xp, dtype, 2, size) if param.dtype != dtype and "master" not in state else None
+        block_of = self._scratch.block
+        g, tmp = block_of(xp, dtype, 0, size), block_of(xp, dtype, 1, size)
+        wide = block_of(xp, np.dtype(np.float64), 3, size) if self.whole else None
+        cast = block_of(xp, dtype, 2, size) if param.dtype != dtype and "master" not in state else None
         for start in range(0, n, size):
-            part = slice(start, min(start + size, n))
-            p, block = param[part], {name: a[part] for name, a in state.items()}
-            work = Work(xp, p, g[: p.size], tmp[: p.size], task.lr, task.wd, task.t)
+            p, grad, block, k = param, task.grad, state, size
+            if size < n:
+                part = slice(start, min(start + size, n))
+                p, grad, block = param[part], grad[part], {name: a[part] for name, a in state.items()}
+                k = p.size
+            work = Work(xp, p, g[:k], tmp[:k], task.lr, task.wd, task.t)
             work.adapt, work.sums, work.noise = task.adapt, task.sums, task.noise
             if wide is not None:
-                work.wide = wide[: p.size]
+                work.wide = wide[:k]
             if cast is not None:
-                work.w = cast[: p.size]
+                work.w = cast[:k]
                 work.w[...] = p
             elif "master" in block:
                 work.w = block["master"]
-            self._prepare(work, task.grad[part], task.factor)
+            self._prepare(work, grad, task.factor)
             yield work, block
             if work.w is not p:
                 p[...] = work.w
