@@ -29,16 +29,6 @@ log = logging.getLogger("shoal.wire")
 
 _PACKED = bytes([PACKED])
 
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
-
 
 class Transport:
     """Sockets of one thread: send and poll typed messages.
@@ -50,7 +40,7 @@ class Transport:
     def __init__(self, name: str) -> None:
         self.identity = f"{name}-{secrets.token_hex(6)}"
         self.malformed: Counter[str] = Counter()
-        self._forks = _forks
+        self._pid = os.getpid()
         self._closed = False
         self._corked = False
         self._wake_in, self._wake_out = os.pipe()
@@ -177,7 +167,7 @@ class Transport:
 
     def check_process(self) -> None:
         """Raise ConfigError in a process forked from the one that opened this: nobody would drive it there."""
-        if self._forks != _forks:
+        if os.getpid() != self._pid:
             raise ConfigError(
                 "this process was forked from one that already uses shoal's network; sockets do not survive a fork. "
                 'Start data-loading processes with multiprocessing.get_context("spawn").'

@@ -45,7 +45,7 @@ def test_messages_of_the_data_path_are_packed_and_those_with_free_form_data_are_
 
 def test_a_packed_header_is_tag_version_kind_fields() -> None:
     assert encode(Done(seq=7)) == [head(Done.kind, "q", 7)]
-    assert encode(Farewell()) == [head(Farewell.kind, "")]
+    assert encode(Farewell(cluster="", term=2)) == [head(Farewell.kind, "Iq", 0, 2)]
     assert encode(Waiting(seq=7, missing=(1, 2))) == [head(Waiting.kind, "qI", 7, 2, tail=struct.pack("<2q", 1, 2))]
 
 
@@ -92,10 +92,13 @@ VALUE = "qqq?IHI"
         ([head(Waiting.kind, "qI", 1, 3, tail=bytes(16))], "Waiting: a header of 32 bytes ends too early"),
         ([head(Waiting.kind, "qI", 1, 1 << 31)], "ends too early"),
         (
-            [head(Refused.kind, "qII?", 1, 3, 0, False, tail=b"ab")],
+            [head(Refused.kind, "IqqII?", 0, 0, 1, 3, 0, False, tail=b"ab")],
             "Refused.error: a string of 3 bytes, of which 2 are there",
         ),
-        ([head(Refused.kind, "qII?", 1, 2, 0, False, tail=b"\xff\xfe")], "Refused.error: a string that is not UTF-8"),
+        (
+            [head(Refused.kind, "IqqII?", 0, 0, 1, 2, 0, False, tail=b"\xff\xfe")],
+            "Refused.error: a string that is not UTF-8",
+        ),
         (
             [head(Value.kind, VALUE, 1, 2, 3, True, 0, 1 + (1 << 8), 0, tail=struct.pack("<Q", 2))],
             "a payload frame is missing",

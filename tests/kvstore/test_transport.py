@@ -172,7 +172,7 @@ def test_wake_ends_a_poll() -> None:
 def test_a_forked_process_is_told() -> None:
     transport = Transport("a")
     try:
-        transport._forks -= 1
+        transport._pid = os.getpid() + 1
         with pytest.raises(ConfigError, match="fork"):
             transport.send("x", ack(1))
     finally:
