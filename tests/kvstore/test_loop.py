@@ -104,8 +104,14 @@ def test_a_caller_that_drives_long_is_not_interrupted_and_then_relieved() -> Non
     with running() as (loop, ticker, _):
         rested(loop)
         before = len(ticker.threads)
-        assert loop.drive(lambda: len(ticker.threads) > before + 100)
-        assert set(ticker.threads[before + 1 :]) == {threading.get_ident()}
+        driven: list[int] = []
+
+        def done() -> bool:
+            driven[:] = ticker.threads[before + 1 :]
+            return len(driven) > 100
+
+        assert loop.drive(done)
+        assert set(driven) == {threading.get_ident()}
         until(lambda: ticker.threads[-1] != threading.get_ident())
 
 
