@@ -24,8 +24,9 @@ log = logging.getLogger("shoal.wire")
 ALIGN_BYTES = 64
 """A cache line; also what the widest vector instructions like."""
 
-FIRST_BYTES, LARGEST_BYTES = 16 << 20, 256 << 20
-"""Size of the first region; each further one is twice as large, up to the second number, or as large as it must be."""
+FIRST_BYTES, DOUBLED_BYTES, LARGEST_BYTES = 16 << 20, 64 << 20, 256 << 20
+"""Size of the first region; each further one is twice as large, up to the second number, then a quarter of what there
+is, up to the third, or as large as it must be: little is taken that is not used, and regions stay few."""
 
 
 class Space:
@@ -103,7 +104,7 @@ class Arena:
 
     @property
     def size_bytes(self) -> int:
-        """What all regions take."""
+        """What all regions take, used or not."""
         return sum(r.size for r in self.regions)
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> "NDArray[Any] | None":
@@ -158,7 +159,7 @@ class Arena:
 
     def _grow(self, nbytes: int) -> bool:
         need = _round_up(nbytes, mmap.PAGESIZE) + mmap.PAGESIZE  # the header, and what alignment leaves over
-        usual = min(LARGEST_BYTES, FIRST_BYTES << len(self.regions))
+        usual = min(LARGEST_BYTES, max(self.size_bytes // 4, min(DOUBLED_BYTES, FIRST_BYTES << len(self.regions))))
         size = max(need, min(usual, self.limit_bytes - self.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE)
         if size > self.limit_bytes - self.size_bytes:
             return False

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,6 +165,20 @@ def test_an_arena_grows_by_larger_and_larger_regions() -> None:
     assert all(a is not None for a in kept)
     assert [r.size for r in arena.regions] == [16 * MB, 32 * MB]
     assert [r.number for r in arena.regions] == [0, 1]
+
+
+def test_what_an_arena_takes_and_nobody_uses_is_a_region_of_64_mb_or_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    region = lambda number, size: SimpleNamespace(number=number, size=size, address=0)  # noqa: E731
+    monkeypatch.setattr(arena_module, "Region", region)
+    monkeypatch.setattr(arena_module, "available_bytes", lambda: 1 << 40)
+    arena = Arena(64 << 30)
+    used, kept = 0, []
+    while used < 10 << 30:
+        kept.append(arena.allocate(4 * MB))
+        used += 4 * MB
+        assert arena.size_bytes <= 64 * MB + used * 4 / 3
+    assert [r.size // MB for r in arena.regions[:7]] == [16, 32, 64, 64, 64, 64, 76]
+    assert len(arena.regions) < 60 and arena.regions[-1].size == 256 * MB
 
 
 def test_an_array_larger_than_the_usual_region_gets_one_of_its_own() -> None:
