@@ -22,9 +22,9 @@ SLICE_BYTES = 1 << 20
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
-LARGE_SLICES = 16
-"""A key that would have as many slices or more is cut into half as many: every slice costs a message each way, and they
-are still enough to spread over servers and to be overtaken."""
+LARGE_SLICES = ((64, 4), (16, 2))
+"""A key that would have so many slices or more gets slices so many times as large: every slice costs a message each way,
+and they are still enough to spread over servers and to be overtaken."""
 
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
@@ -68,7 +68,8 @@ def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
         width = prod(spec.shape[1:])
         rows = cut(spec.shape[0], width * item, max(ROW_SLICES * slice_bytes, width * item))
         return [(a * width, b * width) for a, b in rows]
-    return cut(size, item, slice_bytes * (2 if size * item >= LARGE_SLICES * slice_bytes else 1))
+    factor = next((times for slices, times in LARGE_SLICES if size * item >= slices * slice_bytes), 1)
+    return cut(size, item, slice_bytes * factor)
 
 
 @dataclass(frozen=True, slots=True)

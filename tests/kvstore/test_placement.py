@@ -41,11 +41,13 @@ def test_no_server_carries_more_than_the_average_and_one_slice(keys: list[KeySpe
     p.add(keys)
     total = sum(prod(s.shape) * ITEM_BYTES[s.dtype] for s in keys)
     assert sum(p.load_bytes) == total
-    assert max(p.load_bytes) <= total / servers + 2 * 256
+    assert max(p.load_bytes) <= total / servers + 4 * 256
 
 
-@pytest.mark.parametrize(("nbytes", "largest"), [((16 << 20) - 4, 1 << 20), (16 << 20, 2 << 20), (10**8, 2 << 20)])
-def test_large_keys_are_cut_into_slices_twice_as_large(nbytes: int, largest: int) -> None:
+@pytest.mark.parametrize(
+    ("nbytes", "largest"), [((16 << 20) - 4, 1 << 20), (16 << 20, 2 << 20), (64 << 20, 4 << 20), (10**8, 4 << 20)]
+)
+def test_large_keys_are_cut_into_larger_slices(nbytes: int, largest: int) -> None:
     (layout,) = Placement(1).add([KeySpec(key="a", dtype="<f4", shape=(nbytes // 4,))])
     sizes = [4 * (s.stop - s.start) for s in layout.slices]
     assert 0.9 * largest <= max(sizes) <= largest
