@@ -1,7 +1,8 @@
 """The scheduler's log on disk: a directory that one scheduler at a time holds.
 
-``log`` has the records, `shoal.scheduler.records` says how; ``lock`` names who holds the directory. Records are on the
-disk before anybody hears of what they decide: `Journal.append` returns when they are.
+``log`` has the records, `shoal.scheduler.records` says how; ``lock`` names who holds the directory; ``log.ended`` is
+the log of the last run that is over. Records are on the disk before anybody hears of what they decide: `Journal.append`
+returns when they are.
 """
 
 import fcntl
@@ -116,6 +117,12 @@ class Journal:
             _sync_directory(self._directory)
         except OSError as e:  # after a power failure the old log might be there, without what is written from now on
             raise MembershipError(f"the scheduler cannot keep its log {self.path}: {e.strerror}") from e
+
+    def retire(self) -> None:
+        """The run is over, and everybody knows: its log becomes ``log.ended``, and the next run begins another."""
+        with suppress(OSError):
+            os.replace(self.path, self.path + ".ended")
+            _sync_directory(self._directory)
 
     def close(self) -> None:
         """Let another scheduler have the directory."""

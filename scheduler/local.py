@@ -300,8 +300,10 @@ class _Run:
         while True:
             self._news.wait(PERIOD_S)
             self._news.clear()
-            verdict = None if self._revive() else self._verdict()
+            verdict = self._verdict()
             if verdict is not None:
+                if self._revive():
+                    continue
                 return verdict
             running = [c for c in self.children if c.poll() is None]
             if not running:

@@ -171,8 +171,8 @@ def run_scheduler(
         host, port: where to listen; ``0.0.0.0`` for all addresses, port 0 for one that the system chooses.
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise; the other options are those of `SchedulerConfig`.
-        state: directory of its log: with that of a scheduler that has died this one goes on with the run. "" keeps
-            no log: then the run cannot outlive this process, and there is no grace.
+        state: directory of its log: with that of a scheduler that has died this one goes on with the run; with that
+            of a run that is over it begins another. "" keeps none: the run ends with this process, without a grace.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
@@ -240,6 +240,8 @@ def _serve(
     loop.drivers[""] = shell
     with handling(shell.interrupt):
         loop.run()
+    if journal is not None and shell.ended is not None and not core.deposed:
+        journal.retire()
     if shell.ended is None or not shell.ended.failed:
         return 0
     if core.deposed:

@@ -15,6 +15,7 @@ from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
 from shoal.scheduler.journal import Journal
 from shoal.scheduler.log import Joined, Ruled
+from shoal.scheduler.records import read_log
 from shoal.scheduler.shell import SchedulerShell, run_scheduler
 from tests.scheduler.cluster import WAIT_S, Cluster
 from tests.scheduler.helpers import join
@@ -76,6 +77,14 @@ def test_a_state_that_another_scheduler_holds_is_refused_before_anybody_is_answe
     with pytest.raises(ConfigError, match="that is running"):
         run_scheduler("127.0.0.1", 0, 1, 1, state=str(tmp_path))
     journal.close()
+
+
+def test_a_directory_serves_one_run_after_another(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_scheduler("127.0.0.1", 0, 1, 1, gather_timeout_s=0.05, state=str(tmp_path)) == 1
+    ended = read_log((tmp_path / "log.ended").read_bytes(), "log").records
+    assert [type(r).__name__ for r in ended] == ["Founded", "Ruled", "Aborted"]
+    assert not (tmp_path / "log").exists()
 
 
 # --- over sockets -----------------------------------------------------------------------------------------------------

@@ -203,3 +203,14 @@ def test_a_log_is_rewritten_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
     again = Journal(str(tmp_path))
     again.close()
     assert again.records == [Ruled(4), Started()]
+
+
+def test_the_log_of_a_run_that_is_over_is_kept_beside_that_of_the_next(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.append(EVERY)
+    journal.retire()
+    journal.close()
+    again = Journal(str(tmp_path))
+    again.close()
+    assert again.records == []
+    assert read_log((tmp_path / "log.ended").read_bytes(), "log").records == EVERY
