@@ -48,7 +48,7 @@ BURST = 64
 PACKET_BYTES = 2 * PACK_BYTES
 """Longer ones are cut, and malformed by that."""
 
-LARGE_AT_ONCE = 2
+LARGE_AT_ONCE = 1
 """Messages with references that are handed on before one looks for others."""
 
 TAG = 0xC1
