@@ -6,30 +6,11 @@ python examples/async_vs_sync.py --algo sync --algo dcasgd --algo easgd:tau=8 --
 """
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-from shoal.lab.compare import show
+from shoal.lab.compare import run, show
 
 DIGITS = Path(__file__).with_name("digits.py")
-
-
-def run(algo: str, args: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """One run through the `shoal run` command; its report."""
-    report = folder / "report.json"
-    command = [sys.executable, "-m", "shoal", "run", "-n", str(args.workers), "-s", str(args.servers), "--algo", algo]
-    command += ["--target", f"accuracy={args.target}", "--seed", str(args.seed), "--report", str(report)]
-    command += [str(DIGITS), "--epochs", str(args.epochs)]
-    print(f"\n$ shoal {shlex.join(command[3:])}", flush=True)
-    code = subprocess.run(command).returncode
-    if code != 0:
-        sys.exit(code)
-    loaded: dict[str, object] = json.loads(report.read_text())
-    return loaded
 
 
 def main() -> None:
@@ -42,10 +23,10 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.97, help="accuracy whose time is measured")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        algos = args.algo or [mode.strip() for mode in args.modes.split(",")]
-        reports = [run(algo, args, Path(folder)) for algo in algos]
-    show(reports)
+    cluster = ["-n", str(args.workers), "-s", str(args.servers), "--seed", str(args.seed)]
+    script = ["--target", f"accuracy={args.target}", str(DIGITS), "--epochs", str(args.epochs)]
+    algos = args.algo or [mode.strip() for mode in args.modes.split(",")]
+    show([run(*cluster, "--algo", algo, *script) for algo in algos])
 
 
 if __name__ == "__main__":

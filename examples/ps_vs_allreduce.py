@@ -5,30 +5,11 @@ python examples/ps_vs_allreduce.py --workers 4 --servers 2
 """
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from shoal.lab.compare import show
+from shoal.lab.compare import run, show
 
 DIGITS = Path(__file__).with_name("digits.py")
-
-
-def run(mode: str, servers: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run through the `shoal run` command; its report."""
-    report = folder / f"{mode}.json"
-    command = [sys.executable, "-m", "shoal", "run", "-n", str(args.workers), "-s", str(servers), "--mode", mode]
-    command += ["--target", f"accuracy={args.target}", "--seed", str(args.seed), "--report", str(report)]
-    command += [str(DIGITS), "--epochs", str(args.epochs)]
-    print(f"\n$ shoal {' '.join(command[3:])}", flush=True)
-    code = subprocess.run(command).returncode
-    if code != 0:
-        sys.exit(code)
-    loaded: dict[str, Any] = json.loads(report.read_text())
-    return loaded
 
 
 def links(workers: int, servers: int) -> str:
@@ -49,8 +30,10 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.97, help="accuracy whose time is measured")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        reports = [run("sync", args.servers, args, Path(folder)), run("allreduce", 0, args, Path(folder))]
+    cluster = ["-n", str(args.workers), "--seed", str(args.seed)]
+    script = ["--target", f"accuracy={args.target}", str(DIGITS), "--epochs", str(args.epochs)]
+    ways = ["--mode", "sync", "-s", str(args.servers)], ["--mode", "allreduce", "-s", "0"]
+    reports = [run(*cluster, *way, *script) for way in ways]
     show(reports)
     print(links(args.workers, args.servers))
     same = len({r["weights_sha256"] for r in reports}) == 1

@@ -1,12 +1,18 @@
 """Runs side by side: one column a run, one row a question."""
 
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["comparison", "show"]
+__all__ = ["comparison", "run", "show"]
 
 Report = Mapping[str, Any]
 
@@ -68,6 +74,24 @@ def comparison(reports: Sequence[Report]) -> Table:
     for label, cell in _ROWS:
         table.add_row(label.format(target=target), *(cell(r) for r in reports))
     return table
+
+
+def run(*words: str) -> dict[str, Any]:
+    """The final report of one run through the `shoal run` command, which is shown, and whose output passes through.
+
+    Args:
+        words: its options, the script, and the script's arguments.
+    Raises:
+        SystemExit: it has failed; with its exit code.
+    """
+    print(f"\n$ shoal {shlex.join(['run', *words])}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        code = subprocess.run([sys.executable, "-m", "shoal", "run", "--report", str(report), *words]).returncode
+        if code != 0:
+            sys.exit(code)
+        loaded: dict[str, Any] = json.loads(report.read_text())
+    return loaded
 
 
 def show(reports: Sequence[Report], console: Console | None = None) -> None:

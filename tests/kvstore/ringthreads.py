@@ -2,42 +2,13 @@
 
 import contextlib
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from shoal.kvstore.placement import Placement
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
-from shoal.kvstore.wire.messages import KeyLayout, KeySpec
-
-
-class FakeMembership:
-    """One worker's coordinator; all of a cluster share numbers of keys and the barrier."""
-
-    mode = "allreduce"
-
-    def __init__(self, rank: int, cluster: "RingCluster") -> None:
-        self.rank, self.num_workers, self._cluster = rank, cluster.workers, cluster
-
-    def barrier(self, name: str, timeout_s: float) -> None:
-        self._cluster.gate.wait(20.0)
-
-    def declare(
-        self,
-        gate: str,
-        reduce: str,
-        specs: Sequence[KeySpec],
-        timeout_s: float,
-        *,
-        store: int = 1,
-        private: bool = False,
-    ) -> tuple[KeyLayout, ...]:
-        with self._cluster.lock:
-            known = self._cluster.placement.layouts
-            self._cluster.placement.add([s for s in specs if s.key not in known])
-            return tuple(known[s.key] for s in specs)
+from tests.kvstore.membership import FakeMembership, Meeting
 
 
 class RingCluster:
@@ -45,8 +16,7 @@ class RingCluster:
 
     def __init__(self, workers: int, timeout_s: float = 20.0) -> None:
         self.workers, self.timeout_s = workers, timeout_s
-        self.placement, self.lock = Placement(1), threading.Lock()
-        self.gate = threading.Barrier(workers)
+        self.meeting = Meeting(workers, mode="allreduce")
         self.numbers = [itertools.count(1) for _ in range(workers)]
         self.nodes = [RingNode("127.0.0.1") for _ in range(workers)]
         addresses = {r: f"127.0.0.1:{n.port}" for r, n in enumerate(self.nodes)}
@@ -54,7 +24,7 @@ class RingCluster:
             node.join(r, 1, "run", addresses, timeout_s)
 
     def store(self, rank: int, reduce: str = "mean", algorithm: str = "auto") -> AllReduceKVStore:
-        member, numbers = FakeMembership(rank, self), self.numbers[rank]
+        member, numbers = FakeMembership(rank, self.meeting), self.numbers[rank]
         shell = self.nodes[rank].shell
         return AllReduceKVStore(reduce, member, shell, lambda: next(numbers), self.timeout_s, algorithm)
 

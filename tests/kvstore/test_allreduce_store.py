@@ -15,7 +15,8 @@ from shoal.kvstore.ring.buckets import Bucket
 from shoal.kvstore.ring.events import Collective
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.ops import optim
-from tests.kvstore.ringthreads import FakeMembership, ring_cluster
+from tests.kvstore.membership import FakeMembership
+from tests.kvstore.ringthreads import ring_cluster
 
 pytestmark = pytest.mark.net
 
@@ -218,7 +219,7 @@ class ByHand:
 def by_hand() -> tuple[AllReduceKVStore, ByHand]:
     shell, cluster = ByHand(), ring_cluster(1)
     with cluster as made:
-        member = FakeMembership(0, made)
+        member = FakeMembership(0, made.meeting)
         kv = AllReduceKVStore("sum", member, shell, lambda: 1, 5.0)  # type: ignore[arg-type]
         kv._declare(["w"], [ones(2)])
     return kv, shell

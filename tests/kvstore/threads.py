@@ -2,52 +2,19 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
 from shoal.kvstore.dist import DistKVStore
-from shoal.kvstore.placement import SLICE_BYTES, Placement
+from shoal.kvstore.placement import SLICE_BYTES
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Change, KeyLayout, KeySpec
 from shoal.kvstore.wire.transport import Transport
+from tests.kvstore.membership import FakeMembership, Meeting
 from tests.kvstore.simnet import roster
-
-
-class FakeMembership:
-    """One worker's coordinator; all of a cluster share placement and barrier."""
-
-    def __init__(self, rank: int, shared: "ThreadCluster") -> None:
-        self.rank, self.num_workers, self.mode, self._shared = rank, shared.workers, shared.mode, shared
-
-    def barrier(self, name: str, timeout_s: float) -> None:
-        self._shared.gate.wait(20.0)
-
-    changes: ClassVar[list[Change]] = []
-
-    def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None:
-        """There is no scheduler to take note."""
-
-    def control(self, store: int, settings: dict[str, Any], at_clock: int, timeout_s: float) -> Change:
-        raise AssertionError("changes need a scheduler")
-
-    def declare(
-        self,
-        gate: str,
-        reduce: str,
-        specs: Sequence[KeySpec],
-        timeout_s: float,
-        *,
-        store: int = 1,
-        private: bool = False,
-    ) -> tuple[KeyLayout, ...]:
-        with self._shared.lock:
-            known = self._shared.placement.layouts
-            self._shared.placement.add([s for s in specs if s.key not in known])
-            return tuple(known[s.key] for s in specs)
 
 
 class ThreadCluster:
@@ -55,12 +22,11 @@ class ThreadCluster:
 
     def __init__(self, workers: int, servers: int, mode: str = "", slice_bytes: int = SLICE_BYTES) -> None:
         self.workers, self.mode = workers, mode
-        self.placement, self.lock = Placement(servers, slice_bytes), threading.Lock()
-        self.gate = threading.Barrier(workers)
+        self.meeting = Meeting(workers, servers, mode, slice_bytes)
         self._loops: list[tuple[Loop, threading.Thread]] = []
         self.shells: list[ServerShell] = []
         self.addresses = [self._serve(rank) for rank in range(servers)]
-        self.members = [FakeMembership(r, self) for r in range(workers)]
+        self.members = [FakeMembership(r, self.meeting) for r in range(workers)]
         self._clients = [self._connect(r) for r in range(workers)]
 
     def _serve(self, rank: int) -> str:

@@ -3,9 +3,10 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from shoal.lab.compare import show
+from shoal.lab.compare import run, show
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -62,3 +63,12 @@ def test_a_ledger_that_does_not_balance_is_shouted() -> None:
 
 def test_what_is_not_known_is_a_dash() -> None:
     assert " - " in shown(report(accuracy=None, staleness_mean=None))
+
+
+@pytest.mark.net
+def test_a_run_that_fails_ends_the_comparison_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as e:
+        run("-n", "1", "no such script.py")
+    assert e.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == "\n$ shoal run -n 1 'no such script.py'\n" and "no script 'no such script.py'" in err
