@@ -22,7 +22,7 @@ SLICE_BYTES = 1 << 20
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
-LARGE_SLICES = ((64, 4), (16, 2))
+LARGE_SLICES = ((64, 4), (8, 2))
 """A key that would have so many slices or more gets slices so many times as large: every slice costs a message each way,
 and they are still enough to spread over servers and to be overtaken."""
 

@@ -45,7 +45,7 @@ def test_no_server_carries_more_than_the_average_and_one_slice(keys: list[KeySpe
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "largest"), [((16 << 20) - 4, 1 << 20), (16 << 20, 2 << 20), (64 << 20, 4 << 20), (10**8, 4 << 20)]
+    ("nbytes", "largest"), [((8 << 20) - 4, 1 << 20), (8 << 20, 2 << 20), (64 << 20, 4 << 20), (10**8, 4 << 20)]
 )
 def test_large_keys_are_cut_into_larger_slices(nbytes: int, largest: int) -> None:
     (layout,) = Placement(1).add([KeySpec(key="a", dtype="<f4", shape=(nbytes // 4,))])
