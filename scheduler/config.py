@@ -46,6 +46,10 @@ class SchedulerConfig:
             raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
         check_workers(self.mode, MAX_NODES if workers.more else workers.least)
         check_servers(as_count(self.servers).least, self.mode)
+        times = {"lease": self.lease_s, "gathering": self.gather_timeout_s, "settling": self.settle_s}
+        if min(times.values()) <= 0 or self.grace_s < 0:
+            got = {**times, "grace": self.grace_s}
+            raise ConfigError(f"leases and deadlines are positive, and a grace is not negative; got {got}, in seconds")
 
 
 def founding(config: SchedulerConfig) -> Founded:

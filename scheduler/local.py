@@ -236,7 +236,7 @@ class _Run:
         args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
-        args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state()]
+        args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state(), "--no-sync"]
         args += ["--mode", job.mode, "--algo", job.algo, *self._plugins()]
         try:
             self._start("scheduler", args, threads=1, pass_fds=(theirs,))

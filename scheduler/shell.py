@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
 
-from shoal.errors import ConfigError
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Snapshot
@@ -161,6 +160,7 @@ def run_scheduler(
     gather_timeout_s: float = 120.0,
     settle_s: float = 5.0,
     state: str = "",
+    sync: bool = True,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
@@ -173,6 +173,7 @@ def run_scheduler(
         servers: likewise; the other options are those of `SchedulerConfig`.
         state: directory of its log: with that of a scheduler that has died this one goes on with the run; with that
             of a run that is over it begins another. "" keeps none: the run ends with this process, without a grace.
+        sync: see `Journal`.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
@@ -182,9 +183,6 @@ def run_scheduler(
         ConfigError: the port is taken, an option makes no sense, or the state is another scheduler's or another run's.
         MembershipError: the log is damaged, or cannot be written.
     """
-    times = {"lease": lease_s, "gathering": gather_timeout_s, "settling": settle_s}
-    if min(times.values()) <= 0:
-        raise ConfigError(f"leases and deadlines are positive; got {times}, in seconds")
     config = SchedulerConfig(
         workers,
         servers,
@@ -199,7 +197,7 @@ def run_scheduler(
         settle_s=settle_s,
     )
     with ExitStack() as stack:
-        journal = stack.enter_context(closing(Journal(state))) if state else None
+        journal = stack.enter_context(closing(Journal(state, sync))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
         transport = stack.enter_context(closing(Transport("scheduler")))
         code = _serve(transport, (host, port), ready_fd, core, journal, on_progress)

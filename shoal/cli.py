@@ -346,6 +346,7 @@ def _add_scheduler(commands: Any) -> None:
     _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", type=_host, help="address to listen on")
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    p.add_argument("--no-sync", action="store_true", help=argparse.SUPPRESS)  # the launcher ends with the computer, too
 
 
 def _add_server(commands: Any) -> None:
@@ -474,6 +475,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         grace_s=o.scheduler_grace_s,
         state=o.state,
+        sync=not o.no_sync,
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
         on_progress=None if launched else _epoch_logger(),

@@ -142,6 +142,20 @@ def test_a_scheduler_is_started_from_the_environment_alone(
     assert options["mode"] == "bsp" and options["lease_s"] == 10.0
 
 
+def test_a_scheduler_is_told_where_its_log_is_and_how_long_the_others_wait(
+    run: Run, calls: list[tuple[Any, ...]], script: str
+) -> None:
+    assert run("scheduler", "-n", "2", "-s", "1", "--state", "/state", "--scheduler-grace", "5")[0] == 0
+    assert {k: calls[0][-1][k] for k in ("state", "grace_s", "sync")} == {
+        "state": "/state",
+        "grace_s": 5.0,
+        "sync": True,
+    }
+    run("run", "--scheduler-grace-s", "0", "--run-dir", "kept", script)
+    assert (calls[1][2].scheduler_grace_s, calls[1][2].run_dir) == (0.0, "kept")
+    assert "expected a positive number of seconds, got '-1'" in run("run", "--scheduler-grace-s=-1", script)[2]
+
+
 def test_a_server_is_started_from_the_environment_alone(
     run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

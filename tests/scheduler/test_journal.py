@@ -205,6 +205,20 @@ def test_a_log_is_rewritten_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
     assert again.records == [Ruled(4), Started()]
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_an_append_waits_for_the_disk_unless_the_log_need_not_outlive_the_computer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    journal = Journal(str(tmp_path), sync)
+    waits: list[int] = []
+    monkeypatch.setattr(journal, "_sync", waits.append if sync else journal._sync)
+    for record in EVERY[:3]:
+        journal.append([record])
+    journal.close()
+    assert len(waits) == 3 * sync
+    assert len(read_log((tmp_path / "log").read_bytes(), "log").records) == 3
+
+
 def test_the_log_of_a_run_that_is_over_is_kept_beside_that_of_the_next(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     journal.append(EVERY)
