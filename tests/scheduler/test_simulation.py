@@ -214,6 +214,19 @@ def test_a_scheduler_that_dies_and_comes_back_changes_nothing(network: dict[str,
     everybody_is_done(sim)
 
 
+@given(networks, st.integers(1, 2), st.integers(1, 2))
+@settings(deadline=None, max_examples=60)
+def test_a_death_beside_that_of_the_scheduler_ends_the_run_for_everybody_or_comes_too_late(
+    network: dict[str, Any], crashes: int, deaths: int
+) -> None:
+    sim = Simulation(**network, deaths=deaths, crashes=crashes)
+    sim.run()
+    assert len(sim.ended) == 1, "the scheduler always ends"
+    assert all(n.outcome for n in sim.nodes.values() if not n.dead), "nobody is left waiting"
+    lost = [n.token for n in sim.core.state.tokens.values() if n.state == "lost"]
+    assert set(lost) <= set(sim.deaths), "the living are not blamed"
+
+
 @given(networks, st.integers(1, 2))
 @settings(deadline=None, max_examples=60)
 def test_a_death_ends_the_run_for_everybody_or_comes_too_late(network: dict[str, Any], deaths: int) -> None:
