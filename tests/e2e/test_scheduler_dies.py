@@ -94,6 +94,7 @@ def test_a_run_whose_scheduler_is_killed_ends_with_the_same_weights_and_says_wha
     assert (undisturbed.code, disturbed.code) == (0, 0), disturbed.err
     assert disturbed.report["weights_sha256"] == undisturbed.report["weights_sha256"]
     assert disturbed.report["ledger"]["balanced"]
+    assert [r.report["scheduler_restarts"] for r in (undisturbed, disturbed)] == [0, 1]
     told = r"\[shoal run\] scheduler \(pid \d+\) was killed by SIGKILL; it is started again, and the run goes on"
     assert re.search(told, disturbed.err)
     assert re.search(
