@@ -44,6 +44,9 @@ SPIN_S = 200e-6
 """How long a thread that may look again and again does so before it sleeps: to wake a sleeping virtual processor takes
 40 us and more, several times what a small message takes otherwise."""
 
+CROWDED_S, CROWDED_WAITS = 50e-6, 16
+"""If giving way takes longer than the first number, somebody else wants this processor, and so many waits do not spin."""
+
 _BULK = b"\x01"
 _POLLIN = int(zmq.POLLIN)
 _MORE = int(zmq.SNDMORE) | int(zmq.DONTWAIT)
@@ -95,6 +98,7 @@ class Lanes:
         self._used: set[Any] = set()  # sockets whose events must be asked for
         self._ready: dict[Any, None] = {}  # sockets with messages that are not handed on yet
         self._waiting: dict[tuple[str, bool], _Waiting] = {}
+        self._crowded = 0  # waits that are not to spin
         self._brief = False  # whether the last wait was so short that spinning would have covered it
 
     # --- other file descriptors ---------------------------------------------------------------------------------------
@@ -269,7 +273,9 @@ class Lanes:
             timeout_s = min(timeout_s, 0.005)  # a full queue is looked at again soon
         if timeout_s <= 0.0 or not spins:
             return self._poller.poll(max(0.0, timeout_s))
-        if self._brief:
+        if self._crowded:
+            self._crowded -= 1
+        elif self._brief:
             found = self._spin(min(timeout_s, SPIN_S))
             if found:
                 return found
@@ -279,14 +285,19 @@ class Lanes:
         return found
 
     def _spin(self, most_s: float) -> list[tuple[int, int]]:
-        """Look until something has happened, or the time is over; whoever else can run here goes first."""
+        """Look until something has happened, the time is over, or somebody else wants the processor."""
         poll, clock, give_way = self._poller.poll, time.perf_counter, os.sched_yield
-        until = clock() + most_s
-        while clock() < until:
+        now = clock()
+        until = now + most_s
+        while now < until:
             found = poll(0.0)
             if found:
                 return found
             give_way()
+            before, now = now, clock()
+            if now - before > CROWDED_S:
+                self._crowded = CROWDED_WAITS
+                break
         return []
 
     def handle(self, events: list[tuple[int, int]]) -> Iterator[tuple[str, list[list[Any]]]]:

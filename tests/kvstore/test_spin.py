@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.kvstore.wire.lanes import SPIN_S, Lanes
+from shoal.kvstore.wire.lanes import CROWDED_S, CROWDED_WAITS, SPIN_S, Lanes
 
 
 class Poller:
@@ -53,7 +53,7 @@ def test_it_sleeps_when_spinning_brings_nothing(lanes: Lanes) -> None:
 
 
 def test_a_long_sleep_ends_the_spinning(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 0.0, 2 * SPIN_S, 3 * SPIN_S, 9 * SPIN_S])
+    times = iter([0.0, 2 * SPIN_S, 3 * SPIN_S, 9 * SPIN_S])
     monkeypatch.setattr("shoal.kvstore.wire.lanes.time.perf_counter", lambda: next(times))
     lanes._brief = True
     lanes.wait(1.0, spins=True)
@@ -70,3 +70,15 @@ def test_a_wait_that_must_not_last_looks_once(lanes: Lanes) -> None:
     lanes._brief = True
     lanes.wait(0.0, spins=True)
     assert lanes._poller.asked == [0.0]
+
+
+def test_where_others_want_the_processor_it_sleeps_for_a_while(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("shoal.kvstore.wire.lanes.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("shoal.kvstore.wire.lanes.os.sched_yield", lambda: now.__setitem__(0, now[0] + 2 * CROWDED_S))
+    lanes._brief = True
+    for _ in range(CROWDED_WAITS + 1):
+        lanes.wait(1.0, spins=True)
+    assert lanes._poller.asked == [0.0, *[1.0] * (CROWDED_WAITS + 1)]
+    lanes.wait(1.0, spins=True)
+    assert lanes._poller.asked[-2:] == [0.0, 1.0]
