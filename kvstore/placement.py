@@ -23,8 +23,8 @@ PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
 LARGE_SLICES = ((64, 4), (8, 2))
-"""A key that would have so many slices or more gets slices so many times as large: every slice costs a message each way,
-and they are still enough to spread over servers and to be overtaken."""
+"""A key that would have so many slices or more gets slices so many times as large: every slice costs a message each
+way, and they are still enough to spread over servers and to be overtaken."""
 
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""

@@ -45,7 +45,7 @@ SPIN_S = 200e-6
 40 us and more, several times what a small message takes otherwise."""
 
 CROWDED_S, CROWDED_WAITS = 50e-6, 16
-"""If giving way takes longer than the first number, somebody else wants this processor, and so many waits do not spin."""
+"""If giving way takes longer than the first number, somebody else wants this processor: so many waits do not spin."""
 
 _BULK = b"\x01"
 _POLLIN = int(zmq.POLLIN)
