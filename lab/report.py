@@ -29,19 +29,21 @@ compression         null, or what compressed pushes and pulls, and its price: co
 changes             settings that were changed meanwhile: number, store, settings, at_clock, by; and taken, which says
                     for each server (and for each worker, for codecs) how many slices took the change, and the first and
                     the last version (or clock) at which one did; and refused, why one could not
-ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate (counted by the
-                    servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped. One
+ledger              sent, acknowledged (counted by the workers), applied, rejected, dropped, duplicate, lost (counted by
+                    the servers) and balanced: for every worker, sent = acknowledged = applied + rejected + dropped +
+                    lost. Lost is what was acknowledged by a server that died, and not in the snapshot of it. One
                     push of one slice counts as one; in an all-reduce one message does, and the worker that takes it is
                     the server. Dropped is what came too late for its round; a duplicate is a repetition that was
                     answered without being counted again.
+restored            for each server that was restored from a snapshot, one sentence: what was lost
+scheduler_restarts  how often the scheduler was started again
 weights_sha256      hash of the final weights, from worker 0, or null
 replicas_equal      whether all workers of an all-reduce ended with these weights; null where servers hold them
 metrics             every metric that worker 0 reported, with its last value
 per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
-                    rejected, dropped, duplicate, retries, staleness_mean, balanced
+                    rejected, dropped, duplicate, lost, retries, staleness_mean, balanced
 seed                of the run
 malformed           messages that servers dropped because they were not the protocol
-scheduler_restarts  how often the scheduler was started again
 shoal               version of shoal
 ==================  ================================================================================================
 """
@@ -72,7 +74,7 @@ Report = dict[str, Any]
 MAX_CHANGES_SHOWN = 20
 """Changes of settings that are listed on the terminal; the report has all."""
 
-_SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate")
+_SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate", "lost")
 _WORKER_COUNTS = ("sent", "acknowledged", "retries", "skipped")
 
 
@@ -113,13 +115,14 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "compression": _compression([_report(n) for n in workers], servers),
         "changes": [_change(c, snapshot.nodes) for c in snapshot.changes],
         "ledger": _ledger(rows),
+        "restored": [str(text) for s in servers for text in s.get("restored") or ()],
+        "scheduler_restarts": max(0, snapshot.term - 1),
         "weights_sha256": first.get("weights_sha256"),
         "replicas_equal": _equal([_report(n).get("weights_sha256") for n in workers]),
         "metrics": metrics,
         "per_worker": rows,
         "seed": seed,
         "malformed": sum(_number(s, "malformed") for s in servers),
-        "scheduler_restarts": max(0, snapshot.term - 1),
         "shoal": shoal.__version__,
     }
 
@@ -163,7 +166,7 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
         "staleness": {str(tau): n for tau, n in sorted(staleness.items())},
         "balanced": counts["sent"]
         == counts["acknowledged"]
-        == counts["applied"] + counts["rejected"] + counts["dropped"],
+        == counts["applied"] + counts["rejected"] + counts["dropped"] + counts["lost"],
     }
 
 
@@ -251,6 +254,7 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     lines += [(f"change {c['number']}", _changed(c)) for c in r["changes"][:MAX_CHANGES_SHOWN]]
     counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
     lines.append(("ledger", f"{verdict}: {counts}"))
+    lines += [("restored", text) for text in r["restored"]]
     if r["weights_sha256"]:
         same = {None: "", True: ", the same on every worker", False: ", NOT THE SAME ON EVERY WORKER"}
         lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}{same[r['replicas_equal']]}"))

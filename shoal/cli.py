@@ -17,6 +17,9 @@ import shoal
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
+from shoal.ledger import REPORT as RUN_REPORT
+from shoal.ledger import add_options as ledger_options
+from shoal.ledger import ledger
 from shoal.plugins import load_plugins
 from shoal.simulating import add_options as simulate_options
 from shoal.simulating import simulate
@@ -114,6 +117,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_server,
         _add_worker,
         _add_control,
+        _add_ledger,
         _add_simulate,
         _add_doctor,
         _add_kv_bench,
@@ -382,6 +386,10 @@ def _add_control(commands: Any) -> None:
     control_options(p)
 
 
+def _add_ledger(commands: Any) -> None:
+    ledger_options(_command(commands, "ledger", ledger, "What became of every push of a finished run."))
+
+
 def _add_simulate(commands: Any) -> None:
     text = "Compare gates in virtual time: the store's own state machines, with simulated workers."
     p = _command(commands, "simulate", simulate, text)
@@ -450,8 +458,8 @@ def _run(o: argparse.Namespace) -> int:
         print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
         return 1
     report = final_report(outcome.snapshot, seed=o.seed)
-    if o.report:
-        save(report, o.report)
+    for path in filter(None, (o.report, o.run_dir and os.path.join(o.run_dir, RUN_REPORT))):
+        save(report, path)
     if not o.no_progress:
         display.show(render(report))
     return outcome.code

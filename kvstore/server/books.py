@@ -25,6 +25,7 @@ class Ledger:
     rejected: int = 0
     dropped: int = 0
     duplicate: int = 0
+    lost: int = 0  # acknowledged, and not in the snapshot from which the server was restored
     refusals: dict[int, Send] = field(default_factory=dict)  # by seq, to answer a repetition the same way
     staleness: Counter[int] = field(default_factory=Counter)
 
@@ -49,7 +50,7 @@ class Ledger:
 
 def accounts(books: Mapping[int, Ledger]) -> dict[str, dict[str, Any]]:
     """Ledgers and histograms of staleness by worker, as plain data."""
-    columns = ("applied", "rejected", "dropped", "duplicate")
+    columns = ("applied", "rejected", "dropped", "duplicate", "lost")
     return {
         "ledger": {str(r): {name: getattr(book, name) for name in columns} for r, book in books.items()},
         "staleness": {str(r): {str(tau): n for tau, n in sorted(b.staleness.items())} for r, b in books.items()},

@@ -117,7 +117,7 @@ def test_parts_that_do_not_fit_are_refused_counted_and_given_back() -> None:
         kv._compressor.spec = kv._compressor.codec.spec()
         kv.push("w", np.zeros(64, np.float32)).result()
         (stats,) = kv.server_stats()
-        assert stats["ledger"]["0"] == {"applied": 1, "rejected": 1, "dropped": 0, "duplicate": 0}
+        assert stats["ledger"]["0"] == {"applied": 1, "rejected": 1, "dropped": 0, "duplicate": 0, "lost": 0}
         assert kv.ledger()["sent"] == kv.ledger()["acknowledged"] == 2
 
 

@@ -299,7 +299,9 @@ def test_stats_answer_with_the_ledger() -> None:
     feed(core, push(0, 0))
     (action,) = feed(core, Stats(seq=3), "w0")
     assert isinstance(action, Send)
-    assert action.message.data["ledger"] == {"0": {"applied": 1, "rejected": 0, "dropped": 0, "duplicate": 0}}
+    assert action.message.data["ledger"] == {
+        "0": {"applied": 1, "rejected": 0, "dropped": 0, "duplicate": 0, "lost": 0}
+    }
 
 
 def test_a_message_that_is_not_for_servers_is_refused() -> None:

@@ -16,7 +16,7 @@ KEYS = {
     "mode", "algo", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
     "staleness_mean", "staleness_p95", "staleness", "staleness_by_key", "skew",
     "bytes_pushed", "bytes_saved", "bytes_pulled", "changes",
-    "compression", "ledger",
+    "compression", "ledger", "restored", "scheduler_restarts",
     "weights_sha256", "replicas_equal", "metrics", "per_worker", "seed", "malformed", "scheduler_restarts", "shoal",
 }  # fmt: skip
 
@@ -115,6 +115,7 @@ def test_a_ledger_balances_when_every_push_is_accounted_for() -> None:
         "dropped": 0,
         "skipped": 0,
         "duplicate": 2,
+        "lost": 0,
         "balanced": True,
     }
 
