@@ -32,6 +32,9 @@ __all__ = ["JobConfig", "LocalLauncher", "Outcome"]
 PERIOD_S = 0.05
 """How often the children are looked at; the end of their output is noticed at once."""
 
+PAUSE_S = 5.0
+"""Longer between two looks, and the launcher itself has been stopped for a while."""
+
 VERDICT_S = 1.0
 """After a child has given up, how long the scheduler has to say whose fault it is."""
 
@@ -164,6 +167,7 @@ class _Run:
         self._on_snapshot, self._on_line = on_snapshot, on_line
         self._port = job.port
         self._revived: list[float] = []
+        self._scheduler_began = self._looked = 0.0
         self._private = "" if job.run_dir or not job.scheduler_grace_s else tempfile.mkdtemp(prefix="shoal-run-")
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
@@ -222,7 +226,7 @@ class _Run:
         env |= {**limits, "PYTHONUNBUFFERED": "1", "SHOAL_LOG": "info" if self.job.verbose else "warning"}
         child = Child(name, [sys.executable, "-m", "shoal", *args], env, pass_fds)
         if name == "scheduler":
-            self.children[:1] = [child]
+            self.children[:1], self._scheduler_began = [child], time.monotonic()
         else:
             self.children.append(child)
         for stream, pipe in child.streams.items():
@@ -265,6 +269,19 @@ class _Run:
             self._say(f"{self.children[0]} has its log, and goes on after {time.monotonic() - now:.2f} s")
         return True
 
+    def _end_mute(self) -> None:
+        """Kill a scheduler that is there and says nothing for half of its grace: stopped, or stuck. See `_revive`."""
+        now = time.monotonic()
+        if now > self._looked + PAUSE_S:  # it was this process that was stopped
+            self._scheduler_began = now
+        self._looked = now
+        if self.watcher is None or not self._state() or self.children[0].poll() is not None:
+            return
+        silent_s = min(self.watcher.silent_s, now - self._scheduler_began)
+        if silent_s > max(self.job.lease_s, self.job.scheduler_grace_s / 2) and not self.watcher.final:
+            self._say(f"{self.children[0]} has been silent for {silent_s:.1f} s")
+            self.children[0].signal(signal.SIGKILL)
+
     def _say(self, text: str) -> None:
         """Among the lines of the children."""
         with suppress(OSError, ValueError):  # nobody reads our output
@@ -300,6 +317,7 @@ class _Run:
         while True:
             self._news.wait(PERIOD_S)
             self._news.clear()
+            self._end_mute()
             verdict = self._verdict()
             if verdict is not None:
                 if self._revive():

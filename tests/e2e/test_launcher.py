@@ -163,7 +163,7 @@ def test_a_worker_that_dies_without_a_word_is_blamed_with_its_exit_code(crowd: C
 
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])
 def test_a_stopped_process_is_found_by_its_lease(crowd: Crowd, tmp_path: Path, victim: str) -> None:
-    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=1.0, grace_s=0.5, scheduler_grace_s=2.0)
+    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=1.0, grace_s=0.5, scheduler_grace_s=0.0)
     run.on_ready = lambda: os.kill(crowd.pids(victim)[0], signal.SIGSTOP)
     outcome = run.go()
     assert outcome.code == 1

@@ -59,7 +59,7 @@ while done < steps:
         trainer.step(len(x))
         done += 1
         if shoal.rank() == 0 and done in kills:
-            os.kill(scheduler(), signal.SIGKILL)
+            os.kill(scheduler(), getattr(signal, os.environ.get("HOW", "SIGKILL")))
         if done == steps:
             break
 print("trained", done)
@@ -103,6 +103,13 @@ def test_a_run_whose_scheduler_is_killed_ends_with_the_same_weights_and_says_wha
     assert len(set(re.findall(r"(\w+ \d): the scheduler \S+ is back after .* \(term 2\)", disturbed.err))) == 4
     assert (tmp_path / "run/scheduler/log.ended").read_bytes().count(b'"Ruled"') == 2
     assert not undisturbed.err
+
+
+def test_a_scheduler_that_is_stopped_for_long_is_replaced(tmp_path: Path) -> None:
+    ran = Ran(tmp_path, "20", "12", "--lease-s=2", "--scheduler-grace=8", HOW="SIGSTOP")
+    assert ran.code == 0, ran.err
+    assert re.search(r"scheduler \(pid \d+\) has been silent for \d\.\d s\n.*was killed by SIGKILL; it is", ran.err)
+    assert ran.report["ledger"]["balanced"] and ran.report["scheduler_restarts"] == 1
 
 
 def test_a_scheduler_that_is_killed_again_and_again_is_named_in_the_end(tmp_path: Path) -> None:
