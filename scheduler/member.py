@@ -232,11 +232,11 @@ class MemberCore:
             return self._now + 1.0
         if self.welcome is None:
             return min(self._next_send, self._began + self.config.join_timeout_s)
+        if self.phase == "leaving":
+            return min(self._next_send, self._leave_by)
         times = [self._next_send, self._heard + self._patience_s(), *(a.again_at for a in self._asked.values())]
         if self.grace_s and not self.hushed:
             times.append(self._heard + self.welcome.lease_s / 2)
-        if self.phase == "leaving":
-            times.append(self._leave_by)
         if self._status_new:
             times.append(self._beaten_at + STATUS_S)
         return min(times)

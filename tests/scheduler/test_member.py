@@ -1,5 +1,6 @@
 """A node's side of membership, one behaviour at a time."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -7,6 +8,7 @@ from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
     Abort,
     Alive,
+    Attach,
     Barrier,
     BarrierWaiting,
     Declare,
@@ -23,7 +25,7 @@ from shoal.kvstore.wire.messages import (
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message
-from shoal.scheduler.member import Action, Fail, MemberConfig, MemberCore, News, barrier_key, declare_key
+from shoal.scheduler.member import Action, Fail, Hush, MemberConfig, MemberCore, News, barrier_key, declare_key
 
 ROSTER = Roster(generation=4, epoch=1, members=())
 BARRIER = Barrier(name="b", index=0)
@@ -33,6 +35,16 @@ def welcome(missing: tuple[str, ...] = ("worker 1",), lease_s: float = 8.0) -> W
     return Welcome(
         cluster="c", rank=0, incarnation=1, lease_s=lease_s, mode="", seed=0, present=("worker 0",), missing=missing
     )
+
+
+def lasting(term: int = 1, grace_s: float = 60.0, lease_s: float = 8.0) -> tuple[Message, Message]:
+    """What a scheduler says that has a log on disk."""
+    return by(replace(welcome(lease_s=lease_s), grace_s=grace_s), term), by(ROSTER, term)
+
+
+def by(m: Message, term: int, cluster: str = "c") -> Any:
+    """A message as the scheduler of this run and term says it."""
+    return replace(m, cluster=cluster, term=term)  # type: ignore[call-arg]
 
 
 def left(generation: int, rank: int = 1) -> Left:
@@ -57,8 +69,10 @@ class Node:
 
     def sleep(self, seconds: float) -> list[tuple[float, Action]]:
         """Time passes as in a loop; what is done, and when."""
-        until, done = self.now + seconds, []
+        until, done, wakes = self.now + seconds, [], 0
         while self.now < until:
+            wakes += 1
+            assert wakes < 100 + 20 * seconds, "it wakes again and again, and does nothing"
             self.now = min(until, max(self.core.wake_at(), self.now + 1e-6))
             done += [(self.now, action) for action in self.wake()]
         return done
@@ -268,3 +282,93 @@ def test_a_run_can_fail_before_the_welcome() -> None:
 def test_a_scheduler_that_no_longer_knows_us_ends_the_membership() -> None:
     (fail,) = Node(welcome(), ROSTER).hear(Refused(seq=0, error="JoinRefusedError", text="restarted"))
     assert isinstance(fail, Fail) and fail.reason == "restarted"
+
+
+# --- a scheduler that may come back -----------------------------------------------------------------------------------
+
+
+def test_everything_a_member_says_names_the_run_and_the_term_that_it_knows() -> None:
+    node = Node(*lasting(term=3))
+    (said,) = sent(node.core.ask(barrier_key("b", 0), BARRIER, node.now), Barrier)
+    assert isinstance(said, Barrier) and (said.cluster, said.term) == ("c", 3)
+
+
+def test_a_scheduler_that_may_come_back_is_missed_first_and_given_up_after_its_grace() -> None:
+    node = Node(*lasting())
+    done = node.sleep(70.0)
+    assert [(t, a) for t, a in done if isinstance(a, Hush)] == [(4.0, Hush(4.0))]
+    ((when, fail),) = [(t, a) for t, a in done if isinstance(a, Fail)]
+    assert when == 60.0 and fail.error == "NodeLostError"
+    assert "silent for 60.0 s, and waited for 60 s (--scheduler-grace) at most" in fail.reason
+
+
+def test_a_grace_that_is_shorter_than_the_lease_is_the_lease() -> None:
+    node = Node(*lasting(grace_s=1.0))
+    assert [t for t, a in node.sleep(20.0) if isinstance(a, Fail)] == [8.0]
+
+
+def test_a_scheduler_that_is_back_is_told_who_this_is_and_what_it_has_not_answered() -> None:
+    node = Node(*lasting())
+    node.core.set_status({"step": 9})
+    node.core.ask(barrier_key("b", 0), BARRIER, node.now)
+    node.sleep(5.0)
+    actions = node.hear(by(Attach(), 2))
+    assert actions[0] == Hush(5.0, back=True, term=2)
+    (join,) = sent(actions, Join)
+    assert isinstance(join, Join)
+    assert (join.rank, join.incarnation, join.generation, join.token, join.term) == (0, 1, 4, "t", 2)
+    assert sent(actions, Heartbeat) == [Heartbeat(status={"step": 9}, generation=4)]
+    assert sent(actions, Barrier) == [BARRIER]
+
+
+def test_a_scheduler_that_calls_again_at_once_has_the_answer_under_way() -> None:
+    node = Node(*lasting())
+    assert sent(node.hear(by(Attach(), 2)), Join)
+    assert not sent(node.hear(by(Attach(), 2)), Join)
+    node.now += 0.3
+    assert sent(node.hear(by(Attach(), 2)), Join)
+
+
+def test_any_word_of_a_later_term_is_enough() -> None:
+    node = Node(*lasting())
+    assert sent(node.hear(by(Alive(generation=4), 2)), Join)
+
+
+def test_a_smaller_term_is_not_listened_to_and_is_no_sign_of_life() -> None:
+    node = Node(*lasting(term=2))
+    assert node.hear(by(left(5), 1)) == []
+    assert node.hear(by(Abort(culprit="x", reason="y"), 1)) == []
+    assert node.hear(by(Refused(seq=0, error="StaleWorkerError", text="t"), 1)) == []
+    node.sleep(3.9)
+    node.hear(by(Alive(generation=4), 1))
+    assert any(isinstance(a, Hush) for _, a in node.sleep(0.2))
+    assert node.core.phase == "running"
+
+
+def test_the_scheduler_of_another_run_is_not_listened_to_and_is_named_in_the_end() -> None:
+    node = Node(*lasting(grace_s=10.0))
+    assert node.hear(by(Refused(seq=0, error="JoinRefusedError", text="who are you"), 7, "d")) == []
+    (fail,) = [a for _, a in node.sleep(20.0) if isinstance(a, Fail)]
+    assert "The scheduler of another run (d) has taken its address." in fail.reason
+
+
+def test_if_the_scheduler_cannot_come_back_a_strangers_refusal_is_the_end() -> None:
+    node = Node(by(welcome(), 1), by(ROSTER, 1))
+    assert node.hear(by(left(5), 1, "d")) == []
+    (fail,) = node.hear(by(Refused(seq=0, error="JoinRefusedError", text="restarted"), 1, "d"))
+    assert isinstance(fail, Fail) and fail.reason == "restarted"
+
+
+def test_who_is_done_waits_with_its_goodbye_for_a_scheduler_that_may_come_back() -> None:
+    node = Node(*lasting())
+    node.core.leave("", {"n": 1}, node.now)
+    node.sleep(30.0)
+    actions = node.hear(by(Attach(), 2))
+    assert [type(a.message) for a in actions if isinstance(a, Send)] == [Join, Goodbye]
+    assert node.hear(by(Farewell(), 2)) == [News(Farewell())]
+
+
+def test_who_gives_up_does_not_wait_for_a_scheduler_that_is_away() -> None:
+    node = Node(*lasting())
+    node.core.leave("boom", None, node.now)
+    assert [round(t, 6) for t, a in node.sleep(70.0) if a == News(Farewell())] == [2.0]
