@@ -121,8 +121,11 @@ def summary(name: str, shapes: Sequence[Shape], of_workers: Sequence[Mapping[str
     }
 
 
-def kv_bench(made: Plan, *, workers: int, servers: int, mode: str, as_json: bool = False) -> int:
+def kv_bench(made: Plan, *, workers: int, servers: int, mode: str, as_json: bool = False, keys: str = "") -> int:
     """Run the plan on a cluster of this machine and print what came out.
+
+    Args:
+        keys: the key of that cluster, as of `JobConfig`.
 
     Returns:
         Exit code: 0, 1 if a value was wrong, or the run's own if it failed.
@@ -139,7 +142,7 @@ def kv_bench(made: Plan, *, workers: int, servers: int, mode: str, as_json: bool
     if mode == ALLREDUCE:  # it needs no servers, and updates nothing
         servers, made = 0, dataclasses.replace(made, optimizer="none")
     script = str(Path(__file__).with_name("kvworker.py"))
-    job = JobConfig(script=script, args=(made.to_json(),), workers=workers, servers=servers, mode=mode)
+    job = JobConfig(script=script, args=(made.to_json(),), workers=workers, servers=servers, mode=mode, keys=keys)
     outcome = LocalLauncher(on_line).launch(job)
     if outcome.text:
         print(f"shoal kv-bench: {outcome.text}", file=sys.stderr, flush=True)

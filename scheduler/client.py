@@ -55,6 +55,9 @@ __all__ = ["Membership"]
 
 log = logging.getLogger("shoal.scheduler")
 
+VITALS_S = 1.0
+"""How often a process looks at itself for those who watch the run."""
+
 
 class Membership:
     """This process's place in the cluster.
@@ -157,11 +160,17 @@ class Membership:
             log.warning(text, who, where, hush.silent_s, hush.term)
         else:
             text = "%s: the scheduler (%s) has been silent for %.1f s; what does not need it goes on, for up to %g s"
+                    reason = self._barred() or reason
             log.warning(text, who, where, hush.silent_s, self.core.grace_s)
 
     def _news(self, m: Message) -> None:
         match m:
             case Welcome(present=present, missing=missing):
+    def _barred(self) -> str:
+        """Why the scheduler never answered, if it is because this process does not have its key."""
+        why = self.transport.shut("scheduler") if self.core.welcome is None else ""
+        return f"the scheduler at {self.core.config.scheduler} does not let this process in: {why}" * bool(why)
+
                 if missing:
                     total = len(present) + len(missing)
                     log.info("%d/%d joined, waiting for %s", len(present), total, ", ".join(missing))

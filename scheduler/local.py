@@ -20,6 +20,7 @@ from pathlib import Path
 
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, check_workers
+from shoal.kvstore.wire.keys import Access, load_keys
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
 from shoal.scheduler.gather import ALLREDUCE, check_servers
@@ -68,6 +69,7 @@ class JobConfig:
         run_dir: directory that keeps what the run writes; "" for one that is removed when the run has ended.
         gather_timeout_s: the run fails if not everybody has joined by then.
         host: address of this machine on which the processes meet.
+        keys: the cluster's key, a file or its directory; "" for none, which is enough on the loopback.
         port: of the scheduler; 0 lets the system choose.
         env: variables on top of this process's.
         verbose: children also say what goes well.
@@ -88,6 +90,7 @@ class JobConfig:
     run_dir: str = ""
     gather_timeout_s: float = 120.0
     host: str = "127.0.0.1"
+    keys: str = ""
     port: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     verbose: bool = False
@@ -166,6 +169,7 @@ class _Run:
         self.watcher: Watcher | None = None
         self._on_snapshot, self._on_line = on_snapshot, on_line
         self._port = job.port
+        self._access = Access(load_keys(job.keys) if job.keys else None)
         self._revived: list[float] = []
         self._scheduler_began = self._looked = 0.0
         self._private = "" if job.run_dir or not job.scheduler_grace_s else tempfile.mkdtemp(prefix="shoal-run-")
@@ -199,11 +203,13 @@ class _Run:
             return self._verdict() or (1, f"{self.children[0]} did not start")
         self._port = port
         address = f"{self.job.host}:{port}"
+        if self.job.run_dir:
+            record_address(self.job.run_dir, address)
         for rank in range(self.job.servers):
             self._start(f"server {rank}", self._server(address, rank), threads=1)
         for rank in range(self.job.workers):
             self._start(f"worker {rank}", self._worker(address, rank))
-        self.watcher = Watcher(address, self._take)
+        self.watcher = Watcher(address, self._take, self._access)
         return self._supervise()
 
     def _server(self, address: str, rank: int) -> list[str]:
@@ -214,7 +220,7 @@ class _Run:
         return [word for path in self.job.plugins for word in ("--plugin", path)]
 
     def _listen(self) -> list[str]:
-        return ["--host", self.job.host, "--port", "0", "--advertise", self.job.host]
+        return ["--host", self.job.host, "--port", "0", "--advertise", self.job.host, "--keys", self.job.keys]
 
     def _worker(self, address: str, rank: int) -> list[str]:
         options = ["--rank", str(rank), "--target", self.job.target, *self._listen(), *self._plugins()]
@@ -238,6 +244,7 @@ class _Run:
         job = self.job
         ours, theirs = os.pipe()
         args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
+        args += ["--keys", job.keys]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
         args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state(), "--no-sync"]

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from shoal.kvstore.events import Received, Send, Woke
+from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.kvstore.wire.schema import Message
@@ -161,6 +162,7 @@ def run_scheduler(
     settle_s: float = 5.0,
     state: str = "",
     sync: bool = True,
+    access: Access = LOOPBACK,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
@@ -168,12 +170,13 @@ def run_scheduler(
     """Serve one run, until it has finished or failed.
 
     Args:
-        host, port: where to listen; ``0.0.0.0`` for all addresses, port 0 for one that the system chooses.
+        host, port: where to listen; ``0.0.0.0`` is every address, "" as far as ``access`` allows; port 0 is any port.
         workers: how many the run has; a `Count` with ``more`` means at least so many.
         servers: likewise; the other options are those of `SchedulerConfig`.
         state: directory of its log: with that of a scheduler that has died this one goes on with the run; with that
             of a run that is over it begins another. "" keeps none: the run ends with this process, without a grace.
         sync: see `Journal`.
+        access: who may join.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
@@ -199,11 +202,19 @@ def run_scheduler(
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(state, sync))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
-        transport = stack.enter_context(closing(Transport("scheduler")))
-        code = _serve(transport, (host, port), ready_fd, core, journal, on_progress)
+        transport = stack.enter_context(closing(Transport("scheduler", access)))
+        code = _serve(transport, (host or _all(access), port), ready_fd, core, journal, on_progress)
     if on_finished and not code:
         on_finished(core.snapshot())
     return code
+
+
+def _all(access: Access) -> str:
+    """Where to listen if nothing is said: as far as is safe."""
+    if access.keys is not None or access.insecure:
+        return "0.0.0.0"
+    log.info("for this machine only; others join with a key: shoal keys new DIR, then --keys DIR everywhere")
+    return "127.0.0.1"
 
 
 def check_settings(

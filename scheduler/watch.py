@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from shoal.errors import MembershipError
+from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.messages import Snapshot, Watch
 from shoal.kvstore.wire.transport import Transport
 
@@ -20,15 +22,16 @@ class Watcher:
     Args:
         address: of the scheduler, ``host:port``.
         on_snapshot: called with every snapshot, on the watcher's thread.
+        access: the key, if the scheduler asks for one.
     """
 
-    def __init__(self, address: str, on_snapshot: Callable[[Snapshot], None]) -> None:
+    def __init__(self, address: str, on_snapshot: Callable[[Snapshot], None], access: Access = LOOPBACK) -> None:
         self.last: Snapshot | None = None
         self._on_snapshot = on_snapshot
         self._stopping = False
         self._heard = time.monotonic()
         self._ended = threading.Event()
-        self._transport = Transport("watcher")
+        self._transport = Transport("watcher", access)
         self._transport.connect("scheduler", address)
         self._thread = threading.Thread(target=self._run, name="shoal-watcher", daemon=True)
         self._thread.start()
@@ -74,9 +77,13 @@ class Watcher:
         self._on_snapshot(snapshot)
 
 
-def snapshot_of(address: str, timeout_s: float = 3.0) -> Snapshot | None:
-    """The state of the run whose scheduler is at ``address``; None if none answers."""
-    transport = Transport("watcher")
+def snapshot_of(address: str, timeout_s: float = 3.0, access: Access = LOOPBACK) -> Snapshot | None:
+    """The state of the run whose scheduler is at ``address``; None if none answers.
+
+    Raises:
+        MembershipError: it does not let this process in.
+    """
+    transport = Transport("watcher", access)
     try:
         transport.connect("scheduler", address)
         transport.send("scheduler", Watch())
@@ -85,6 +92,8 @@ def snapshot_of(address: str, timeout_s: float = 3.0) -> Snapshot | None:
             for _, message in transport.poll(left):
                 if isinstance(message, Snapshot):
                     return message
+        if why := transport.shut("scheduler"):
+            raise MembershipError(f"the scheduler at {address} does not let this process in: {why}")
         return None
     finally:
         transport.close(0.0)

@@ -14,9 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
+from shoal import observing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
+from shoal.keying import access_of, key_options, keys
+from shoal.keying import add_options as keys_options
 from shoal.ledger import REPORT as RUN_REPORT
 from shoal.ledger import add_options as ledger_options
 from shoal.ledger import ledger
@@ -117,8 +120,11 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_server,
         _add_worker,
         _add_control,
+        _add_status,
+        _add_top,
         _add_ledger,
         _add_simulate,
+        _add_keys,
         _add_doctor,
         _add_kv_bench,
     ):
@@ -315,6 +321,7 @@ def _node_options(p: argparse.ArgumentParser) -> None:
     _option(p, "--rank", env="SHOAL_RANK", default=-1, type=int, help="rank to ask for, or -1 for the lowest free")
     join = "how long to wait for the scheduler's first answer"
     _option(p, "--join-timeout-s", env="SHOAL_JOIN_TIMEOUT_S", default=60, type=_seconds, help=join)
+    key_options(p)
 
 
 def _add_run(commands: Any) -> None:
@@ -331,6 +338,7 @@ def _add_run(commands: Any) -> None:
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     shm = "share no memory between workers and servers: everything through sockets"
     p.add_argument("--no-shm", action="store_true", help=f"{shm} (also SHOAL_SHM=0)")
+    key_options(p, listens=False)
     _script_options(p)
 
 
@@ -347,8 +355,10 @@ def _add_scheduler(commands: Any) -> None:
     _option(p, "--state", env="SHOAL_STATE", default="", help=state)
     _plugin_option(p)
     _report_option(p)
-    _option(p, "--host", env="SHOAL_HOST", default="0.0.0.0", type=_host, help="address to listen on")
+    host = "address to listen on; every one if not given, with --keys or --insecure, else 127.0.0.1"
+    _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
+    key_options(p)
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     p.add_argument("--no-sync", action="store_true", help=argparse.SUPPRESS)  # the launcher ends with the computer, too
 
@@ -383,7 +393,17 @@ def _add_control(commands: Any) -> None:
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
     wait = "how long to wait until every process has heard of it"
     _option(p, "--timeout-s", env="SHOAL_CONTROL_TIMEOUT_S", default=10, type=_seconds, help=wait)
+    key_options(p, listens=False)
     control_options(p)
+
+
+def _add_status(commands: Any) -> None:
+    observing.add_options(_command(commands, "status", observing.status, "Say what a running cluster is doing."))
+
+
+def _add_top(commands: Any) -> None:
+    text = "Show what a running cluster is doing, each second, until it ends or q is pressed."
+    observing.top_options(_command(commands, "top", observing.top, text))
 
 
 def _add_ledger(commands: Any) -> None:
@@ -399,11 +419,16 @@ def _add_simulate(commands: Any) -> None:
     simulate_options(p)
 
 
+def _add_keys(commands: Any) -> None:
+    keys_options(_command(commands, "keys", keys, "Make a cluster's key: without it nobody joins."))
+
+
 def _add_doctor(commands: Any) -> None:
     p = _command(commands, "doctor", _doctor, "Check this machine: versions, cores, BLAS threads, ports, GPU.")
     p.add_argument("--json", action="store_true", help="print JSON")
     scheduler = "also check whether a scheduler answers there, host:port"
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", type=_address, help=scheduler)
+    key_options(p, listens=False)
 
 
 def _add_kv_bench(commands: Any) -> None:
@@ -448,6 +473,7 @@ def _run(o: argparse.Namespace) -> int:
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
         env={"SHOAL_SHM": "0"} if o.no_shm else {},
+        keys=os.path.abspath(o.keys) if o.keys else "",
     )
     with Display(progress=not o.no_progress) as display:
         outcome = LocalLauncher(display.line, display.snapshot).launch(job)
@@ -484,6 +510,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         grace_s=o.scheduler_grace_s,
         state=o.state,
         sync=not o.no_sync,
+        access=access_of(o),
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
         on_progress=None if launched else _epoch_logger(),
@@ -530,6 +557,7 @@ def _server(o: argparse.Namespace) -> int:
         rank=o.rank,
         join_timeout_s=o.join_timeout_s,
         quiet=launched,
+        access=access_of(o),
     )
 
 
@@ -545,6 +573,7 @@ def _worker(o: argparse.Namespace) -> int:
         rank=o.rank,
         join_timeout_s=o.join_timeout_s,
         timeout_s=o.timeout_s,
+        access=access_of(o),
         target=o.target,
         host=o.host,
         port=o.port,
@@ -555,14 +584,15 @@ def _worker(o: argparse.Namespace) -> int:
 def _doctor(o: argparse.Namespace) -> int:
     from shoal.doctor import doctor
 
-    return doctor(as_json=o.json, scheduler=o.scheduler)
+    return doctor(as_json=o.json, scheduler=o.scheduler, access=access_of(o))
 
 
 def _kv_bench(o: argparse.Namespace) -> int:
     from shoal.lab.kvbench import kv_bench, plan
 
     made = plan(o.size, o.keys, o.codec, o.optimizer, o.iters)
-    return kv_bench(made, workers=o.workers, servers=o.servers, mode=o.mode, as_json=o.json)
+    keys = os.environ.get("SHOAL_KEYS", "")  # here --keys says how many
+    return kv_bench(made, workers=o.workers, servers=o.servers, mode=o.mode, as_json=o.json, keys=keys)
 
 
 def _be_a_role() -> bool:

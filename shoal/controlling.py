@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from shoal.errors import ConfigError
+from shoal.keying import access_of
 
 if TYPE_CHECKING:
     from shoal.kvstore.wire.messages import Change
@@ -36,8 +37,9 @@ def control(o: argparse.Namespace) -> int:
     from shoal.scheduler.operator import change_settings
     from shoal.scheduler.watch import snapshot_of
 
+    access = access_of(o)
     if not o.settings:
-        snapshot = snapshot_of(o.scheduler)
+        snapshot = snapshot_of(o.scheduler, access=access)
         if snapshot is None:
             raise ConfigError(f"no scheduler answers at {o.scheduler}")
         print("\n".join(map(line, snapshot.changes)) or "no changes so far")
@@ -45,7 +47,9 @@ def control(o: argparse.Namespace) -> int:
     settings = dict(map(parse_setting, o.settings))
     if len(settings) < len(o.settings):
         raise ConfigError(f"a setting is given twice: {' '.join(o.settings)}")
-    change = change_settings(o.scheduler, settings, store=o.store, at_clock=o.at_clock, timeout_s=o.timeout_s)
+    change = change_settings(
+        o.scheduler, settings, store=o.store, at_clock=o.at_clock, timeout_s=o.timeout_s, access=access
+    )
     print(f"{line(change)}; every process of the run has heard of it")
     return 0
 

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import shoal
 from shoal.errors import ShoalError
+
+if TYPE_CHECKING:
+    from shoal.kvstore.wire.keys import Access
 
 __all__ = ["Finding", "doctor", "examine"]
 
@@ -29,14 +32,15 @@ class Finding:
     advice: str = ""
 
 
-def doctor(*, as_json: bool = False, scheduler: str = "") -> int:
+def doctor(*, as_json: bool = False, scheduler: str = "", access: "Access | None" = None) -> int:
     """Print every finding; 1 if something is broken, else 0.
 
     Args:
         as_json: print a JSON list instead of a table.
         scheduler: also ask the scheduler at this address, ``host:port``, how its run is doing.
+        access: the key, if that asks for one.
     """
-    findings = examine(scheduler)
+    findings = examine(scheduler, access)
     if as_json:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:
@@ -44,7 +48,7 @@ def doctor(*, as_json: bool = False, scheduler: str = "") -> int:
     return int(any(f.state == "broken" for f in findings))
 
 
-def examine(scheduler: str = "") -> list[Finding]:
+def examine(scheduler: str = "", access: "Access | None" = None) -> list[Finding]:
     """Look at everything; what cannot be looked at is a finding too."""
     checks: list[Callable[[], Finding]] = [
         _versions,
@@ -58,7 +62,7 @@ def examine(scheduler: str = "") -> list[Finding]:
         _gpu,
     ]
     findings = [_safely(check) for check in checks]
-    return [*findings, *([_safely(lambda: _scheduler(scheduler), "scheduler")] if scheduler else [])]
+    return [*findings, *([_safely(lambda: _scheduler(scheduler, access), "scheduler")] if scheduler else [])]
 
 
 def _safely(check: Callable[[], Finding], name: str = "") -> Finding:
@@ -128,11 +132,12 @@ def _blas() -> Finding:
 
 
 def _ports() -> Finding:
+    from shoal.kvstore.wire.keys import Access, Keys
     from shoal.kvstore.wire.transport import Transport
 
     bound = {}
     for host, port in (("127.0.0.1", 0), ("0.0.0.0", 0), ("0.0.0.0", 9091)):
-        transport = Transport("doctor")
+        transport = Transport("doctor", Access(Keys(os.urandom(32))))  # nobody is let in
         try:
             bound[host, port] = transport.bind(host, port)
         except ShoalError as e:
@@ -198,12 +203,13 @@ def _installed(name: str) -> str:
         return ""
 
 
-def _scheduler(address: str) -> Finding:
+def _scheduler(address: str, access: "Access | None") -> Finding:
+    from shoal.kvstore.wire.keys import LOOPBACK
     from shoal.scheduler.address import address_towards
     from shoal.scheduler.watch import snapshot_of
 
     facing = address_towards(address, timeout_s=1.0)
-    snapshot: Any = snapshot_of(address)
+    snapshot: Any = snapshot_of(address, access=access or LOOPBACK)
     if snapshot is None:
         advice = "Is it running, is the address right, and does a firewall let this machine reach it?"
         return Finding("scheduler", "broken", f"none answers at {address} (asked from {facing})", advice)

@@ -40,6 +40,7 @@ class ServerRole:
         join_timeout_s: how long to wait for the scheduler.
     """
 
+        access: who may join.
     def __init__(
         self,
         scheduler: str,
@@ -51,9 +52,10 @@ class ServerRole:
         join_timeout_s: float = 60.0,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
+        access: Access = LOOPBACK,
         self.code = 0
         self.settle: Callable[[int], None] = lambda rank: None  # called with the rank when the run begins
-        self.transport = Transport("server")
+        self.transport = Transport("server", access)
         try:
             bound = self.transport.bind(host or facing, port)
             address = advertised(advertise, host, facing, bound)
@@ -132,7 +134,16 @@ def run_server(
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
-    role = ServerRole(scheduler, host=host, port=port, advertise=advertise, rank=rank, join_timeout_s=join_timeout_s)
+    access: Access = LOOPBACK,
+    role = ServerRole(
+        scheduler,
+        host=host,
+        port=port,
+        advertise=advertise,
+        rank=rank,
+        join_timeout_s=join_timeout_s,
+        access=access,
+    )
     role.settle = settle_server
     with handling(role.stop):
         return role.run(quiet)
@@ -153,6 +164,7 @@ def run_worker(
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
     from shoal.worker.session import run_script  # the array libraries load only where something is trained
+    access: Access = LOOPBACK,
 
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
@@ -171,6 +183,7 @@ def run_worker(
         )
 
 
+            access=access,
 def _exit(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -22,6 +22,7 @@ from shoal.kvstore.gates import mode_label
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.ops import random
@@ -54,6 +55,7 @@ class Session:
         port: 0 lets the system choose.
         advertise: host, or ``host:port``, under which they reach this worker, where it differs.
     """
+        access: who may join.
 
     def __init__(
         self,
@@ -66,12 +68,13 @@ class Session:
         port: int = 0,
         advertise: str = "",
     ) -> None:
+        access: Access = LOOPBACK,
         facing = address_towards(scheduler, join_timeout_s)
         self.timeout_s = timeout_s
-        self.ring = RingNode(host or facing, port)
+        self.ring = RingNode(host or facing, port, access)
         try:
             address = advertised(advertise, host, facing, self.ring.port)
-            self.transport = Transport("worker")
+            self.transport = Transport("worker", access)
             self.transport.connect("scheduler", scheduler)
         except BaseException:
             self.ring.close()
@@ -228,10 +231,13 @@ def run_script(
 
     Returns:
         The exit code: the script's own, or 1 if it raised or the run failed.
+    access: Access = LOOPBACK,
     """
     goal = record.parse_target(target)
     tune_malloc()
-    session = Session(scheduler, rank, join_timeout_s, timeout_s, host=host, port=port, advertise=advertise)
+    session = Session(
+        scheduler, rank, join_timeout_s, timeout_s, host=host, port=port, advertise=advertise, access=access
+    )
     session.start()
     record.use(record.RunRecord(goal, session.publish))
     api.attach(session.store)

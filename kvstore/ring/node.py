@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from shoal.errors import MembershipError
 from shoal.kvstore.ring.core import AllReduceCore
 from shoal.kvstore.ring.shell import RingShell, peer_name
+from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.transport import Transport
 
@@ -22,10 +23,11 @@ class RingNode:
     Args:
         host: address of this machine to listen on.
         port: 0 lets the system choose.
+        access: who may join.
     """
 
-    def __init__(self, host: str, port: int = 0) -> None:
-        self.transport = Transport("allreduce")
+    def __init__(self, host: str, port: int = 0, access: Access = LOOPBACK) -> None:
+        self.transport = Transport("allreduce", access)
         try:
             self.port = self.transport.bind(host, port)
         except BaseException:

@@ -1,5 +1,5 @@
-"""Frames between threads and hosts over ZeroMQ: who is connected to whom, and what waits for whom. The only importer of
-zmq.
+"""Frames between threads and hosts over ZeroMQ: who is connected to whom, and what waits for whom. Beside the
+door (`shoal.kvstore.wire.curve`), which says who is let in, the only importer of zmq.
 
 A peer has up to two *lanes*, each a connection with an identity of its own: large messages take the second one, so that
 small ones overtake them. Who opened the first lane opens the second when it is needed. Beside its TCP port a listener
@@ -22,6 +22,8 @@ import zmq
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire import beside
+from shoal.kvstore.wire.curve import Door
+from shoal.kvstore.wire.keys import Keys
 from shoal.kvstore.wire.packet import PACK_BYTES, PACK_FRAMES, PACKED, pack, size_of, unpack
 
 __all__ = ["Lanes", "versions"]
@@ -76,6 +78,7 @@ class Lanes:
         identity: how peers that are connected to know this side.
         gone: told of a peer that cannot be reached any more.
         malformed: told of a peer whose message cannot be taken apart.
+        keys: of the cluster; every connection, in both directions, is to a process that has the same.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Lanes:
         identity: str,
         gone: Callable[[str], None],
         malformed: Callable[[str, RemoteProtocolError], None],
+        keys: Keys | None = None,
     ) -> None:
         self.identity, self._gone, self._malformed = identity, gone, malformed
         self._context = zmq.Context(io_threads=2)  # a large message holds its thread up for long
@@ -99,6 +103,7 @@ class Lanes:
         self._ready: dict[Any, None] = {}  # sockets with messages that are not handed on yet
         self._waiting: dict[tuple[str, bool], _Waiting] = {}
         self._crowded = 0  # waits that are not to spin
+        self.door = Door(self._context, keys, self.watch, self.unwatch)
         self._brief = False  # whether the last wait was so short that spinning would have covered it
 
     # --- other file descriptors ---------------------------------------------------------------------------------------
@@ -118,9 +123,11 @@ class Lanes:
         """See `Transport.bind`."""
         router = self._socket(zmq.ROUTER)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.door.guard(router)
         try:
             router.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as e:
+            self.door.close()
             router.close()
             raise ConfigError(_bind_help(host, port, e)) from e
         chosen = int(bytes(router.getsockopt(zmq.LAST_ENDPOINT)).decode().rsplit(":", 1)[1])
@@ -130,6 +137,7 @@ class Lanes:
             except zmq.ZMQError:  # no abstract names on this system, or somebody has taken this one: there is TCP
                 log.debug("no unix socket beside port %d", chosen)
         self._router, self.port = router, chosen
+        self.door.opened(chosen)
         self._attend(router)
         return chosen
 
@@ -148,9 +156,11 @@ class Lanes:
         dealer = self._socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, self.identity.encode() + _BULK * len(lanes))
         dealer.setsockopt(zmq.AFFINITY, 2 if lanes else 1)
+        self.door.present(dealer, "" if lanes else peer)
         try:
             dealer.connect(self._addresses[peer])
         except zmq.ZMQError as e:
+            self.door.leave(peer)
             dealer.close()
             raise ConfigError(
                 f"{peer} cannot be at {self._addresses[peer]!r}: {e}. Expected host:port, such as 10.0.0.1:9091."
@@ -169,6 +179,7 @@ class Lanes:
         self._used.add(socket)
 
     def disconnect(self, peer: str) -> None:
+        self.door.leave(peer)
         for dealer in self._dealers.pop(peer, ()):
             fd = dealer.getsockopt(zmq.FD)
             self._poller.unregister(fd)
@@ -184,6 +195,7 @@ class Lanes:
         while self._waiting and time.monotonic() < deadline:
             self._retry()
             time.sleep(0.005)
+        self.door.close()
         for socket in self._sockets.values():
             socket.close(linger=int(linger_s * 1000))
         self._context.term()

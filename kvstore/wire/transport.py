@@ -17,6 +17,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.wire.codec import decode, encode
+from shoal.kvstore.wire.keys import LOOPBACK, Access, on_loopback
 from shoal.kvstore.wire.lanes import Lanes, versions
 from shoal.kvstore.wire.packet import PACKED, unpack
 from shoal.kvstore.wire.schema import Message
@@ -35,9 +36,10 @@ class Transport:
 
     Args:
         name: prefix of the identity that peers see; a random suffix makes each incarnation distinct.
+        access: who may join; without a key it listens where only this machine reaches it, unless told otherwise.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, access: Access = LOOPBACK) -> None:
         self.identity = f"{name}-{secrets.token_hex(6)}"
         self.malformed: Counter[str] = Counter()
         self._pid = os.getpid()
@@ -48,7 +50,9 @@ class Transport:
         os.set_blocking(self._wake_out, False)
         self._sleeper = select.poll()
         self._sleeper.register(self._wake_in, select.POLLIN)
-        self._lanes = Lanes(self.identity, self._gone, self._count_malformed)
+        self._access = access
+        self._lanes = Lanes(self.identity, self._gone, self._count_malformed, access.keys)
+        self.refused = self._lanes.door.refused
         self._lanes.watch(self._wake_in, self._drain_wakes)
         self.sharing = Sharing(lambda fd: self._lanes.watch(fd, self.sharing.readable), self._lanes.unwatch)
 
@@ -60,9 +64,18 @@ class Transport:
         Returns:
             The port.
         Raises:
-            ConfigError: the port is taken, or the host is not an address of this machine.
+            ConfigError: the port is taken, the host is not an address of this machine, or other machines reach it and
+                there is no key.
         """
-        return self._lanes.listen(host, port, local)
+        self._access.check(host)
+        bound = self._lanes.listen(host, port, local)
+        if self._access.keys is None and not on_loopback(host):
+            log.warning("--insecure: whoever can reach %s:%d can join, read and change everything", host, bound)
+        return bound
+
+    def shut(self, peer: str) -> str:
+        """Why ``peer`` does not let this process in; "" if it does, or has not been reached."""
+        return self._lanes.door.shut.get(peer, "")
 
     def connect(self, peer: str, address: str) -> None:
         """Open a connection to ``address`` (``host:port``), from now on called ``peer``. Does not wait.

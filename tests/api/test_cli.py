@@ -9,6 +9,7 @@ import pytest
 import shoal
 from shoal import cli
 from shoal.errors import MembershipError
+from shoal.kvstore.wire.keys import LOOPBACK
 from shoal.scheduler.gather import Count
 from shoal.scheduler.local import JobConfig, Outcome
 
@@ -73,7 +74,7 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
     [
         (["rnu", "x.py"], "shoal: unknown command 'rnu'; did you mean 'run'?"),
         (["shedule"], "shoal: unknown command 'shedule'; did you mean 'scheduler'?"),
-        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, ledger, simulate, doctor"),
+        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, ledger"),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
         (["run", "--mode", "lazy", "x.py"], "shoal run: unknown mode 'lazy'; known: sync (bsp)"),
@@ -138,7 +139,7 @@ def test_a_scheduler_is_started_from_the_environment_alone(
         monkeypatch.setenv(f"SHOAL_{name}", value)
     assert run("scheduler")[0] == 0
     (_, host, port, workers, servers, options) = calls[0]
-    assert (host, port, workers, servers) == ("0.0.0.0", 7000, Count(1, more=True), Count(2))
+    assert (host, port, workers, servers) == ("", 7000, Count(1, more=True), Count(2))
     assert options["mode"] == "bsp" and options["lease_s"] == 10.0
 
 
@@ -169,6 +170,7 @@ def test_a_server_is_started_from_the_environment_alone(
         "rank": -1,
         "join_timeout_s": 60.0,
         "quiet": False,
+        "access": LOOPBACK,
     }
 
 

@@ -27,13 +27,13 @@ def test_versions_are_those_of_what_is_installed() -> None:
 
 
 def test_json_is_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "examine", lambda scheduler: [Finding("a", "ok", "fine")])
+    monkeypatch.setattr(module, "examine", lambda scheduler, access: [Finding("a", "ok", "fine")])
     assert doctor(as_json=True) == 0
     assert json.loads(capsys.readouterr().out) == [{"name": "a", "state": "ok", "text": "fine", "advice": ""}]
 
 
 def test_something_broken_is_an_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "examine", lambda scheduler: [Finding("a", "broken", "no", "do this")])
+    monkeypatch.setattr(module, "examine", lambda scheduler, access: [Finding("a", "broken", "no", "do this")])
     assert doctor() == 1
     assert "do this" in capsys.readouterr().out
 
@@ -76,7 +76,7 @@ def test_a_machine_that_cannot_listen_is_broken(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_scheduler_that_does_not_answer_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address: None)
+    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address, access: None)
     found = finding("scheduler", "127.0.0.1:9091")
     assert found.state == "broken" and "none answers at 127.0.0.1:9091 (asked from 127.0.0.1)" in found.text
 
@@ -85,6 +85,6 @@ def test_a_scheduler_that_answers_is_described(monkeypatch: pytest.MonkeyPatch) 
     snapshot = Snapshot(
         phase="gathering", cluster="c1", mode="", reason="", culprit="", missing=("worker 0",), nodes=()
     )
-    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address: snapshot)
+    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda address, access: snapshot)
     found = finding("scheduler", "127.0.0.1:9091")
     assert found.state == "ok" and "run c1" in found.text and "waiting for worker 0" in found.text

@@ -10,6 +10,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.wire.keys import Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Ack, Push, Value, Waiting
 from shoal.kvstore.wire.schema import Message
@@ -143,7 +144,7 @@ def test_a_port_in_use_says_what_to_do() -> None:
 
 
 def test_an_address_of_another_machine_cannot_be_bound() -> None:
-    transport = Transport("a")
+    transport = Transport("a", Access(insecure=True))
     try:
         with pytest.raises(ConfigError, match="not an address of this machine"):
             transport.bind("192.0.2.1")
