@@ -57,6 +57,8 @@ clean() {
   rm -rf "$work"
 }
 trap clean EXIT
+deploy/new_key.sh "$work/keys" >/dev/null
+export SHOAL_KEY_FILE=$work/keys/cluster.key
 
 base() { # prints the name of a base image
   local want
