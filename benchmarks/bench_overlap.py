@@ -28,7 +28,7 @@ def one_rate(cable: Cable, gbit_s: float, arguments: Sequence[str]) -> dict[str,
     """A run of its own on a link of this rate: what the worker measured."""
     cable.set_rate(gbit_s)
     where = f"{SERVER_IP}:{PORT}"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "SHOAL_LOG": "warning"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "SHOAL_LOG": "warning", "SHOAL_INSECURE": "1"}
     quiet: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     scheduler = cable.inside("server", "scheduler", "-n", "1", "-s", "1", "--host", SERVER_IP, "--port", str(PORT))
     server = cable.inside("server", "server", "--scheduler", where, "--host", SERVER_IP)

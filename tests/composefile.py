@@ -24,6 +24,7 @@ class Container:
     Args:
         argv: arguments of the image's entry point, ``shoal``.
         mounts: from folder inside to what is mounted there: a folder here, or the name of a volume.
+        secrets: names of what is mounted below /run/secrets.
         healthcheck: command that says whether it is ready; () if there is none.
         after: services that must be healthy before it starts.
     """
@@ -34,6 +35,7 @@ class Container:
     environment: dict[str, str]
     working_dir: str
     mounts: dict[str, str]
+    secrets: tuple[str, ...]
     healthcheck: tuple[str, ...]
     after: tuple[str, ...]
 
@@ -81,6 +83,7 @@ def _replicas(name: str, service: Mapping[str, Any], scaled: int | None) -> Iter
             environment={k: str(v) for k, v in service["environment"].items()},
             working_dir=service.get("working_dir", "/app"),
             mounts=dict(_mount(text) for text in service.get("volumes", [])),
+            secrets=tuple(service.get("secrets", [])),
             healthcheck=_check(service),
             after=tuple(service.get("depends_on", {})),
         )

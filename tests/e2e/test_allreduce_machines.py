@@ -1,5 +1,6 @@
 """All-reduce between machines: packets that get lost, and a machine that is cut off."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.kvstore.wire.keys import new_keys
 from tests.netlab import Lab, Link, why_not
 
 NO_LAB = why_not()
@@ -22,17 +24,19 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def start(lab: Lab, host: str, *args: str) -> "subprocess.Popen[str]":
+def start(lab: Lab, keys: Path, host: str, *args: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "shoal", *args]
-    return lab.popen(host, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    env = {**os.environ, "SHOAL_KEYS": str(keys)}
+    return lab.popen(host, command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def run(lab: Lab, script: Path, source: str, lease_s: float) -> list["subprocess.Popen[str]"]:
     """A scheduler and three workers, each on a machine of its own; no servers."""
     script.write_text(source)
     options = ["-n", "3", "-s", "0", "--lease-s", str(lease_s)]
-    scheduler = start(lab, "scheduler", "scheduler", *options)
-    workers = [start(lab, h, "worker", "--scheduler", "scheduler:9091", str(script)) for h in WORKERS]
+    keys = new_keys(str(script.parent / "keys"))
+    scheduler = start(lab, keys, "scheduler", "scheduler", *options)
+    workers = [start(lab, keys, h, "worker", "--scheduler", "scheduler:9091", str(script)) for h in WORKERS]
     return [scheduler, *workers]
 
 

@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shoal.kvstore.wire.keys import FILE, load_keys, new_keys
 from shoal.scheduler.gather import Count, parse_count
 from tests.composefile import ROOT, Container, containers, document
 
@@ -94,6 +96,26 @@ def test_containers_may_do_little(service: str) -> None:
     assert s["cap_drop"] == ["ALL"] and s["read_only"] is True and s["init"] is True
     assert s["security_opt"] == ["no-new-privileges:true"] and s["user"] == "10001:10001"
     assert s["restart"] == "no" and all(name in s for name in ("mem_limit", "cpus", "pids_limit", "shm_size"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_container_gets_the_key_as_a_secret_and_uses_it(service: str) -> None:
+    (name,) = first(service).secrets
+    assert first(service).environment["SHOAL_KEYS"] == f"/run/secrets/{name}"
+    assert document()["secrets"][name]["file"] == "./keys/cluster.key"
+    assert "SHOAL_INSECURE" not in first(service).environment
+
+
+def test_the_script_makes_a_key_as_the_command_does_and_keeps_one_that_is_there(tmp_path: Path) -> None:
+    command = [str(ROOT / "deploy" / "new_key.sh"), str(tmp_path / "keys")]
+    subprocess.run(command, check=True, capture_output=True)
+    path, other = tmp_path / "keys" / FILE, new_keys(str(tmp_path / "other"), container=True)
+    assert [oct(p.stat().st_mode) for p in (path, path.parent)] == [
+        oct(p.stat().st_mode) for p in (other, other.parent)
+    ]
+    before = load_keys(str(path))
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    assert load_keys(str(path)) == before
 
 
 def test_nothing_is_reachable_from_outside() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from shoal.kvstore.wire.keys import new_keys
 from tests.composefile import ROOT, Container, containers
 from tests.netlab import Lab, Link, why_not
 
@@ -42,6 +43,7 @@ class Up:
     def __init__(self, volumes: Path, variables: Mapping[str, str], scale: Mapping[str, int] | None = None) -> None:
         self.volumes = volumes
         self.containers = containers(variables, scale)
+        self._key = str(new_keys(str(volumes / "keys")))
         aliases = {c.service: c.name for c in self.containers if c.number == 1}
         self.lab = Lab([c.name for c in self.containers], aliases)
         self.processes: dict[str, subprocess.Popen[str]] = {}
@@ -74,12 +76,17 @@ class Up:
             self.processes[container.name] = self.lab.popen(
                 container.name,
                 [sys.executable, "-m", "shoal", *(self._here(container, word) for word in container.argv)],
-                env={"PATH": os.environ["PATH"], **container.environment},
+                env=self._environment(container),
                 cwd=self._here(container, container.working_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
+
+    def _environment(self, container: Container) -> dict[str, str]:
+        """With the path of the mounted key here, where it is mounted."""
+        here = {f"/run/secrets/{name}": self._key for name in container.secrets}
+        return {"PATH": os.environ["PATH"], **{k: here.get(v, v) for k, v in container.environment.items()}}
 
     def _here(self, container: Container, path: str) -> str:
         """The folder of this machine that is mounted at a path inside the container."""
@@ -93,8 +100,9 @@ class Up:
 
     def _wait_healthy(self, container: Container) -> None:
         command = [sys.executable, "-m", *container.healthcheck]
+        env = self._environment(container)
         self.until(
-            lambda: self.lab.run(container.name, command, env={"PATH": os.environ["PATH"]}).returncode == 0,
+            lambda: self.lab.run(container.name, command, env=env).returncode == 0,
             container.name,
         )
 
@@ -242,6 +250,22 @@ def test_stopping_one_container_ends_the_run_and_says_why(endless: Up) -> None:
     codes = endless.wait(SOON_S)
     assert codes.pop("worker-1") == 143 and set(codes.values()) == {1}, endless.everything()
     assert all(f"{culprit}: stopped by SIGTERM" in endless.log(name) for name in codes), endless.everything()
+
+
+def test_a_worker_without_the_key_is_refused_and_said_to_be_by_both_sides(endless: Up) -> None:
+    worker = next(c for c in endless.containers if c.name == "worker-1")
+    command = [sys.executable, "-m", "shoal", "worker", "--scheduler", "scheduler:9091", "--join-timeout-s", "2"]
+    env = {k: v for k, v in endless._environment(worker).items() if k != "SHOAL_KEYS"}
+    script = str(ROOT / "examples" / "digits.py")
+    refused = endless.lab.run("worker-1", [*command, "--insecure", script], env=env)
+    assert refused.returncode == 1
+    assert (
+        "the scheduler at scheduler:9091 does not let this process in: it asks for the cluster's key" in refused.stderr
+    )
+    assert "is not let in: it does not have this cluster's key" in endless.log("scheduler-1")
+    unready = endless.lab.run("worker-1", [*command, script], env=env)
+    assert unready.returncode == 2 and "shoal keys new DIR" in unready.stderr
+    assert all(p.poll() is None for p in endless.processes.values()), endless.everything()
 
 
 def test_interrupting_everybody_as_ctrl_c_does_ends_everybody_soon(endless: Up) -> None:

@@ -141,9 +141,9 @@ def test_processes_in_separate_network_namespaces_use_sockets(script: Path) -> N
     me = [sys.executable, "-m", "shoal"]
     with Lab(["scheduler", "server", "worker"]) as lab:
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        lab.popen("scheduler", [*me, "scheduler", "-n", "1", "-s", "1", "--port", "9091"], **out)
-        lab.popen("server", [*me, "server", "--scheduler", "scheduler:9091"], **out)
-        worker = lab.popen("worker", [*me, "worker", "--scheduler", "scheduler:9091", str(script)], **out)
+        lab.popen("scheduler", [*me, "scheduler", "-n", "1", "-s", "1", "--port", "9091", "--insecure"], **out)
+        lab.popen("server", [*me, "server", "--scheduler", "scheduler:9091", "--insecure"], **out)
+        worker = lab.popen("worker", [*me, "worker", "--scheduler", "scheduler:9091", "--insecure", str(script)], **out)
         said, _ = worker.communicate(timeout=100)
     ledger = json.loads(re.findall(r"WORKER (.*)", said)[0])
     assert ledger["bytes_shared"] == 0 and ledger["bytes_pulled"] > 0
