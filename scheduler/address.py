@@ -4,10 +4,11 @@ import logging
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from shoal.errors import ConfigError, MembershipError
 
-__all__ = ["address_towards", "advertised", "check_host", "parse_address"]
+__all__ = ["address_towards", "advertised", "check_host", "parse_address", "record_address", "recorded_address"]
 
 log = logging.getLogger("shoal.address")
 
@@ -100,3 +101,35 @@ def _route(host: str, port: int) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, port))  # a datagram socket: only chooses a route
         return str(probe.getsockname()[0])
+
+
+ADDRESS = "address"
+"""File of a run directory that says where the run's scheduler listens."""
+
+
+def record_address(run_dir: str, address: str) -> None:
+    """Say in a run's directory where its scheduler listens, for those who want to see what it does.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        (Path(run_dir) / ADDRESS).write_text(f"{address}\n")
+    except OSError as e:
+        raise ConfigError(f"the run directory {run_dir!r} cannot be written: {e.strerror}") from e
+
+
+def recorded_address(run_dir: str) -> str:
+    """What `record_address` has said.
+
+    Raises:
+        ConfigError: it is not the directory of a run.
+    """
+    try:
+        return (Path(run_dir) / ADDRESS).read_text().strip()
+    except OSError as e:
+        raise ConfigError(
+            f"{run_dir!r} does not say where a scheduler listens ({e.strerror}): expected the directory that was given "
+            "to shoal run --run-dir"
+        ) from e

@@ -17,17 +17,21 @@ class Barriers:
     """
 
     def __init__(self, opened: Mapping[str, int], open: Callable[[str, int], None]) -> None:
-        self._arrived: dict[tuple[str, int], dict[int, None]] = {}
+        self._arrived: dict[tuple[str, int], dict[int, float]] = {}  # by rank, since when
         self._opened, self._open = opened, open
 
     def opened(self, name: str, index: int) -> bool:
         """Whether this occurrence has opened."""
         return index <= self._opened.get(name, -1)
 
-    def arrive(self, name: str, index: int, rank: int) -> None:
+    def arrive(self, name: str, index: int, rank: int, now: float = 0.0) -> None:
         """Worker ``rank`` has come; coming again changes nothing."""
         if not self.opened(name, index):
-            self._arrived.setdefault((name, index), {})[rank] = None
+            self._arrived.setdefault((name, index), {}).setdefault(rank, now)
+
+    def closed(self) -> list[tuple[str, int, dict[int, float]]]:
+        """Occurrences at which somebody waits: name, index, and since when by rank."""
+        return [(name, index, dict(ranks)) for (name, index), ranks in self._arrived.items()]
 
     def missing(self, name: str, index: int, expected: Iterable[int]) -> tuple[int, ...]:
         """Those of ``expected`` that have not come."""

@@ -118,6 +118,11 @@ class Membership:
         self._indices: Counter[str] = Counter()
         self._requests = 0
         self._status: Plain = self.core.status
+        self._told: Plain = self.core.status  # of what the scheduler has been told, what `set_status` was given
+        self._vitals_at = 0.0
+        self._vital: dict[str, Any] = {}
+        self.vitals: Callable[[float], dict[str, Any]] | None = None
+        """On the loop's thread, about once in `VITALS_S`: more to show of this process; must not wait."""
         self._due = 0.0  # when there is something to do, unless somebody asks for something before
 
     # --- driver -------------------------------------------------------------------------------------------------------
@@ -129,16 +134,23 @@ class Membership:
 
     def wake(self, now: float) -> float:
         """Carry out what other threads asked for, and what is due. Called at every step of a loop: mostly a glance."""
-        if now < self._due and not self._inbox and self._status is self.core.status:
+        if now < self._due and not self._inbox and self._status is self._told:
             return self._due
         while self._inbox:
             self._carry_out(self._inbox.popleft()(now))
-        status = self._status
-        if status is not self.core.status:  # replaced as a whole, so that no lock is needed
-            self.core.set_status(status)
+        status = self._status  # replaced as a whole, so that no lock is needed
+        if status is not self._told or (self.vitals is not None and now >= self._vitals_at):
+            self._tell(status, now)
         self._carry_out(self.core.handle(Woke(), now))
         self._due = min(self.core.wake_at(), now + STATUS_S)
         return self._due
+
+    def _tell(self, status: Plain, now: float) -> None:
+        """The next heartbeat has this status, and what there is to say beside it."""
+        self._told = status
+        if self.vitals is not None and now >= self._vitals_at:
+            self._vitals_at, self._vital = now + VITALS_S, self.vitals(now)
+        self.core.set_status({**status, **self._vital} if isinstance(status, dict) else status)
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -148,10 +160,16 @@ class Membership:
                 case News(message):
                     self._news(message)
                 case Fail(error, culprit, reason):
+                    reason = self._barred() or reason
                     text = f"{culprit}: {reason}" if error == "NodeLostError" else reason
                     self._fail(errors.named(error, text, MembershipError))
                 case Hush():
                     self._hush(action)
+
+    def _barred(self) -> str:
+        """Why the scheduler never answered, if it is because this process does not have its key."""
+        why = self.transport.shut("scheduler") if self.core.welcome is None else ""
+        return f"the scheduler at {self.core.config.scheduler} does not let this process in: {why}" * bool(why)
 
     def _hush(self, hush: Hush) -> None:
         who, where = f"{self.core.config.role} {self.rank}", self.core.config.scheduler
@@ -160,17 +178,11 @@ class Membership:
             log.warning(text, who, where, hush.silent_s, hush.term)
         else:
             text = "%s: the scheduler (%s) has been silent for %.1f s; what does not need it goes on, for up to %g s"
-                    reason = self._barred() or reason
             log.warning(text, who, where, hush.silent_s, self.core.grace_s)
 
     def _news(self, m: Message) -> None:
         match m:
             case Welcome(present=present, missing=missing):
-    def _barred(self) -> str:
-        """Why the scheduler never answered, if it is because this process does not have its key."""
-        why = self.transport.shut("scheduler") if self.core.welcome is None else ""
-        return f"the scheduler at {self.core.config.scheduler} does not let this process in: {why}" * bool(why)
-
                 if missing:
                     total = len(present) + len(missing)
                     log.info("%d/%d joined, waiting for %s", len(present), total, ", ".join(missing))

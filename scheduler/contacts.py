@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from shoal.kvstore.wire.schema import Plain
 
-__all__ = ["WATCHER_S", "Contact", "Contacts", "Watchers"]
+__all__ = ["PROGRESS", "WATCHER_S", "Contact", "Contacts", "Watchers"]
 
 WATCHER_S = 5.0
 """A watcher that has not asked for this long is gone."""
+
+PROGRESS = ("steps", "sent", "samples", "epoch", "updates")
+"""Counts in a member's status that grow when it gets on."""
 
 
 @dataclass(slots=True)
@@ -20,6 +23,7 @@ class Contact:
     seen: float
     status: Plain = None
     generation: int = 0  # what it has heard of
+    since: float = 0.0  # when this scheduler first heard of it
 
 
 class Contacts:
@@ -28,6 +32,7 @@ class Contacts:
     def __init__(self) -> None:
         self._contacts: dict[str, Contact] = {}
         self._tokens: dict[str, str] = {}  # by sender
+        self.progressed = 0.0  # when somebody's counts last grew
         self.awaited: dict[str, str] = {}  # senders of members that a scheduler that was restarted has not heard yet
 
     def __getitem__(self, token: str) -> Contact:
@@ -51,9 +56,16 @@ class Contacts:
         self._contacts[token].seen = now
         self.awaited.pop(token, None)
 
+    def says(self, token: str, status: Plain, generation: int, now: float) -> None:
+        """What a member last says of itself."""
+        contact = self._contacts[token]
+        if _counts(status) != _counts(contact.status):
+            self.progressed = now
+        contact.status, contact.generation = status, max(contact.generation, generation)
+
     def bind(self, token: str, sender: str, now: float) -> None:
         """The member has just been heard as ``sender``, and is reached there from now on."""
-        contact = self._contacts.setdefault(token, Contact(sender, now))
+        contact = self._contacts.setdefault(token, Contact(sender, now, since=now))
         if contact.sender != sender:
             self._tokens.pop(contact.sender, None)
         contact.sender, contact.seen = sender, now
@@ -62,12 +74,17 @@ class Contacts:
 
     def excuse(self, pause_s: float) -> None:
         """Nobody could be heard for this long, because this process was stopped: nobody was silent."""
+        self.progressed += pause_s
         for contact in self._contacts.values():
             contact.seen += pause_s
 
     def silent(self, tokens: Iterable[str], before: float) -> list[str]:
         """Those of ``tokens`` that have not been heard since ``before``."""
         return [token for token in tokens if self._contacts[token].seen <= before]
+
+
+def _counts(status: Plain) -> list[Plain]:
+    return [status.get(name) for name in PROGRESS] if isinstance(status, dict) else []
 
 
 @dataclass(slots=True)

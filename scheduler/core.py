@@ -361,8 +361,7 @@ class SchedulerCore:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _heartbeat(self, node: Node, sender: str, m: Heartbeat) -> list[Action]:
-        contact = self.contacts[node.token]
-        contact.status, contact.generation = m.status, max(contact.generation, m.generation)
+        self.contacts.says(node.token, m.status, m.generation, self._now)
         return [Send(sender, self._standing(node))]
 
     def _standing(self, node: Node) -> Message:
@@ -384,7 +383,7 @@ class SchedulerCore:
             return [Send(sender, Released(name=m.name, index=m.index))]
         if self.state.phase == "failed" or not node.live:
             return [Send(sender, self._standing(node))]
-        self.barriers.arrive(m.name, m.index, node.member.rank)
+        self.barriers.arrive(m.name, m.index, node.member.rank, self._now)
         opened = self._open_barriers()
         if opened:
             return opened
@@ -558,7 +557,8 @@ class SchedulerCore:
 
     def snapshot(self) -> Snapshot:
         """The state of the run, as watchers see it."""
-        return snapshot(self.state, self.contacts, self.mode, self.missing(), self._now)
+        seen = self.contacts, self.barriers, self._expected()
+        return snapshot(self.state, *seen, self.mode, self.missing(), self._began, self._now)
 
     # --- common -------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, check_workers
 from shoal.kvstore.wire.keys import Access, load_keys
 from shoal.kvstore.wire.messages import Snapshot
+from shoal.scheduler.address import record_address
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
 from shoal.scheduler.gather import ALLREDUCE, check_servers
 from shoal.scheduler.relay import Relay

@@ -1,20 +1,41 @@
 """The state of a run as watchers see it."""
 
-from shoal.kvstore.wire.messages import NodeStatus, Snapshot
+from collections.abc import Iterator
+from typing import Any
+
+from shoal.kvstore.wire.messages import NodeStatus, Snapshot, Wait
+from shoal.scheduler.barriers import Barriers
 from shoal.scheduler.contacts import Contacts
 from shoal.scheduler.log import ClusterState, Node
 
 __all__ = ["snapshot"]
 
+MAX_WAITS = 64
+"""Waits of one process that are told."""
 
-def snapshot(state: ClusterState, contacts: Contacts, mode: str, missing: tuple[str, ...], now: float) -> Snapshot:
+
+def snapshot(
+    state: ClusterState,
+    contacts: Contacts,
+    barriers: Barriers,
+    expected: tuple[int, ...],
+    mode: str,
+    missing: tuple[str, ...],
+    began: float,
+    now: float,
+) -> Snapshot:
     """What the scheduler knows.
 
     Args:
+        expected: ranks of the workers for which barriers wait.
         mode: of the run, as long as no script has made a store.
         missing: who has not joined yet.
-        now: on the clock of the contacts, in seconds.
+        began, now: on the clock of the contacts, in seconds.
     """
+    nodes = [state.nodes[place] for place in sorted(state.nodes)]
+    at_barriers = _at_barriers(barriers, expected, now)
+    in_stores = (wait for node in nodes if node.live for wait in _in_stores(node, contacts))
+    waits = sorted([*at_barriers, *in_stores], key=lambda w: -w.for_s)
     return Snapshot(
         phase=state.phase,
         cluster=state.cluster,
@@ -23,9 +44,34 @@ def snapshot(state: ClusterState, contacts: Contacts, mode: str, missing: tuple[
         reason=state.reason,
         culprit=state.culprit,
         missing=missing,
-        nodes=tuple(_status(state.nodes[place], contacts, now) for place in sorted(state.nodes)),
+        nodes=tuple(_status(node, contacts, now) for node in nodes),
         changes=tuple(c.change for c in state.changes),
+        generation=state.generation,
+        age_s=now - began,
+        idle_s=now - max(contacts.progressed, began) if state.phase == "running" else 0.0,
+        waits=tuple(waits) if state.phase in ("gathering", "running") else (),
     )
+
+
+def _at_barriers(barriers: Barriers, expected: tuple[int, ...], now: float) -> Iterator[Wait]:
+    for name, index, here in barriers.closed():
+        yield Wait(
+            what=f"barrier {name!r} (occurrence {index})",
+            who=tuple(f"worker {rank}" for rank in sorted(here)),
+            on=tuple(f"worker {rank}" for rank in barriers.missing(name, index, expected)),
+            for_s=now - min(here.values()),
+        )
+
+
+def _in_stores(node: Node, contacts: Contacts) -> Iterator[Wait]:
+    """What a process says of the answers that it waits for; whatever it says, it cannot do harm."""
+    status = contacts.get(node.token).status
+    told: Any = status.get("waits") if isinstance(status, dict) else None
+    for each in told[:MAX_WAITS] if isinstance(told, list) else ():
+        match each:
+            case [str(what), [*on], int() | float() as for_s]:
+                who = f"{node.member.role} {node.member.rank}"
+                yield Wait(what=what[:200], who=(who,), on=tuple(str(o)[:80] for o in on), for_s=float(for_s))
 
 
 def _status(node: Node, contacts: Contacts, now: float) -> NodeStatus:
@@ -40,4 +86,6 @@ def _status(node: Node, contacts: Contacts, now: float) -> NodeStatus:
         silent_s=now - contact.seen,
         status=contact.status,
         report=node.report,
+        address=m.address,
+        age_s=now - contact.since,
     )

@@ -120,8 +120,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_server,
         _add_worker,
         _add_control,
-        _add_status,
-        _add_top,
+        observing.add_commands,
         _add_ledger,
         _add_simulate,
         _add_keys,
@@ -395,15 +394,6 @@ def _add_control(commands: Any) -> None:
     _option(p, "--timeout-s", env="SHOAL_CONTROL_TIMEOUT_S", default=10, type=_seconds, help=wait)
     key_options(p, listens=False)
     control_options(p)
-
-
-def _add_status(commands: Any) -> None:
-    observing.add_options(_command(commands, "status", observing.status, "Say what a running cluster is doing."))
-
-
-def _add_top(commands: Any) -> None:
-    text = "Show what a running cluster is doing, each second, until it ends or q is pressed."
-    observing.top_options(_command(commands, "top", observing.top, text))
 
 
 def _add_ledger(commands: Any) -> None:

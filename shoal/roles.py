@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shoal.errors import ConfigError
 from shoal.kvstore.server.shell import ServerShell
+from shoal.kvstore.server.vitals import vitals
+from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport
@@ -38,9 +40,9 @@ class ServerRole:
             if that is every address, the one that faces the scheduler.
         rank: the rank it would like, or -1 for any.
         join_timeout_s: how long to wait for the scheduler.
+        access: who may join.
     """
 
-        access: who may join.
     def __init__(
         self,
         scheduler: str,
@@ -50,9 +52,9 @@ class ServerRole:
         advertise: str = "",
         rank: int = -1,
         join_timeout_s: float = 60.0,
+        access: Access = LOOPBACK,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
-        access: Access = LOOPBACK,
         self.code = 0
         self.settle: Callable[[int], None] = lambda rank: None  # called with the rank when the run begins
         self.transport = Transport("server", access)
@@ -77,6 +79,7 @@ class ServerRole:
         self.membership.on_left = self._left
         self.membership.on_change = self.store.change
         self.membership.on_stop = self._leave
+        self.membership.vitals = lambda now: vitals(self.store)
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
 
     def run(self, quiet: bool = False) -> int:
@@ -131,10 +134,10 @@ def run_server(
     rank: int = -1,
     join_timeout_s: float = 60.0,
     quiet: bool = False,
+    access: Access = LOOPBACK,
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
-    access: Access = LOOPBACK,
     role = ServerRole(
         scheduler,
         host=host,
@@ -161,10 +164,10 @@ def run_worker(
     host: str = "",
     port: int = 0,
     advertise: str = "",
+    access: Access = LOOPBACK,
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
     from shoal.worker.session import run_script  # the array libraries load only where something is trained
-    access: Access = LOOPBACK,
 
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
@@ -180,10 +183,10 @@ def run_worker(
             host=host,
             port=port,
             advertise=advertise,
+            access=access,
         )
 
 
-            access=access,
 def _exit(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt

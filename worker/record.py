@@ -43,7 +43,7 @@ class RunRecord:
         publish: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.target, self.samples = target, 0
+        self.target, self.samples, self.steps = target, 0, 0
         self.metrics: dict[str, float] = {}
         self.status: dict[str, Any] = {}
         self.algo = ""  # what the Trainer was made with, by its parts
@@ -70,11 +70,12 @@ class RunRecord:
         self.start()
         self._last = self._clock()
         self.samples += samples
+        self.steps += 1
         began, before = self._window or (self._last, 0)
         if self._last - began >= 0.5:
             self.status["samples_per_s"] = (self.samples - before) / (self._last - began)
             self._window = (self._last, self.samples)
-        self.status["samples"] = self.samples
+        self.status["samples"], self.status["steps"] = self.samples, self.steps
         self._show()
 
     def note(self, **status: Any) -> None:

@@ -16,13 +16,14 @@ from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError
 from shoal.kvstore import api
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
+from shoal.kvstore.client.vitals import vitals
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
-from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.keys import LOOPBACK, Access
+from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.ops import random
@@ -54,8 +55,8 @@ class Session:
         host: address to listen on for the other workers, in an all-reduce; "" for the one that faces the scheduler.
         port: 0 lets the system choose.
         advertise: host, or ``host:port``, under which they reach this worker, where it differs.
-    """
         access: who may join.
+    """
 
     def __init__(
         self,
@@ -67,8 +68,8 @@ class Session:
         host: str = "",
         port: int = 0,
         advertise: str = "",
-    ) -> None:
         access: Access = LOOPBACK,
+    ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.timeout_s = timeout_s
         self.ring = RingNode(host or facing, port, access)
@@ -90,6 +91,7 @@ class Session:
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
         self.membership.on_abort = self._give_up
+        self.membership.vitals = self._vitals
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
         self.stores: list[DistKVStore | AllReduceKVStore] = []
@@ -163,6 +165,9 @@ class Session:
             status = {**status, "staleness": self.shell.core.counters.staleness}
         self.membership.set_status(status)
 
+    def _vitals(self, now: float) -> dict[str, Any]:
+        return vitals(self.shell.core, now) if self.shell is not None else {}
+
     def finish(self) -> dict[str, Any]:
         """The script has ended well: settle every store, wait for the others, and account for what was done."""
         for store in self.stores:
@@ -226,12 +231,12 @@ def run_script(
     host: str = "",
     port: int = 0,
     advertise: str = "",
+    access: Access = LOOPBACK,
 ) -> int:
     """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
 
     Returns:
         The exit code: the script's own, or 1 if it raised or the run failed.
-    access: Access = LOOPBACK,
     """
     goal = record.parse_target(target)
     tune_malloc()

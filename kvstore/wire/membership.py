@@ -34,6 +34,7 @@ __all__ = [
     "Snapshot",
     "Stop",
     "ToScheduler",
+    "Wait",
     "Watch",
     "Welcome",
 ]
@@ -129,6 +130,18 @@ class NodeStatus:
     silent_s: float  # since its last sign of life
     status: Plain  # what its last heartbeat said
     report: Plain  # what its goodbye said; None until then
+    address: str = ""  # where it listens
+    age_s: float = 0.0  # since this scheduler first heard of it
+
+
+@record
+class Wait:
+    """Who waits for whom."""
+
+    what: str  # such as "barrier 'epoch' (occurrence 3)"
+    who: tuple[str, ...]  # waits, such as "worker 0"
+    on: tuple[str, ...]  # is waited for
+    for_s: float  # since the first of them came
 
 
 @message(1, "node -> scheduler")
@@ -286,6 +299,10 @@ class Snapshot(FromScheduler):
     missing: tuple[str, ...]
     nodes: tuple[NodeStatus, ...]
     changes: tuple[Change, ...] = ()  # of settings, so far
+    generation: int = 0  # grows with every change of membership or of settings
+    age_s: float = 0.0  # since this scheduler was started
+    idle_s: float = 0.0  # since any process got on; 0 before the run begins
+    waits: tuple[Wait, ...] = ()  # longest first
 
 
 @message(18, "worker or operator -> scheduler")

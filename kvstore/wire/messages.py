@@ -35,6 +35,7 @@ from shoal.kvstore.wire.membership import (
     Snapshot,
     Stop,
     ToScheduler,
+    Wait,
     Watch,
     Welcome,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "ToScheduler",
     "Took",
     "Value",
+    "Wait",
     "Waiting",
     "Watch",
     "Welcome",

@@ -74,7 +74,7 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
     [
         (["rnu", "x.py"], "shoal: unknown command 'rnu'; did you mean 'run'?"),
         (["shedule"], "shoal: unknown command 'shedule'; did you mean 'scheduler'?"),
-        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, ledger"),
+        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, status, top, ledger"),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
         (["run", "--mode", "lazy", "x.py"], "shoal run: unknown mode 'lazy'; known: sync (bsp)"),
