@@ -317,6 +317,11 @@ class Progress:
         """By worker, how many contributions it has made."""
         return {r: c - self.skipped.get(r, 0) for r, c in self.clocks.items()}
 
+    def restore(self, clocks: dict[int, int], skipped: dict[int, int], floor: int) -> None:
+        """As far as an earlier process was: ``floor`` does not exceed the clock of anybody who does not rest."""
+        self.clocks, self.skipped, self.floor = clocks, skipped, floor
+        self.settle()
+
     def settle(self) -> None:
         """Workers have begun to rest: the floor may rise, to the largest clock if nobody else is left."""
         awake = [c for r, c in self.clocks.items() if r not in self._resting]

@@ -7,8 +7,7 @@ one that waits for other workers is asked about again without its payload.
 """
 
 import heapq
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from shoal.errors import LocalProtocolError
@@ -25,6 +24,8 @@ from shoal.kvstore.client.jobs import (
     Transmit,
     Warn,
 )
+from shoal.kvstore.client.lane import CREDIT_BYTES, Lane, Link
+from shoal.kvstore.client.standing import stand
 from shoal.kvstore.gates import Gate, altered_gate
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -63,44 +64,8 @@ PATIENCE = 3.0
 WARN_S = 30.0
 SILENCE_S = 60.0
 """A server answers every repetition at once; one that has said nothing for this long cannot be reached."""
-CREDIT_BYTES = 8 << 20
-"""Bytes pushed to one server and not yet acknowledged; bounds its memory and keeps priorities meaningful."""
 SMALL_BYTES, EXTRA_BYTES = 64 << 10, 1 << 20
 """Pushes of at most the first number of bytes may exceed the credit, together by the second one."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """What the worker knows of one slice, and its jobs in order."""
-
-    store: int = 1
-    desk: int = 0  # the server that gives places in the store's rounds
-    turn: int = 0  # contributions begun, those included that were not sent because they came too late
-    read: bool = False
-    clock: int = 0
-    pulled: int = 0  # version of the value that the worker has
-    floor: int = 0
-    gate: Gate | None = None
-    fresh: Value | None = None  # of an eager gate: the newest value that came
-    stream: int = -1  # the seq under which values come unasked
-    jobs: deque[Job] = field(default_factory=deque)
-    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # of the gate, that wait for their clock
-    doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
-
-
-@dataclass(slots=True)
-class _Link:
-    """What the worker knows of one server."""
-
-    greeted: bool = False
-    credit: int = CREDIT_BYTES
-    hello_due: float = 0.0
-    hello_since: float = -1.0
-    pause: float = 0.1
-    heard: float = 0.0
-    trip_s: float = 0.0  # from a push to its acknowledgement: moving average
-    landed: tuple[float, float] = (0.0, -RETRY_S)  # when the last push that was acknowledged was sent, and when it was
-    ready: list[tuple[int, int, Job]] = field(default_factory=list)
 
 
 class ClientCore:
@@ -116,10 +81,12 @@ class ClientCore:
     def __init__(self, rank: int, incarnation: int, cluster: str, servers: int, timeout_s: float = 600.0) -> None:
         self.rank, self.incarnation, self.cluster, self.timeout_s = rank, incarnation, cluster, timeout_s
         self.silence_s = min(SILENCE_S, timeout_s)
-        self.lanes: dict[int, _Lane] = {}
-        self.links = {s: _Link() for s in range(servers)}
+        self.lanes: dict[int, Lane] = {}
+        self.links = {s: Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
         self.tickets: dict[tuple[int, int], Place] = {}  # by store and turn
+        self.barriers: dict[int, int] = {}  # by store, the last one that a server knows this worker has come to
+        self.retired: set[int] = set()  # stores that it pushes to no more
         self._changes: dict[int, list[tuple[int, dict[str, Any]]]] = {}  # by store, of the gate: clock and limits
         self._turns: dict[int, int] = {}  # by store, how many places have been asked for
         self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
@@ -133,7 +100,7 @@ class ClientCore:
     def register(self, slice_id: int, gate: Gate, store: int = 1, desk: int = 0) -> None:
         """A slice of ``store`` exists, under this gate; server ``desk`` gives places in the store's rounds."""
         changes = list(self._changes.get(store, ()))
-        self.lanes.setdefault(slice_id, _Lane(gate=gate, store=store, desk=desk, changes=changes))
+        self.lanes.setdefault(slice_id, Lane(gate=gate, store=store, desk=desk, changes=changes))
 
     def alter(self, store: int, settings: dict[str, Any], at_clock: int) -> None:
         """The gate of a store has other limits from version ``at_clock`` of each slice on.
@@ -146,7 +113,7 @@ class ClientCore:
                 lane.changes.append((at_clock, settings))
 
     @staticmethod
-    def _settle_gate(lane: _Lane) -> None:
+    def _settle_gate(lane: Lane) -> None:
         """Take the limits whose clock has come."""
         for change in [c for c in lane.changes if c[0] <= lane.pulled]:
             lane.changes.remove(change)
@@ -183,16 +150,46 @@ class ClientCore:
         return actions
 
     @staticmethod
-    def _may_start(link: _Link, job: Job) -> bool:
+    def _may_start(link: Link, job: Job) -> bool:
         """Whether the credit allows it; an urgent small push does not wait until a large one is acknowledged."""
         return job.payload is None or link.credit > (0 if job.payload_bytes > SMALL_BYTES else -EXTRA_BYTES)
 
-    def _greet(self, server: int, link: _Link, now: float) -> list[ClientAction]:
+    def _greet(self, server: int, link: Link, now: float) -> list[ClientAction]:
         if link.hello_since < 0:
             link.hello_since = now
         link.hello_due, link.pause = now + link.pause, min(link.pause * 2, RETRY_S)
         self._look_due = min(self._look_due, link.hello_due)
         return [Transmit(server, Hello(cluster=self.cluster, worker=self.rank, incarnation=self.incarnation))]
+
+    # --- a server that comes back -------------------------------------------------------------------------------------
+
+    def replaced(self, server: int, now: float) -> list[ClientAction]:
+        """Another process has taken the place of a server: greet it, and then repeat what is not answered."""
+        link = self.links[server]
+        link.greeted, link.hello_since, link.pause, link.heard = False, -1.0, 0.1, now
+        return self._greet(server, link, now)
+
+    def _greeted(self, server: int, m: HelloOk, now: float) -> list[ClientAction]:
+        link = self.links[server]
+        if m.asks:
+            link.pause = 0.1
+            return [] if link.greeted else [Transmit(server, stand(self, server, m.incarnation))]
+        if link.greeted:
+            return self._pump(now)
+        link.greeted = True
+        waiting = [j for j in self.flying.values() if j.server == server and j.stage is not Stage.OVER]
+        self.counters.retries += len(waiting)
+        return [*(Transmit(server, self._message(j)) for j in waiting), *self._pump(now)]
+
+    def _rested(self, m: Retire) -> None:
+        """A server knows that this worker has come to a barrier, or pushes to a store no more."""
+        if not m.barrier:
+            self.retired.add(m.store)
+        elif m.barrier > self.barriers.get(m.store, 0):
+            self.barriers[m.store] = m.barrier
+            for lane in self.lanes.values():
+                if lane.store == m.store:
+                    lane.mark = lane.clock
 
     def _start(self, job: Job, now: float) -> list[ClientAction]:
         self._number(job)
@@ -213,7 +210,7 @@ class ClientCore:
             return self._enter(job, Stage.ENTER, now)
         return self._enter_push(job, now)
 
-    def _use_ticket(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
+    def _use_ticket(self, job: Job, lane: Lane, now: float) -> list[ClientAction]:
         """Push under the place that this turn has in a round; ask for one if nobody has."""
         key = lane.store, lane.turn
         ticket = self.tickets.get(key)
@@ -245,7 +242,7 @@ class ClientCore:
         request = Job(server=lane.desk, key=job.key, priority=job.priority, request=ask, ticket=ticket)
         return self.submit([request], now)
 
-    def _push_under(self, job: Job, lane: _Lane, granted: Granted, now: float) -> list[ClientAction]:
+    def _push_under(self, job: Job, lane: Lane, granted: Granted, now: float) -> list[ClientAction]:
         lane.turn += 1
         if granted.taken:
             job.ticket = self.tickets[lane.store, lane.turn - 1]
@@ -276,7 +273,7 @@ class ClientCore:
         self.tickets = {k: t for k, t in self.tickets.items() if t is not job.ticket}
         return [a for each in waiting for a in self._failed(each, error, text)]
 
-    def _read(self, job: Job, lane: _Lane, now: float) -> list[ClientAction]:
+    def _read(self, job: Job, lane: Lane, now: float) -> list[ClientAction]:
         """Ask for the value, unless one that came unasked is new enough."""
         gate, clock = lane.gate, job.clock + (job.payload is not None)
         if gate is None or not gate.eager or job.rows is not None:
@@ -377,8 +374,7 @@ class ClientCore:
         self.links[server].heard = now
         match m:
             case HelloOk():
-                self.links[server].greeted = True
-                return self._pump(now)
+                return self._greeted(server, m, now)
             case Refused() if not self.links[server].greeted:
                 return self._refuse_all(server, m)
         if self.streams:
@@ -396,6 +392,9 @@ class ClientCore:
                 return []
             case Granted():
                 return self._granted(job, m, now)
+            case Done() if isinstance(job.request, Retire):
+                self._rested(job.request)
+                return self._finish(job, m, now)
             case Done() | StatsReply() | Surveyed() | Called():
                 return self._finish(job, m, now)
             case Refused():
@@ -419,6 +418,7 @@ class ClientCore:
         lane = self.lanes[job.slice]
         lane.floor = max(lane.floor, m.floor)
         lane.clock += 1
+        lane.seen, lane.server = max(lane.seen, m.version), job.server
         staleness = max(0, m.version - lane.pulled - 1)  # the updates in between, without the push's own
         self.counters.staleness += (staleness - self.counters.staleness) / 32
         self._settle(job, now)
@@ -468,7 +468,7 @@ class ClientCore:
             return actions
         lane = self.lanes[job.slice]
         lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
-        lane.read = True
+        lane.seen, lane.server, lane.read = max(lane.seen, m.version), job.server, True
         self.counters.bytes_pulled += _bytes(m)
         return [*actions, *self._finish(job, m, now)]
 
@@ -520,7 +520,7 @@ class ClientCore:
             link.heard = now
             link.hello_since = now if link.hello_since >= 0 else link.hello_since
 
-    def _greet_again(self, server: int, link: _Link, now: float) -> list[ClientAction]:
+    def _greet_again(self, server: int, link: Link, now: float) -> list[ClientAction]:
         if now - link.hello_since < self.silence_s:
             return self._greet(server, link, now)
         text = f"server {server} has not answered worker {self.rank}'s greeting for {self.silence_s:g} s"

@@ -1,5 +1,6 @@
 """Changes of settings on one server: which slices have yet to take them, and when they did."""
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.kvstore.wire.messages import Change
@@ -47,6 +48,23 @@ class Changes:
         """A slice has taken a change at ``version``."""
         slices, first, last = self._taken.get(change.number, [0, version, version])
         self._taken[change.number] = [slices + 1, min(first, version), max(last, version)]
+
+    def freeze(self, write: Callable[[Change], list[Any]]) -> list[Any]:
+        """As plain data."""
+        known = [[store, [write(c) for c in changes]] for store, changes in self._known.items()]
+        return [known, sorted(self._over), [[number, *taken] for number, taken in self._taken.items()]]
+
+    @classmethod
+    def thaw(cls, data: Any, read: Callable[[list[Any]], Change]) -> "Changes":
+        """What was frozen."""
+        made, (known, over, taken) = cls(), data
+        made._known = {store: [read(c) for c in changes] for store, changes in known}
+        made._over, made._taken = set(over), {number: list(rest) for number, *rest in taken}
+        return made
+
+    def knows(self, change: Change) -> bool:
+        """Whether it has been announced before."""
+        return any(c.number == change.number for c in self._known.get(change.store, ()))
 
     def report(self) -> dict[str, list[int]]:
         """By number of the change: slices that have taken it, and the first and the last version at which one did."""

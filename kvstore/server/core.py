@@ -13,8 +13,6 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 - a message of an older incarnation, or of a stranger, is refused and changes nothing.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -33,11 +31,13 @@ from shoal.kvstore.events import (
     SendValue,
     Woke,
 )
-from shoal.kvstore.gates import Gate, Progress, altered_gate, parse_gate
+from shoal.kvstore.gates import Progress, altered_gate, parse_gate
 from shoal.kvstore.server.books import Ledger, accounts, staleness_by_key
 from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
-from shoal.kvstore.server.snapshots import Branch, Snapshots
+from shoal.kvstore.server.entry import Entry, Parked
+from shoal.kvstore.server.recovery import Recovery, check_survives
+from shoal.kvstore.server.snapshots import Snapshots
 from shoal.kvstore.wire.messages import (
     Ack,
     Change,
@@ -53,6 +53,7 @@ from shoal.kvstore.wire.messages import (
     Retire,
     Roster,
     SetOptimizer,
+    Stand,
     Stats,
     StatsReply,
     Survey,
@@ -60,109 +61,8 @@ from shoal.kvstore.wire.messages import (
     Value,
     Waiting,
 )
-from shoal.kvstore.wire.schema import Payload
 
 __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
-
-
-@dataclass(slots=True)
-class Parked:
-    """A reader that waits until the gate lets it read at ``clock``."""
-
-    sender: str
-    worker: int
-    clock: int
-    payload: bool
-    rows: Payload | None = None
-    reply: str = ""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One slice: what it is, how far each worker is, whose contributions wait, who waits to read."""
-
-    store: int
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    gate: Gate
-    reduce: str
-    progress: Progress
-    desk: Desk
-    width: int = 0  # of a row, if rows may be pushed and pulled singly
-    version: int = 0
-    pending: dict[int, list[Contribution]] = field(default_factory=dict)  # by round; round r makes version r + 1
-    quotas: dict[int, int] = field(default_factory=dict)  # by round, where it was granted with one
-    holders: dict[int, int] = field(default_factory=dict)  # by rank, the round whose end it waits for
-    late: dict[int, int] = field(default_factory=dict)  # by rank, the clock of its last contribution that was dropped
-    parked: dict[tuple[str, int], Parked] = field(default_factory=dict)
-    watchers: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # sender -> (rank, seq, reply): sent ...
-    shown: int = 0  # ... every new floor, and this one last
-    staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
-    left: dict[int, int] = field(default_factory=dict)  # by rank, the last clock of those who have left
-    branches: dict[int, Branch] = field(default_factory=dict)  # of snapshots, by reader
-    changes: list[Change] = field(default_factory=list)  # of settings, that wait for their clock
-    widest: int = 0  # slack that the gate has had, where it has been narrowed
-
-    def fits(self, value: Payload, rows: Payload | None) -> bool:
-        """Whether a contribution has the slice's shape, or that of some of its rows."""
-        return value.shape == self.shape if rows is None else value.shape == (rows.shape[0], self.width)
-
-    def counted(self, worker: int) -> int:
-        """How many contributions of ``worker`` are counted, also if it has left."""
-        clock, skipped = self.progress.clocks.get(worker), self.progress.skipped
-        if clock is None:
-            return self.left.get(worker, 0)
-        return clock - skipped.get(worker, 0) if skipped else clock
-
-    def floor(self, worker: int) -> int:
-        """The floor, as ``worker`` counts, which does not know what it has skipped."""
-        progress = self.progress
-        return progress.floor - progress.skipped.get(worker, 0) if progress.skipped else progress.floor
-
-    def may_read(self, worker: int, clock: int) -> bool:
-        """Whether ``worker``, which has made ``clock`` contributions, may read, and contribute again."""
-        return self.gate.ready(clock, self.floor(worker)) and self.holders.get(worker, -1) < self.version
-
-    def may_push(self, worker: int, clock: int) -> bool:
-        """As `may_read`; but who does not know yet that the slack has become smaller is not to blame."""
-        late = clock - self.floor(worker) <= self.widest and self.holders.get(worker, -1) < self.version
-        return late or self.may_read(worker, clock)
-
-    def missing(self, clock: int) -> tuple[int, ...]:
-        """Whom a worker at ``clock`` waits for."""
-        if self.gate.asks:
-            here = self.contributors()
-            return tuple(r for r in self.progress.clocks if r not in here)
-        return self.progress.behind(clock - (self.gate.slack or 0))
-
-    def contributors(self) -> set[int]:
-        """Who has contributed to the open round."""
-        return {p.rank for p in self.pending.get(self.version, ())}
-
-    def complete(self) -> bool:
-        """Whether the open round has what it needs, or nobody is left to add to it."""
-        here = self.pending.get(self.version)
-        if not here or self.gate.need == 1:
-            return bool(here)
-        resting, clocks = self.desk.resting, self.progress.clocks
-        count = len(clocks.keys() - resting) if resting else len(clocks)
-        granted = self.quotas.get(self.version, 0)
-        if len(here) < count and len(here) < (granted or self.gate.quota(count)) and len(self.pending) == 1:
-            return False  # the rest is only looked at when the round may be full: pushes are many
-        awaited, ranks = clocks.keys() - resting, self.contributors()
-        quota = granted or self.gate.quota(len(ranks | awaited))
-        return len(here) >= quota or self._alone(awaited)
-
-    def passed_over(self) -> bool:
-        """Whether nobody has contributed to the open round, nobody will, and there are contributions to later ones."""
-        return bool(self.pending) and self.version not in self.pending and self._alone(self.progress.clocks.keys())
-
-    def _alone(self, awaited: Set[int]) -> bool:
-        """Whether all of these workers rest, wait for the end of the open round, or have gone on to later ones."""
-        gone_on = {p.rank for r, parts in self.pending.items() if r > self.version for p in parts}
-        gone_on |= {rank for rank, r in self.holders.items() if r >= self.version}
-        return awaited - self.desk.resting <= gone_on
 
 
 class ServerCore:
@@ -186,8 +86,10 @@ class ServerCore:
         self.changes = Changes()
         self.snapshots = Snapshots(self.entries)
         self._now = 0.0  # when the message that is being handled came
-        self._configured: dict[tuple[int, int], int] = {}
-        self._retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
+        self.configured: dict[tuple[int, int], int] = {}
+        self.recovery: Recovery | None = None  # while it waits to hear how far the workers are
+        self.restored: list[str] = []  # what was lost
+        self.retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
         self._handlers: dict[type[Any], Any] = {
             Hello: self._hello,
             Init: self._init,
@@ -196,6 +98,7 @@ class ServerCore:
             SetOptimizer: self._set_optimizer,
             Retire: self._retire,
             Stats: self._stats,
+            Stand: self._stand,
             Ticket: self._ticket,
             Survey: self._snapshot,
             Fetch: self._snapshot,
@@ -205,7 +108,7 @@ class ServerCore:
     def roster(self, roster: Roster) -> list[Action]:
         """Take over who the workers are; before the first one every worker is a stranger."""
         for m in roster.members:
-            if m.role == "worker":
+            if m.role == "worker" and not (self.recovery is not None and m.rank in self.known):
                 self.members[m.rank] = self.known[m.rank] = m.incarnation
                 self.ledgers.setdefault(m.rank, Ledger())
         return []
@@ -219,6 +122,8 @@ class ServerCore:
                     _refuse(event.sender, 0, "RemoteProtocolError", f"a server takes no {type(event.message).__name__}")
                 ]
             self._now = now
+            if self.recovery is not None and not isinstance(event.message, Hello | Stand | Stats):
+                return []  # it will be repeated
             answer: list[Action] = handler(event.sender, event.message)
             return answer
         if isinstance(event, PeerGone):
@@ -232,7 +137,45 @@ class ServerCore:
             text = f"worker {m.worker} belongs to run {m.cluster!r}, this is server {self.rank} of run {self.cluster!r}"
             return [_refuse(sender, 0, "JoinRefusedError", text)]
         stranger = self._stranger(sender, 0, m.worker, m.incarnation)
-        return stranger or [Send(sender, HelloOk(server=self.rank, incarnation=self.incarnation))]
+        asks = self.recovery is not None
+        return stranger or [Send(sender, HelloOk(server=self.rank, incarnation=self.incarnation, asks=asks))]
+
+    def recover(self) -> None:
+        """This core comes from a snapshot: it serves when every worker has said how far it is.
+
+        Raises:
+            ConfigError: rounds of a store are of a kind that cannot be gone on with.
+        """
+        for entry in self.entries.values():
+            check_survives(entry)
+            entry.early = {}
+        self.recovery = Recovery(self.rank, self.entries)
+
+    def _stand(self, sender: str, m: Stand) -> list[Action]:
+        stranger = self._stranger(sender, 0, m.worker, m.incarnation)
+        if stranger or m.server != self.incarnation:
+            return stranger
+        if self.recovery is None:
+            return [Send(sender, HelloOk(server=self.rank, incarnation=self.incarnation))]
+        self.recovery.hear(sender, m)
+        return self._recovered()
+
+    def _recovered(self) -> list[Action]:
+        """Go on where the workers are, if all of them have said where that is."""
+        recovery = self.recovery
+        if recovery is None or recovery.awaited(self.members):
+            return []
+        self.recovery = None
+        actions = recovery.level(self.ledgers, self.retired)
+        self.updates += len(actions)
+        self.restored.append(recovery.statement)
+        for slice_id, entry in self.entries.items():
+            gone = [r for r in entry.progress.clocks if (entry.store, r) in self.retired]
+            for rank in gone:
+                actions += self._drop(rank, {slice_id: entry})
+            actions += [*self._alter(slice_id, entry), *self._fewer(slice_id, entry)]
+        greeted = HelloOk(server=self.rank, incarnation=self.incarnation)
+        return [*actions, *(Send(to, greeted) for to in recovery.senders.values())]
 
     def _init(self, sender: str, m: Init) -> list[Action]:
         entry = self.entries.get(m.slice)
@@ -260,9 +203,9 @@ class ServerCore:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
         if stranger:
             return stranger
-        if self._configured.get((m.worker, m.incarnation), -1) > m.seq:
+        if self.configured.get((m.worker, m.incarnation), -1) > m.seq:
             return [Send(sender, Done(seq=m.seq))]  # a later one is installed: this is an old repetition
-        self._configured[m.worker, m.incarnation] = m.seq
+        self.configured[m.worker, m.incarnation] = m.seq
         if not m.keys:
             waited_for = {c.number for e in self.entries.values() if e.store == m.store for c in e.changes}
             self.changes.replaced(m.store, waited_for)
@@ -270,6 +213,8 @@ class ServerCore:
 
     def change(self, change: Change) -> list[Action]:
         """The scheduler has announced new settings of a store; slices take them when their version is the clock."""
+        if self.changes.knows(change):
+            return []  # by the snapshot that this core comes from
         self.changes.add(change)
         actions: list[Action] = []
         for slice_id, entry in self.entries.items():
@@ -302,6 +247,9 @@ class ServerCore:
         if m.seq in book.refusals:
             book.duplicate += 1
             return [book.refusals[m.seq]]
+        if entry is not None and entry.early is not None and entry.is_early(m):
+            entry.early[m.worker] = sender, m
+            return []
         refusal = self._refuse_push(sender, m, entry)
         if refusal is not None or entry is None:
             return self._reject(book, m.seq, refusal)
@@ -309,7 +257,14 @@ class ServerCore:
             book.duplicate += 1
             return self._answer(sender, m, entry)
         taken = self._take(sender, m, book, entry)
+        if entry.early:
+            taken = [*taken, *self._in_time(entry)]
         return [*taken, *self.snapshots.moved(m.slice, entry, taken)] if entry.branches else taken
+
+    def _in_time(self, entry: Entry) -> list[Action]:
+        """Take the pushes that were too early, and no longer are."""
+        early, entry.early = entry.early, {}
+        return [a for sender, m in (early or {}).values() for a in self._push(sender, m)]
 
     def _take(self, sender: str, m: Push, book: Ledger, entry: Entry) -> list[Action]:
         """Count a contribution, and keep it for its round unless it is too late for that."""
@@ -402,7 +357,7 @@ class ServerCore:
         actions: list[Action] = []
         while entry.complete() or entry.passed_over():
             if entry.version not in entry.pending:  # whoever had a place in these rounds left without contributing
-                entry.version = min(entry.pending)
+                entry.version = min(entry.pending, default=entry.version + 1)
                 continue
             parts = tuple(sorted(entry.pending.pop(entry.version)))
             entry.quotas.pop(entry.version, None)
@@ -417,7 +372,7 @@ class ServerCore:
         return actions
 
     def _live(self, store: int) -> tuple[int, ...]:
-        return tuple(r for r in self.members if (store, r) not in self._retired)
+        return tuple(r for r in self.members if (store, r) not in self.retired)
 
     def _ticket(self, sender: str, m: Ticket) -> list[Action]:
         stranger = self._stranger(sender, m.seq, m.worker, m.incarnation)
@@ -507,7 +462,7 @@ class ServerCore:
         mine = {i: e for i, e in self.entries.items() if e.store == m.store}
         if m.barrier:
             return [*self._rest(m, mine), Send(sender, Done(seq=m.seq))]
-        self._retired.add((m.store, m.worker))
+        self.retired.add((m.store, m.worker))
         left = self._drop(m.worker, mine) + self._recount([m.store])
         return [*left, Send(sender, Done(seq=m.seq))]
 
@@ -526,6 +481,9 @@ class ServerCore:
         if self.members.get(event.rank) != event.incarnation:
             return []
         del self.members[event.rank]
+        if self.recovery is not None:
+            left = self._drop(event.rank, self.entries)
+            return left + self._recovered()
         left = self._drop(event.rank, self.entries) + self._recount(list(self.desks))
         return left + self.snapshots.gone(event.rank)
 
@@ -544,6 +502,8 @@ class ServerCore:
     def _fewer(self, slice_id: int, entry: Entry) -> list[Action]:
         """Fewer workers than before are waited for in this slice."""
         actions = [*self._close(slice_id, entry), *self._release(slice_id, entry), *self._show(slice_id, entry)]
+        if entry.early:
+            actions += self._in_time(entry)
         return actions + self.snapshots.moved(slice_id, entry, actions) if entry.branches else actions
 
     def _stranger(self, sender: str, seq: int, worker: int, incarnation: int) -> list[Action]:
@@ -573,7 +533,13 @@ class ServerCore:
         counts = {"updates": self.updates, "slices": len(self.entries), "strangers": self.strangers}
         counts["partial"] = self.partial
         by_key = staleness_by_key((e.key, e.staleness) for e in self.entries.values())
-        return {**accounts(self.ledgers), "staleness_by_key": by_key, **counts, "changes": self.changes.report()}
+        return {
+            **accounts(self.ledgers),
+            "staleness_by_key": by_key,
+            **counts,
+            "changes": self.changes.report(),
+            "restored": self.restored,
+        }
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken; tests call it after every event."""
@@ -582,14 +548,16 @@ class ServerCore:
             assert all(c >= entry.progress.floor for c in clocks.values())
             if entry.gate.rounds and clocks:
                 assert entry.version == entry.progress.floor, (entry.version, entry.progress.floor)
-                assert all(c == entry.version + (r in entry.contributors()) for r, c in clocks.items())
+                here, lost = entry.contributors(), entry.early is not None
+                assert all(c == entry.version + (r in here) or (lost and c > entry.version) for r, c in clocks.items())
             if entry.gate.waits:
                 for parts in entry.pending.values():
                     assert len(parts) == len({p.rank for p in parts}), "a worker contributes once to a round"
             assert not entry.complete()
             assert all(r >= entry.version for r in entry.pending)
             if entry.gate.slack is not None and clocks:
-                assert max(clocks.values()) - entry.progress.floor <= max(entry.gate.slack, entry.widest) + 1
+                most = max(entry.gate.slack, entry.widest) + 1 + (entry.early is not None)  # a lost push under way
+                assert max(clocks.values()) - entry.progress.floor <= most
             assert not any(entry.may_read(r.worker, r.clock) for r in entry.parked.values())
 
 

@@ -94,9 +94,12 @@ __all__ = [
     "Settle",
     "Slice",
     "Snapshot",
+    "Stand",
     "Standing",
     "Stats",
     "StatsReply",
+    "Stood",
+    "StoodStore",
     "Stop",
     "Survey",
     "Surveyed",
@@ -142,6 +145,28 @@ class Count:
     clock: int
 
 
+@record
+class Stood:
+    """How far a worker is with a slice: contributions that were acknowledged, and the newest version it has heard of.
+
+    ``mark`` is how many there were when it last came to a barrier of the store.
+    """
+
+    slice: int
+    clock: int
+    mark: int
+    version: int
+
+
+@record
+class StoodStore:
+    """How far a worker is with a store: the last barrier that it came to, and whether it pushes no more."""
+
+    store: int
+    barrier: int
+    retired: bool
+
+
 # --- the store: worker <-> server -------------------------------------------------------------------------------------
 
 
@@ -156,10 +181,22 @@ class Hello(Message):
 
 @message(33, "server -> worker")
 class HelloOk(Message):
-    """The server knows the worker and will take its pushes."""
+    """The server knows the worker and will take its pushes; if it ``asks``, not before it has had a `Stand`."""
 
     server: int
     incarnation: int
+    asks: bool = False  # it was restored from a snapshot, and must hear from every worker how far it is
+
+
+@message(58, "worker -> server")
+class Stand(Message):
+    """How far the worker is with what the server holds; repeated until `HelloOk` no longer asks."""
+
+    worker: int
+    incarnation: int
+    server: int  # incarnation of the server that asked
+    slices: tuple[Stood, ...]
+    stores: tuple[StoodStore, ...]
 
 
 @message(46, "server -> worker")

@@ -1,6 +1,8 @@
 """Client cores and server cores joined by an in-memory network that loses, repeats and reorders messages."""
 
+import copy
 import heapq
+import json
 import random
 from typing import Any
 
@@ -26,6 +28,8 @@ from shoal.kvstore.events import (
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.freeze import freeze, thaw
+from shoal.kvstore.server.image import Image, draw, draw_stores, hang, hang_stores
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.messages import Init, Member, Roster, Value
 
@@ -44,6 +48,24 @@ class SimServer:
         self.core.roster(roster(workers))
         self.applied: list[tuple[int, int, int]] = []  # slice, rank, clock
         self.rounds: dict[int, list[tuple[tuple[int, int], ...]]] = {}  # by slice, who was applied together
+
+    def save(self) -> tuple[str, dict[int, Image]]:
+        """Everything that a snapshot holds."""
+        images = {i: draw(c, dict(c.parts)) for i, c in self.table.cells.items()}
+        return json.dumps([freeze(self.core), draw_stores(self.table)]), images
+
+    @classmethod
+    def restored(cls, saved: tuple[str, dict[int, Image]], workers: int, incarnation: int) -> "SimServer":
+        """Another process with a snapshot of this server."""
+        state, stores = json.loads(saved[0])
+        made = cls(state["rank"], workers)
+        made.core = thaw(state, incarnation)
+        made.core.recover()
+        made.core.roster(roster(workers))
+        hang_stores(made.table, stores)
+        for slice_id, image in copy.deepcopy(saved[1]).items():
+            hang(made.table, slice_id, image)
+        return made
 
     def handle(self, sender: str, message: Any, now: float) -> list[tuple[str, Any]]:
         return self.carry_out(self.core.handle(Received(sender, message), now))
@@ -115,10 +137,14 @@ class SimNet:
         for rank in range(len(self.clients)):
             self._at(self.now, ("wake", rank))
         while self._heap and self.now < until:
-            self.now, _, event = heapq.heappop(self._heap)
-            self._happen(event)
-            for c in self.clients:
-                c.check()
+            self.step()
+
+    def step(self) -> None:
+        """The next event."""
+        self.now, _, event = heapq.heappop(self._heap)
+        self._happen(event)
+        for c in self.clients:
+            c.check()
 
     def _happen(self, event: Any) -> None:
         kind = event[0]
@@ -142,13 +168,25 @@ class SimNet:
             for to, answer in s.carry_out(s.core.handle(PeerGone(rank, 1), self.now)):
                 self._carry(("client", int(to[1:]), i, answer))
 
+    def replace(self, server: int, saved: tuple[str, dict[int, Image]]) -> None:
+        """A server dies, with all that is under way to it and from it, and comes back with a snapshot."""
+        before = self.servers[server]
+        made = SimServer.restored(saved, len(self.clients), before.core.incarnation + 1)
+        self.servers[server] = made
+        self._heap = [e for e in self._heap if not (e[2][0] != "wake" and e[2][1 + (e[2][0] == "client")] == server)]
+        heapq.heapify(self._heap)
+        for rank, client in enumerate(self.clients):
+            self._client_actions(rank, client.replaced(server, self.now))
+            self._at(self.now, ("wake", rank))
+
     def busy(self, rank: int) -> bool:
         """Whether a job of worker ``rank`` is not over yet."""
         return self._busy(self.clients[rank])
 
     @staticmethod
     def _busy(client: ClientCore) -> bool:
-        return bool(client.flying or any(x.ready for x in client.links.values()))
+        links = client.links.values()
+        return bool(client.flying or any(x.ready or (not x.greeted and x.hello_since >= 0) for x in links))
 
     def _client_actions(self, rank: int, actions: list[Any]) -> None:
         for a in actions:
@@ -176,6 +214,6 @@ class SimNet:
 
     def ledger(self) -> dict[str, int]:
         books = [b for s in self.servers for b in s.core.ledgers.values()]
-        counts = {k: sum(getattr(b, k) for b in books) for k in ("applied", "rejected", "dropped", "duplicate")}
+        counts = {k: sum(getattr(b, k) for b in books) for k in ("applied", "rejected", "dropped", "duplicate", "lost")}
         sent = sum(c.counters.sent for c in self.clients)
         return {**counts, "sent": sent, "acknowledged": sum(c.counters.acknowledged for c in self.clients)}
