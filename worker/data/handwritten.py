@@ -30,7 +30,8 @@ def digits(split: str = "train") -> ArrayDataset:
     >>> len(digits("train")), len(digits("test"))
     (1442, 355)
     """
-    with resources.files("shoal.worker.data").joinpath("files/digits.npz").open("rb") as file, np.load(file) as arrays:
+    data = resources.files("shoal.worker.data").joinpath("files/digits.npz")
+    with data.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     held_out = np.zeros(len(labels), bool)
     for digit in range(10):
