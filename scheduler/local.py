@@ -24,6 +24,7 @@ from shoal.kvstore.wire.keys import Access, load_keys
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.address import record_address
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
+from shoal.scheduler.endpoint import check_ports, parse_endpoint
 from shoal.scheduler.gather import ALLREDUCE, check_servers
 from shoal.scheduler.relay import Relay
 from shoal.scheduler.signals import handling, stopped_by
@@ -73,6 +74,7 @@ class JobConfig:
         keys: the cluster's key, a file or its directory; "" for none, which is enough on the loopback.
         port: of the scheduler; 0 lets the system choose.
         env: variables on top of this process's.
+        metrics: PORT or HOST:PORT where the scheduler serves its metrics, and servers, then workers, at the next ports.
         verbose: children also say what goes well.
         grace_s: how long a process that is told to end may take before it is killed.
     """
@@ -94,6 +96,7 @@ class JobConfig:
     keys: str = ""
     port: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
+    metrics: str = ""
     verbose: bool = False
     grace_s: float = 3.0
 
@@ -107,6 +110,8 @@ class JobConfig:
             raise ConfigError(f"leases and deadlines are positive; got {self.lease_s} s and {self.gather_timeout_s} s")
         if self.scheduler_grace_s < 0:
             raise ConfigError(f"the scheduler's grace is 0 or more seconds, got {self.scheduler_grace_s}")
+        if self.metrics:
+            check_ports(self.metrics, 1 + self.servers + self.workers)
         if self.mode:
             check_workers(canonical_mode(self.mode), self.workers)
         if not Path(self.script).is_file():
@@ -206,6 +211,8 @@ class _Run:
         address = f"{self.job.host}:{port}"
         if self.job.run_dir:
             record_address(self.job.run_dir, address)
+        if self.job.metrics:
+            self._say_metrics()
         for rank in range(self.job.servers):
             self._start(f"server {rank}", self._server(address, rank), threads=1)
         for rank in range(self.job.workers):
@@ -213,9 +220,32 @@ class _Run:
         self.watcher = Watcher(address, self._take, self._access)
         return self._supervise()
 
+    def _observed(self, place: int) -> list[str]:
+        """What shows of a process; ``place`` is 0 for the scheduler, then come the servers, then the workers."""
+        if not self.job.metrics:
+            return ["--metrics", ""]
+        host, port = parse_endpoint(self.job.metrics)
+        return ["--metrics", f"{host}:{port + place}"]
+
+    def _say_metrics(self) -> None:
+        host, port = parse_endpoint(self.job.metrics)
+        names = ["scheduler", *(f"server {i}" for i in range(self.job.servers))]
+        names += [f"worker {i}" for i in range(self.job.workers)]
+        told = ", ".join(f"{name} {port + i}" for i, name in enumerate(names))
+        self._say(f"metrics: http://{host}:{port}/metrics; by port: {told}")
+
     def _server(self, address: str, rank: int) -> list[str]:
         """Everything is said, so that no variable of the environment can change it."""
-        return ["server", "--scheduler", address, "--rank", str(rank), *self._listen(), *self._plugins()]
+        return [
+            "server",
+            *self._observed(1 + rank),
+            "--scheduler",
+            address,
+            "--rank",
+            str(rank),
+            *self._listen(),
+            *self._plugins(),
+        ]
 
     def _plugins(self) -> list[str]:
         return [word for path in self.job.plugins for word in ("--plugin", path)]
@@ -225,6 +255,7 @@ class _Run:
 
     def _worker(self, address: str, rank: int) -> list[str]:
         options = ["--rank", str(rank), "--target", self.job.target, *self._listen(), *self._plugins()]
+        options += self._observed(1 + self.job.servers + rank)
         return ["worker", "--scheduler", address, *options, self.job.script, *self.job.args]
 
     def _start(self, name: str, args: list[str], threads: int = 0, pass_fds: tuple[int, ...] = ()) -> Child:
@@ -245,7 +276,7 @@ class _Run:
         job = self.job
         ours, theirs = os.pipe()
         args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
-        args += ["--keys", job.keys]
+        args += ["--keys", job.keys, *self._observed(0)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
         args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state(), "--no-sync"]

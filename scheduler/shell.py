@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from shoal.kvstore.events import Received, Send, Woke
+from shoal.kvstore.exposition import provide
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Snapshot
@@ -17,6 +18,7 @@ from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, Sc
 from shoal.scheduler.gather import Count
 from shoal.scheduler.journal import Journal
 from shoal.scheduler.log import Altered, Declared, Departed, Dropped, Finished, Joined, Record, Ruled, Started, describe
+from shoal.scheduler.metrics import scheduler_families
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.version import VERSION
 
@@ -247,6 +249,7 @@ def _serve(
     loop = Loop(transport, {})
     shell = SchedulerShell(transport, core, loop.stop, on_progress, journal)
     loop.drivers[""] = shell
+    provide("scheduler", lambda: scheduler_families(transport, core))
     with handling(shell.interrupt):
         loop.run()
     if journal is not None and shell.ended is not None and not core.deposed:

@@ -264,13 +264,8 @@ def _run_options(p: argparse.ArgumentParser) -> None:
 
 
 def _plugin_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--plugin",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="a Python file to load first, with gates, rules, strategies or codecs of your own; may be repeated",
-    )
+    text = "a Python file to load first, with gates, rules, strategies or codecs of your own; may be repeated"
+    p.add_argument("--plugin", metavar="FILE", action="append", default=[], help=text)
 
 
 class _UsageError(ConfigError):
@@ -315,6 +310,7 @@ def _script_options(p: argparse.ArgumentParser) -> None:
 
 def _node_options(p: argparse.ArgumentParser) -> None:
     _plugin_option(p)
+    observing.add_options(p)
     scheduler = "where the scheduler listens, host:port"
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default=None, type=_address, help=scheduler)
     _option(p, "--rank", env="SHOAL_RANK", default=-1, type=int, help="rank to ask for, or -1 for the lowest free")
@@ -333,6 +329,7 @@ def _add_run(commands: Any) -> None:
     _report_option(p)
     kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
     p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
+    observing.add_options(p)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     shm = "share no memory between workers and servers: everything through sockets"
@@ -358,6 +355,7 @@ def _add_scheduler(commands: Any) -> None:
     _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     key_options(p)
+    observing.add_options(p)
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     p.add_argument("--no-sync", action="store_true", help=argparse.SUPPRESS)  # the launcher ends with the computer, too
 
@@ -462,6 +460,7 @@ def _run(o: argparse.Namespace) -> int:
         run_dir=o.run_dir,
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
+        metrics=o.metrics,
         env={"SHOAL_SHM": "0"} if o.no_shm else {},
         keys=os.path.abspath(o.keys) if o.keys else "",
     )
@@ -487,7 +486,7 @@ def _scheduler(o: argparse.Namespace) -> int:
 
     check_place(o.report)
     mode, algo = _algorithm(o)
-    launched = _be_a_role()
+    launched = _be_a_role(o)
     return run_scheduler(
         o.host,
         o.port,
@@ -538,7 +537,7 @@ def _server(o: argparse.Namespace) -> int:
     from shoal.roles import run_server
 
     load_plugins(o.plugin)
-    launched = _be_a_role()
+    launched = _be_a_role(o)
     return run_server(
         o.scheduler,
         host=o.host,
@@ -555,7 +554,7 @@ def _worker(o: argparse.Namespace) -> int:
     from shoal.roles import run_worker
 
     load_plugins(o.plugin)
-    _be_a_role()
+    _be_a_role(o)
     return run_worker(
         o.scheduler,
         o.script,
@@ -585,7 +584,7 @@ def _kv_bench(o: argparse.Namespace) -> int:
     return kv_bench(made, workers=o.workers, servers=o.servers, mode=o.mode, as_json=o.json, keys=keys)
 
 
-def _be_a_role() -> bool:
+def _be_a_role(o: argparse.Namespace) -> bool:
     """What every process of a cluster does first; whether a launcher started it, and speaks for it."""
     from shoal.scheduler.child import follow_parent
 
@@ -593,4 +592,5 @@ def _be_a_role() -> bool:
     if level not in logging.getLevelNamesMapping():
         raise ConfigError(f"SHOAL_LOG is {level.lower()!r}; known: debug, info, warning, error")
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    observing.observe(o)
     return follow_parent()

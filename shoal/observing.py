@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import select
 import sys
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from shoal.kvstore.wire.keys import Access
     from shoal.kvstore.wire.messages import Snapshot
 
-__all__ = ["add_commands", "find_scheduler", "status", "top"]
+__all__ = ["add_commands", "add_options", "find_scheduler", "observe", "status", "top"]
+
+log = logging.getLogger("shoal.metrics")
 
 UNREACHABLE = 2
 """Exit code where no scheduler answers."""
@@ -49,6 +52,27 @@ def add_commands(commands: Any) -> None:
     _place_options(p)
     p.add_argument("--once", action="store_true", help="print it once, and end")
     p.set_defaults(act=top)
+
+
+def add_options(p: argparse.ArgumentParser) -> None:
+    """What a process of a cluster shows of itself."""
+    text = "serve Prometheus metrics at PORT of the loopback, or HOST:PORT; shoal run: at it and the ports after it"
+    p.add_argument("--metrics", metavar="PORT", default=os.environ.get("SHOAL_METRICS", ""), help=text)
+
+
+def observe(o: argparse.Namespace) -> None:
+    """Begin to show what `add_options` asks for.
+
+    Raises:
+        ConfigError: it makes no sense, or the port is taken.
+    """
+    if o.metrics:
+        from shoal.kvstore.client.shell import Call
+        from shoal.kvstore.exposition import Histogram
+        from shoal.scheduler.endpoint import Endpoint
+
+        Call.waits = Histogram()
+        log.info("metrics are at http://%s/metrics", Endpoint(o.metrics).address)
 
 
 def _place_options(p: argparse.ArgumentParser) -> None:

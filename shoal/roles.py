@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shoal.errors import ConfigError
+from shoal.kvstore.exposition import Family, provide
+from shoal.kvstore.metrics import process_families
+from shoal.kvstore.server.metrics import server_families
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.server.vitals import vitals
 from shoal.kvstore.wire.keys import LOOPBACK, Access
@@ -18,6 +21,7 @@ from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import handling, insisting, stopped_by
+from shoal.version import VERSION
 
 __all__ = ["run_scheduler", "run_server", "run_worker"]
 
@@ -148,8 +152,14 @@ def run_server(
         access=access,
     )
     role.settle = settle_server
+    provide("server", lambda: [*_process(role.membership), *server_families(role.store)])
     with handling(role.stop):
         return role.run(quiet)
+
+
+def _process(m: Membership) -> list[Family]:
+    welcome = m.core.welcome
+    return process_families("server", welcome.rank if welcome else -1, VERSION, welcome.cluster if welcome else "")
 
 
 def run_worker(

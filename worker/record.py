@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.kvstore.exposition import Histogram
 
 __all__ = ["RunRecord", "current", "parse_target", "report", "use"]
 
@@ -44,6 +45,7 @@ class RunRecord:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.target, self.samples, self.steps = target, 0, 0
+        self.step_times = Histogram()
         self.metrics: dict[str, float] = {}
         self.status: dict[str, Any] = {}
         self.algo = ""  # what the Trainer was made with, by its parts
@@ -67,8 +69,11 @@ class RunRecord:
 
     def step(self, samples: int) -> None:
         """One optimizer step over ``samples`` samples is done."""
+        last = self._last if self._began is not None else None
         self.start()
         self._last = self._clock()
+        if last is not None:  # of the first step nobody knows when it began
+            self.step_times.observe(self._last - last)
         self.samples += samples
         self.steps += 1
         began, before = self._window or (self._last, 0)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError
-from shoal.kvstore import api
+from shoal.kvstore import api, exposition
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
 from shoal.kvstore.client.vitals import vitals
@@ -32,6 +32,7 @@ from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record
 from shoal.worker.algo import Algo
+from shoal.worker.numbers import worker_families
 
 __all__ = ["Session", "run_script"]
 
@@ -245,6 +246,7 @@ def run_script(
     )
     session.start()
     record.use(record.RunRecord(goal, session.publish))
+    exposition.provide("worker", lambda: worker_families(session))
     api.attach(session.store)
     m = session.membership
     cluster.join(m.rank, m.num_workers, m.seed, f"gate={m.mode} {m.algo}" if m.mode else m.algo)
@@ -258,6 +260,7 @@ def run_script(
     finally:
         api.attach(None)
         cluster.leave()
+        exposition.provide("worker", None)
     session.goodbye(report, failed or _meaning(code))
     return code
 

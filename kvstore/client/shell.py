@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
+from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Called, Offer, StatsReply, Surveyed, Value
@@ -56,16 +57,21 @@ class Call(Future[Any]):
     awaited = False
     attend: Callable[[Future[Any], float | None], None] | None = None
     """Works towards its end, at most for so long, if no other thread does."""
+    waits: ClassVar[Histogram | None] = None
+    """Of the process: how long callers wait for results, in seconds, where somebody wants to know."""
 
     def done(self) -> bool:
         return self._state in _OVER  # without the lock that the base class takes
 
     def result(self, timeout: float | None = None) -> Any:
+        began = 0.0 if Call.waits is None else time.monotonic()
         left = self._attend(timeout)
         try:
             return super().result(left)
         finally:
             self.taken = self.taken or self.done()
+            if began and Call.waits is not None:
+                Call.waits.observe(time.monotonic() - began)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         error = self.peek(timeout)

@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Runs the command in this process: exit code, stdout, stderr."""
     for name in ("WORKERS", "SERVERS", "MODE", "SCHEDULER", "PORT", "SEED", "TARGET", "RANK"):
         monkeypatch.delenv(f"SHOAL_{name}", raising=False)
-    monkeypatch.setattr(cli, "_be_a_role", lambda: False)
+    monkeypatch.setattr(cli, "_be_a_role", lambda o: False)
 
     def call(*args: str) -> tuple[int, str, str]:
         code = cli.main(args)
