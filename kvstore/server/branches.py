@@ -86,7 +86,9 @@ class _Branch:
             if cell.view is not None:
                 view = CellView(value, {name: array.copy() for name, array in cell.view.state.items()})
             state = copy.deepcopy(cell.state)
-            self._cell = dataclasses.replace(cell, value=value, state=state, view=view, parts={}, followers={})
+            self._cell = dataclasses.replace(
+                cell, value=value, state=state, view=view, parts={}, followers={}, guard=None
+            )
         return self._cell
 
     def _copied(self, value: Array) -> Array:

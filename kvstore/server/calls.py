@@ -9,8 +9,12 @@ from shoal.kvstore import functions
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.messages import Call, Called, CallPart, Refused
+from shoal.kvstore.wire.schema import listed
 
 __all__ = ["Calls"]
+
+_write_call, _read_call = listed(Call)
+_write_called, _read_called = listed(Called)
 
 KEPT = 16
 """Results of functions that write that are kept for the workers that have not asked yet, and for repetitions."""
@@ -27,6 +31,16 @@ class Calls:
         self._table = table
         self._results: OrderedDict[tuple[int, int], tuple[Call, Called]] = OrderedDict()
         self.wrote = False  # whether the last call may have changed values
+
+    def freeze(self) -> list[Any]:
+        """The results that are kept, as plain data."""
+        return [[_write_call(call), _write_called(called)] for call, called in self._results.values()]
+
+    def thaw(self, data: list[Any]) -> None:
+        """Keep the results that were frozen."""
+        for call, called in data:
+            made = _read_call(call)
+            self._results[made.store, made.index] = made, _read_called(called)
 
     def answer(self, core: ServerCore, m: Call) -> Called | Refused:
         """Run the function, unless it writes and has run.
@@ -54,6 +68,8 @@ class Calls:
         kept = self._results.get((m.store, m.index))
         if kept is None:
             self.wrote = True
+            for part in m.parts:
+                self._table.touch(self._table.cells[part.slice])
             kept = self._results[m.store, m.index] = (m, self._run(core, function, m))
             while len(self._results) > KEPT:
                 self._results.popitem(last=False)

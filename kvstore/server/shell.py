@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import traceback
 from collections.abc import Callable
 from math import prod
@@ -38,9 +39,24 @@ from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
+from shoal.kvstore.server.saver import Saver, Saving
+from shoal.kvstore.server.statefiles import StateFiles
 from shoal.kvstore.server.table import Table
 from shoal.kvstore.wire.loop import IDLE_S
-from shoal.kvstore.wire.messages import Ack, Call, Change, Done, HelloOk, Offer, Pull, Push, Refused, Roster, Value
+from shoal.kvstore.wire.messages import (
+    Ack,
+    Call,
+    Change,
+    Done,
+    HelloOk,
+    Init,
+    Offer,
+    Pull,
+    Push,
+    Refused,
+    Roster,
+    Value,
+)
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
@@ -55,19 +71,26 @@ class ServerShell:
     """One shard of the store behind a `Transport` that listens.
 
     Before `roster` has said who the workers are, messages are dropped; workers repeat them.
+
+    Args:
+        saving: where its snapshots are kept, if they are.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, saving: Saving | None = None) -> None:
         self.transport, self.table = transport, Table(transport.sharing.arena.array)
         self._branches = Branches(self.table)
         self._copies = Copies(transport.sharing)
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
+        self._greeted: set[str] = set()  # who has said which worker it is
+        self._told = 0  # statements about what was lost
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
         self.decode_s = 0.0
         self._calls = Calls(self.table)
+        self._saving = saving
+        self._saver: Saver | None = None
         self._asked: Message | None = None  # what is being answered
         self._owed: dict[tuple[int, int], tuple[str, str]] = {}  # by slice and rank, an error that is to be told
         self._unfit: dict[str, str] = {}  # by number of the change, why a slice could not take it
@@ -86,6 +109,15 @@ class ServerShell:
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
         self.core = ServerCore(rank, incarnation, cluster)
+        if self._saving is None:
+            return
+        files = StateFiles(os.path.join(self._saving.directory, f"server-{rank}"))
+        saver = self._saver = Saver(files, self.table, self._calls, self._saving.every, self.transport.wake)
+        if incarnation > 1:
+            try:
+                self.core = saver.restore(rank, incarnation, cluster)
+            except Exception:
+                self._fail(f"its snapshots in {files.directory}")
 
     def roster(self, roster: Roster) -> None:
         """The cluster is complete: from now on its workers are served."""
@@ -117,6 +149,9 @@ class ServerShell:
         if not isinstance(message, (Push, Pull)):  # a union would be made for every message
             if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
                 return self._call(core, peer, message)
+            if isinstance(message, Init) and peer not in self._greeted:
+                core.strangers += 1
+                return []  # a worker says hello first, and repeats what is not answered
             return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
@@ -138,6 +173,9 @@ class ServerShell:
         answer = self._calls.answer(core, m)
         if self._calls.wrote:
             self._replies.forget()
+        if self._calls.wrote and self._saver is not None:
+            self._saver.hold(peer, answer)
+            return []
         return [Send(peer, answer)]
 
     def _decoded(self, core: ServerCore, m: Push) -> Push:
@@ -152,7 +190,17 @@ class ServerShell:
     def wake(self, now: float) -> float:
         if self.core is not None and self.core.snapshots.open and not self._failure:
             self._carry_out(self.core.handle(Woke(), now))
-        return now + IDLE_S
+        saver = self._saver
+        if saver is None or self.core is None or self._failure:
+            return now + IDLE_S
+        for to, message in saver.turn(self.core, now):
+            self.transport.send(to, message)
+        return min(now + IDLE_S, saver.wake_at(now))
+
+    def close(self) -> None:
+        """Wait for a snapshot that is being written."""
+        if self._saver is not None:
+            self._saver.close()
 
     def failure(self) -> str:
         """Why this server cannot go on; empty while it can."""
@@ -164,6 +212,8 @@ class ServerShell:
         malformed = sum(self.transport.malformed.values())
         traffic: dict[str, Any] = {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
         traffic |= {"changes_refused": dict(self._unfit)}
+        if self._saver is not None:
+            traffic["state"] = dict(self._saver.counts)
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -181,7 +231,14 @@ class ServerShell:
     def _send(self, a: Send) -> None:
         message = a.message
         if isinstance(message, HelloOk):
+            self._greeted.add(a.to)
             self._offer(a.to)
+            if self.core is not None and self.core.restored[self._told :]:
+                self._told = len(self.core.restored)
+                log.warning("%s", self.core.restored[-1])
+        elif self._saver is not None and isinstance(message, Done) and isinstance(self._asked, Init):
+            self._saver.hold(a.to, message)
+            return
         if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
             message = self._due(a.to, self._asked.slice, self._asked.worker, message.seq) or message
         self.transport.send(a.to, message)
@@ -287,7 +344,11 @@ class ServerShell:
         except ShoalError as e:
             self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:
-            self.transport.send(a.to, Done(seq=a.seq))
+            done = Done(seq=a.seq)
+            if self._saver is None:
+                self.transport.send(a.to, done)
+            else:
+                self._saver.hold(a.to, done)
 
 
 def _check_rows(entry: Entry, rows: Payload, ascending: bool) -> None:

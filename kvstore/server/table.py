@@ -47,6 +47,9 @@ class Follower(Protocol):
         ...
 
 
+Guard: TypeAlias = Callable[[Mapping[tuple[int, int], Array | RowSparse]], None]
+"""Given contributions, by rank and clock, that are about to be applied and wait no more."""
+
 Allocate: TypeAlias = Callable[[tuple[int, ...], Any], Array | None]
 
 
@@ -69,6 +72,7 @@ class Cell:
     parts: dict[tuple[int, int], Array | RowSparse] = field(default_factory=dict)
     view: CellView | None = None  # what the rule sees and keeps
     followers: dict[int, Follower] = field(default_factory=dict)
+    guard: "Guard | None" = None  # called once before the slice changes
 
     def seen(self) -> CellView:
         """This slice for a rule; what the rule keeps lies there."""
@@ -185,6 +189,7 @@ class Table:
         fresh = [(c, optimizer.init(c.value)) for c in mine]
         update = Update(optimizer, lr_mult, wd_mult, rule, bool(keys))
         for cell, state in fresh:
+            self.touch(cell)
             before = cell.update
             if before is None or before.optimizer.name != optimizer.name:
                 cell.state, cell.updates = state, 0
@@ -217,16 +222,26 @@ class Table:
         if after is None:
             after = replace(before, optimizer=altered_optimizer(before.optimizer, settings))
             made.append((before, after))
+        self.touch(cell)
         state = after.optimizer.init(cell.value)
         if cell.state.keys() != state.keys():
             cell.state = {name: cell.state.get(name, array) for name, array in state.items()}
         cell.update = after
 
+    @staticmethod
+    def touch(cell: Cell) -> None:
+        """A slice is about to be changed."""
+        if cell.guard is not None:
+            cell.guard({})
+
     def accumulate(
         self, slice_id: int, rank: int, value: Array | RowSparse, clock: int = 0, brief: bool = True
     ) -> None:
         """Keep a contribution until `apply`; copied unless that is ``brief``."""
-        self._cell(slice_id).parts[rank, clock] = value if brief else value.copy()
+        cell = self._cell(slice_id)
+        if cell.guard is not None:
+            cell.guard({})
+        cell.parts[rank, clock] = value if brief else value.copy()
 
     def row_sparse(self, slice_id: int, ids: Array, rows: Array) -> RowSparse:
         """A row-sparse contribution to a slice that is kept by rows."""
@@ -243,6 +258,8 @@ class Table:
         """
         cell = self._cell(slice_id)
         arrays = [cell.parts.pop((p.rank, p.clock)) for p in parts]
+        if cell.guard is not None:
+            cell.guard({(p.rank, p.clock): a for p, a in zip(parts, arrays, strict=True)})
         for follower in cell.followers.values():
             follower.before(cell, parts, arrays, reduce, version)
         return self.advance(cell, parts, arrays, reduce)
@@ -310,6 +327,7 @@ class Table:
         cell = self._cell(slice_id)
         update = cell.update
         if update is not None and update.rule is not None:
+            self.touch(cell)
             update.rule.was_read(cell.seen(), rank)
 
     def payload(self, slice_id: int, rows: Array | None = None) -> Payload:

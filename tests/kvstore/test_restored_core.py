@@ -104,7 +104,7 @@ def test_a_refusal_is_remembered() -> None:
 def test_a_gate_whose_rounds_a_desk_gives_out_is_refused_with_a_way_out() -> None:
     net = network("ksync:2", workers=3)
     core = thaw(freeze(net.servers[0].core), 2)
-    with pytest.raises(ConfigError, match="cannot come back under ksync:2.*Use sync"):
+    with pytest.raises(ConfigError, match=r"cannot come back under ksync:2.*Use sync"):
         core.recover()
 
 
