@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 __all__ = ["Barriers"]
 
 
+MAX_CLOSED = 4096
+"""Occurrences at which somebody waits; who comes to a further one comes again."""
+
+
 class Barriers:
     """Arrivals at barriers. An occurrence opens once, for good; a worker comes to occurrence n+1 after n has opened.
 
@@ -26,7 +30,8 @@ class Barriers:
 
     def arrive(self, name: str, index: int, rank: int, now: float = 0.0) -> None:
         """Worker ``rank`` has come; coming again changes nothing."""
-        if not self.opened(name, index):
+        full = len(self._arrived) >= MAX_CLOSED and (name, index) not in self._arrived
+        if not self.opened(name, index) and not full:
             self._arrived.setdefault((name, index), {}).setdefault(rank, now)
 
     def closed(self) -> list[tuple[str, int, dict[int, float]]]:

@@ -11,6 +11,9 @@ __all__ = ["PROGRESS", "WATCHER_S", "Contact", "Contacts", "Watchers"]
 WATCHER_S = 5.0
 """A watcher that has not asked for this long is gone."""
 
+MAX_WATCHERS = 1024
+"""Who look on at the same time; a further one is not answered."""
+
 PROGRESS = ("steps", "sent", "samples", "epoch", "updates")
 """Counts in a member's status that grow when it gets on."""
 
@@ -109,6 +112,8 @@ class Watchers:
             del self._watchers[sender]
             return False
         self._forget(now)
+        if watcher is None and len(self._watchers) >= MAX_WATCHERS:
+            return False
         self._watchers[sender] = _Watcher(now)
         return True
 

@@ -31,6 +31,9 @@ ALLREDUCE = "allreduce"
 MAX_NODES = 4096
 """Most processes of one role."""
 
+MAX_TEXT = 512
+"""Characters of each text by which a process says who it is."""
+
 Place = tuple[str, int]
 """Role and rank."""
 
@@ -111,6 +114,8 @@ class Gathering:
 
     def objection(self, m: Join, taken: Mapping[Place, Member], begun: bool) -> str:
         """Why this process cannot be taken in; empty when it can."""
+        if max(map(len, (m.role, m.token, m.host, m.address))) > MAX_TEXT:
+            return f"a process that names itself with more than {MAX_TEXT} characters is none of ours"
         who = f"{m.role} (host {m.host}, pid {m.pid})"
         count = self.counts.get(m.role)
         if count is None:

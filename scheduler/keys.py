@@ -1,9 +1,12 @@
 """Whether a declaration of keys fits what the run has settled on. Pure: a verdict with its reason."""
 
+from math import prod
+
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.placement import CUTS
 from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
+from shoal.kvstore.wire.packed import MAX_DIMENSIONS
 from shoal.kvstore.wire.schema import ITEM_BYTES
 from shoal.scheduler.gather import ALLREDUCE, unreachable
 from shoal.scheduler.log import ClusterState
@@ -15,6 +18,14 @@ Objection = tuple[str, str]
 
 MAX_KEYS = 1_000_000
 
+MAX_STORES = 1024
+
+MAX_NAME = 1024
+"""Characters of a key's name."""
+
+MAX_BYTES = 1 << 42
+"""Of all values of a run. A larger size is a mistake, or malice: its slices alone would fill this process's memory."""
+
 
 def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection | None:
     """Why worker ``by`` may not declare this; None when it may.
@@ -23,9 +34,32 @@ def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection 
         mode: the run's gate if the run was started with one, or "".
         by: the worker, as `shoal.scheduler.log.describe` names it.
     """
-    return _wrong_store(state, mode, by, m) or next(
-        (wrong for spec in m.keys if (wrong := _wrong_key(state, by, spec))), _contradiction(m.keys, by)
-    )
+    wrong = _wrong_store(state, mode, by, m) or _excess(m.keys, by)
+    wrong = wrong or next((w for spec in m.keys if (w := _wrong_key(state, by, spec))), None)
+    return wrong or _contradiction(m.keys, by) or _too_large(state, m.keys, by)
+
+
+def _excess(keys: tuple[KeySpec, ...], by: str) -> Objection | None:
+    """What is too long to be looked at more closely."""
+    for spec in keys:
+        if len(spec.key) > MAX_NAME:
+            return (
+                "ConfigError",
+                f"{by} declares a key whose name has {len(spec.key)} characters; at most {MAX_NAME} are taken",
+            )
+        if len(spec.shape) > MAX_DIMENSIONS:
+            return (
+                "ShapeError",
+                f"{by} declares {spec.key!r} with {len(spec.shape)} dimensions; at most {MAX_DIMENSIONS}",
+            )
+    return None
+
+
+def _too_large(state: ClusterState, keys: tuple[KeySpec, ...], by: str) -> Objection | None:
+    nbytes = sum(prod(spec.shape) * ITEM_BYTES[spec.dtype] for spec in new_keys(state, keys))
+    if sum(state.placement.load_bytes) + nbytes > MAX_BYTES:
+        return "ConfigError", f"{by} declares keys with which the run's values have more than {MAX_BYTES} bytes"
+    return None
 
 
 def new_keys(state: ClusterState, keys: tuple[KeySpec, ...]) -> tuple[KeySpec, ...]:
@@ -48,8 +82,8 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
         )
     if wrong := _wrong_place(state, gate, theirs, by):
         return "ConfigError", wrong
-    if m.store < 1:
-        return "ConfigError", f"{by} numbers a store {m.store}; stores are numbered from 1"
+    if not 1 <= m.store <= MAX_STORES:
+        return "ConfigError", f"{by} numbers a store {m.store}; stores are numbered from 1 to at most {MAX_STORES}"
     known = state.stores.get(m.store)
     if known is not None and (gate, m.reduce) != (known.gate, known.reduce):
         return "ConfigError", (

@@ -17,7 +17,7 @@ from shoal.kvstore.rows import RowSparse, reduce_rows
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.server.table import Table
-from shoal.kvstore.wire.messages import Init, Pull, Push, Refused, Value
+from shoal.kvstore.wire.messages import Hello, Init, Pull, Push, Refused, Value
 from shoal.ops import optim
 from tests.kvstore.simnet import roster
 from tests.kvstore.test_shells import Wire
@@ -352,6 +352,7 @@ def shell() -> tuple[ServerShell, Wire]:
     server = ServerShell(wire)  # type: ignore[arg-type]
     server.start(0, 1, "run")
     server.roster(roster(1))
+    server.receive("w0", Hello(cluster="run", worker=0, incarnation=1), 0.0)
     value = as_payload(np.zeros(12, np.float32))
     for slice_id, width in ((1, 4), (2, 0)):
         init = Init(seq=0, store=1, slice=slice_id, key="e", gate="bsp", reduce="sum", width=width, value=value)

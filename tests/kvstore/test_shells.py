@@ -10,7 +10,7 @@ from shoal.kvstore.client.core import ClientCore, Job
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.server.shell import ServerShell
-from shoal.kvstore.wire.messages import HelloOk, Init, Pull, Push, Refused, SetOptimizer
+from shoal.kvstore.wire.messages import Hello, HelloOk, Init, Pull, Push, Refused, SetOptimizer
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.sharing import Sharing
 from tests.kvstore.simnet import roster
@@ -112,6 +112,7 @@ def server(dtype: str = "<f4") -> tuple[ServerShell, Wire]:
     shell.start(0, 1, "run")
     shell.roster(roster(1))
     value = Payload(dtype=dtype, shape=(1,), data=np.zeros(1, dtype))
+    shell.receive("w0", Hello(cluster="run", worker=0, incarnation=1), 0.0)
     shell.receive("w0", Init(seq=0, store=1, slice=0, key="w", gate="bsp", reduce="sum", value=value), 0.0)
     wire.sent.clear()
     return shell, wire
