@@ -45,6 +45,7 @@ from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
 from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
+from shoal.kvstore.eventlog import event
 from shoal.kvstore.gates import check_workers, mode_label, parse_gate
 from shoal.kvstore.operated import OperatedKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
@@ -419,7 +420,7 @@ class DistKVStore(OperatedKVStore):
         """Say once that compression does not pay, if that has become clear."""
         advice = "" if self._compressor is None else self._compressor.advice(self._link())
         if advice:
-            log.warning("worker %d: %s", self.rank, advice)
+            log.warning("worker %d: %s", self.rank, advice, extra=event("compression does not pay", advice))
 
     def _link(self) -> Link:
         c = self._shell.core.counters

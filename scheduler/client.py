@@ -12,6 +12,7 @@ from typing import Any
 
 from shoal import errors
 from shoal.errors import MembershipError, NodeLostError, ShoalError, StoreTimeoutError
+from shoal.kvstore.eventlog import event, identify
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
     Abort,
@@ -175,10 +176,12 @@ class Membership:
         who, where = f"{self.core.config.role} {self.rank}", self.core.config.scheduler
         if hush.back:
             text = "%s: the scheduler (%s) is back after %.1f s (term %d): attached again"
-            log.warning(text, who, where, hush.silent_s, hush.term)
+            extra = event("scheduler is back", f"silent for {hush.silent_s:.1f} s", term=hush.term)
+            log.warning(text, who, where, hush.silent_s, hush.term, extra=extra)
         else:
             text = "%s: the scheduler (%s) has been silent for %.1f s; what does not need it goes on, for up to %g s"
-            log.warning(text, who, where, hush.silent_s, self.core.grace_s)
+            extra = event("scheduler is silent", f"for {hush.silent_s:.1f} s", grace_s=self.core.grace_s)
+            log.warning(text, who, where, hush.silent_s, self.core.grace_s, extra=extra)
 
     def _news(self, m: Message) -> None:
         match m:
@@ -186,6 +189,7 @@ class Membership:
                 if missing:
                     total = len(present) + len(missing)
                     log.info("%d/%d joined, waiting for %s", len(present), total, ", ".join(missing))
+                identify(m.rank)
                 self._set(_welcome=m)
                 self.on_welcome(m)
             case Roster():

@@ -75,6 +75,8 @@ class JobConfig:
         port: of the scheduler; 0 lets the system choose.
         env: variables on top of this process's.
         metrics: PORT or HOST:PORT where the scheduler serves its metrics, and servers, then workers, at the next ports.
+        events: directory, or a file .jsonl, of the processes' event logs; "" keeps none.
+        stall_after_s: the scheduler says who is waited for when nobody has got on for so long; 0: never.
         verbose: children also say what goes well.
         grace_s: how long a process that is told to end may take before it is killed.
     """
@@ -97,6 +99,8 @@ class JobConfig:
     port: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     metrics: str = ""
+    events: str = ""
+    stall_after_s: float = 60.0
     verbose: bool = False
     grace_s: float = 3.0
 
@@ -222,10 +226,11 @@ class _Run:
 
     def _observed(self, place: int) -> list[str]:
         """What shows of a process; ``place`` is 0 for the scheduler, then come the servers, then the workers."""
+        events = ["--events", self.job.events]
         if not self.job.metrics:
-            return ["--metrics", ""]
+            return ["--metrics", "", *events]
         host, port = parse_endpoint(self.job.metrics)
-        return ["--metrics", f"{host}:{port + place}"]
+        return ["--metrics", f"{host}:{port + place}", *events]
 
     def _say_metrics(self) -> None:
         host, port = parse_endpoint(self.job.metrics)
@@ -276,7 +281,7 @@ class _Run:
         job = self.job
         ours, theirs = os.pipe()
         args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
-        args += ["--keys", job.keys, *self._observed(0)]
+        args += ["--keys", job.keys, *self._observed(0), "--stall-after", str(job.stall_after_s)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
         args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state(), "--no-sync"]

@@ -11,15 +11,16 @@ from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.exposition import provide
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Snapshot
+from shoal.kvstore.wire.messages import Refused, Snapshot
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
 from shoal.scheduler.gather import Count
 from shoal.scheduler.journal import Journal
-from shoal.scheduler.log import Altered, Declared, Departed, Dropped, Finished, Joined, Record, Ruled, Started, describe
+from shoal.scheduler.log import Record
 from shoal.scheduler.metrics import scheduler_families
 from shoal.scheduler.signals import handling, stopped_by
+from shoal.scheduler.telling import tell, tell_refusal
 from shoal.version import VERSION
 
 __all__ = ["SchedulerShell", "check_settings", "run_scheduler"]
@@ -60,6 +61,7 @@ class SchedulerShell:
         self._logged = len(journal.records) if journal else 0
         self._next_progress = 0.0
         self._signal = 0
+        self._refused = ("", "")  # the last that was
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         """Take one message into account."""
@@ -92,11 +94,14 @@ class SchedulerShell:
             match action:
                 case Send(to, message):
                     self.transport.send(to, message)
+                    if isinstance(message, Refused) and self._refused != (to, message.text):  # it repeats its question
+                        self._refused = to, message.text
+                        tell_refusal(to, message)
                 case Ended():
                     self.ended = action
                     self.on_end()
         for record in new:
-            self._log(record)
+            tell(record, self.core)
 
     def _write(self, new: list[Record]) -> None:
         """What is new in the log, before anybody hears of it."""
@@ -108,45 +113,10 @@ class SchedulerShell:
                 journal.rewrite(self.core.log)
         self._logged = len(self.core.log)
 
-    def _log(self, record: Record) -> None:
-        state = self.core.state
-        match record:
-            case Ruled(term) if term > 1:
-                text = "going on with run %s, which is %s: term %d, %d of its processes are waited for"
-                log.warning(text, state.cluster, state.phase, term, len(self.core.contacts.awaited))
-            case Joined(member):
-                log.info("%s joined: %s", describe(member), self._progress())
-            case Dropped(token):
-                log.warning("%s fell silent before the run began; its place is free", self._name(token))
-            case Started():
-                log.info("everybody is here: the run begins, with %d workers, %d servers", state.workers, state.servers)
-            case Declared(by, gate, reduce, keys, store):
-                log.info("%s declared %d keys of store %d (mode %s, reduce %s)", by, len(keys), store, gate, reduce)
-            case Altered(change):
-                clock = "at once" if change.at_clock < 0 else f"at clock {change.at_clock}"
-                text = " ".join(f"{name}={value}" for name, value in change.settings.items())
-                log.info(
-                    "change %d of store %d %s, asked for by %s: %s", change.number, change.store, clock, change.by, text
-                )
-            case Departed(token, how, _):
-                log.info("%s is %s", self._name(token), how)
-            case Finished():
-                log.info("the run is finished")
-
     @property
     def code(self) -> int:
         """Exit code after a failure."""
         return 128 + self._signal if self._signal else 1
-
-    def _progress(self) -> str:
-        here, missing = len(self.core.state.nodes), self.core.missing()
-        if missing:
-            return f"{here}/{here + len(missing)}, waiting for {', '.join(missing)}"
-        settle_s = self.core.gathering.settle_s
-        return f"{here}/{here}" + f", the run begins if nobody else comes for {settle_s:g} s" * bool(settle_s)
-
-    def _name(self, token: str) -> str:
-        return describe(self.core.state.tokens[token].member)
 
 
 def run_scheduler(

@@ -329,7 +329,7 @@ def _add_run(commands: Any) -> None:
     _report_option(p)
     kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
     p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
-    observing.add_options(p)
+    observing.add_options(p, stalls=True)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     shm = "share no memory between workers and servers: everything through sockets"
@@ -355,7 +355,7 @@ def _add_scheduler(commands: Any) -> None:
     _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
     _option(p, "--port", env="SHOAL_PORT", default=9091, type=_port, help="0 lets the system choose")
     key_options(p)
-    observing.add_options(p)
+    observing.add_options(p, stalls=True)
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     p.add_argument("--no-sync", action="store_true", help=argparse.SUPPRESS)  # the launcher ends with the computer, too
 
@@ -461,6 +461,8 @@ def _run(o: argparse.Namespace) -> int:
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
         metrics=o.metrics,
+        events=o.events and os.path.abspath(o.events),
+        stall_after_s=o.stall_after,
         env={"SHOAL_SHM": "0"} if o.no_shm else {},
         keys=os.path.abspath(o.keys) if o.keys else "",
     )
@@ -502,23 +504,10 @@ def _scheduler(o: argparse.Namespace) -> int:
         access=access_of(o),
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
-        on_progress=None if launched else _epoch_logger(),
+        on_progress=observing.progress(o.stall_after, not launched),
         on_finished=None if launched else partial(_report, path=o.report, seed=o.seed),
         ready_fd=o.ready_fd,
     )
-
-
-def _epoch_logger() -> "Callable[[Snapshot], None]":
-    """Logs a line an epoch, for a scheduler that runs by itself."""
-    from shoal.progress import EpochLines
-
-    lines = EpochLines()
-
-    def show(snapshot: "Snapshot") -> None:
-        if line := lines.news(snapshot):
-            logging.getLogger("shoal.scheduler").info("%s", line)
-
-    return show
 
 
 def _report(snapshot: "Snapshot", path: str, seed: int) -> None:

@@ -7,7 +7,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.kvstore.wire.keys import Access
     from shoal.kvstore.wire.messages import Snapshot
 
-__all__ = ["add_commands", "add_options", "find_scheduler", "observe", "status", "top"]
+__all__ = ["add_commands", "add_options", "find_scheduler", "observe", "progress", "status", "top"]
 
 log = logging.getLogger("shoal.metrics")
 
@@ -54,10 +54,48 @@ def add_commands(commands: Any) -> None:
     p.set_defaults(act=top)
 
 
-def add_options(p: argparse.ArgumentParser) -> None:
+def add_options(p: argparse.ArgumentParser, *, stalls: bool = False) -> None:
     """What a process of a cluster shows of itself."""
     text = "serve Prometheus metrics at PORT of the loopback, or HOST:PORT; shoal run: at it and the ports after it"
     p.add_argument("--metrics", metavar="PORT", default=os.environ.get("SHOAL_METRICS", ""), help=text)
+    text = "keep decisions and their reasons as JSON lines: in DIR, a file for each process, or all in FILE.jsonl"
+    p.add_argument("--events", metavar="DIR", default=os.environ.get("SHOAL_EVENTS", ""), help=text)
+    if stalls:
+        text = "say who is waited for when nobody gets on for so long; 0: never (default: $SHOAL_STALL_AFTER_S, or 60)"
+        after = os.environ.get("SHOAL_STALL_AFTER_S", "60")
+        p.add_argument("--stall-after", metavar="SECONDS", type=_seconds, default=after, help=text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, at least 0, got {text!r}")
+    return value
+
+
+def progress(after_s: float, shows: bool) -> "Callable[[Snapshot], None]":
+    """What the scheduler does with the state of the run, every now and then: it says so if nobody gets on.
+
+    Args:
+        after_s: for so long; 0: never.
+        shows: it also logs a line an epoch, as one does that runs by itself.
+    """
+    from shoal.progress import EpochLines
+    from shoal.scheduler.stalls import StallWatch
+    from shoal.scheduler.telling import tell_stall
+
+    watch, lines = StallWatch(after_s), EpochLines()
+
+    def look(snapshot: "Snapshot") -> None:
+        if (stall := watch.look(snapshot)) is not None:
+            tell_stall(stall)
+        if shows and (line := lines.news(snapshot)):
+            logging.getLogger("shoal.scheduler").info("%s", line)
+
+    return look
 
 
 def observe(o: argparse.Namespace) -> None:
@@ -66,6 +104,10 @@ def observe(o: argparse.Namespace) -> None:
     Raises:
         ConfigError: it makes no sense, or the port is taken.
     """
+    if o.events:
+        from shoal.kvstore.eventlog import keep_events
+
+        keep_events(o.events, o.command, getattr(o, "rank", 0))
     if o.metrics:
         from shoal.kvstore.client.shell import Call
         from shoal.kvstore.exposition import Histogram

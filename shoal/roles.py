@@ -5,8 +5,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Family, provide
 from shoal.kvstore.metrics import process_families
 from shoal.kvstore.server.metrics import server_families
@@ -83,7 +85,8 @@ class ServerRole:
         self.membership.on_left = self._left
         self.membership.on_change = self.store.change
         self.membership.on_stop = self._leave
-        self.membership.vitals = lambda now: vitals(self.store)
+        self.membership.vitals = self._vitals
+        self._partial = 0  # rounds closed without somebody, that were told
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
 
     def run(self, quiet: bool = False) -> int:
@@ -116,6 +119,15 @@ class ServerRole:
 
     def _leave(self, failed: str = "", detail: str = "") -> None:
         self.membership.request_goodbye(self.store.report(), failed, detail)
+
+    def _vitals(self, now: float) -> dict[str, Any]:
+        core = self.store.core
+        if core is not None and core.partial > self._partial:
+            count, self._partial = core.partial - self._partial, core.partial
+            reason = "who was missing has left, rests, or pushes to this store no more"
+            extra = event("round closed without somebody", reason, rounds=count, total=core.partial)
+            log.debug("%d rounds were closed without somebody", count, extra=extra)
+        return vitals(self.store)
 
     def _complete(self, roster: Roster) -> None:
         m = self.membership

@@ -16,6 +16,7 @@ from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
+from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.loop import Loop
@@ -332,4 +333,4 @@ class ClientShell:
 
     @staticmethod
     def _warn(a: Warn) -> None:
-        log.warning("%s", a.text)
+        log.warning("%s", a.text, extra=event("waits long", a.text))

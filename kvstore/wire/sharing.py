@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import RemoteProtocolError
+from shoal.kvstore.eventlog import event
 from shoal.kvstore.wire.arena import Arena, Block
 from shoal.kvstore.wire.packet import PACK_BYTES, PACK_FRAMES, pack, size_of
 from shoal.kvstore.wire.shm import NONCE_BYTES, Mapped, Region, address_of
@@ -190,7 +191,8 @@ class Sharing:
         self._unwatch(link.sock.fileno())
         link.sock.close()
         if reason:
-            log.info("memory is no longer shared with %s, its payloads travel by TCP: %s", link.peer or "?", reason)
+            text, peer = "memory is no longer shared with %s, its payloads travel by TCP: %s", link.peer or "?"
+            log.info(text, peer, reason, extra=event("memory link ended", reason, peer=peer))
 
     # --- what comes through its socket --------------------------------------------------------------------------------
 
@@ -250,7 +252,7 @@ class Sharing:
             if not peer:
                 raise ValueError("an unknown token")
             self._join(link, peer)
-            log.debug("memory is shared with %s", peer)
+            log.debug("memory is shared with %s", peer, extra=event("memory link", "both are on one host", peer=peer))
         elif data[:1] == b"R" and len(fds) == 1:
             self._map(link, data, fds.pop())
         elif data[:1] == b"C":

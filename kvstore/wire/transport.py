@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 from shoal.errors import ConfigError, RemoteProtocolError
+from shoal.kvstore.eventlog import event
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.keys import LOOPBACK, Access, on_loopback
 from shoal.kvstore.wire.lanes import Lanes, versions
@@ -146,7 +147,8 @@ class Transport:
         self.malformed[peer] += 1
         n = self.malformed[peer]
         if n & (n - 1) == 0:  # 1, 2, 4, 8, ...: a flood does not flood the log
-            log.warning("dropped malformed message %d from %s: %s", n, peer, str(error))
+            extra = event("malformed", str(error), peer=peer, count=n)
+            log.warning("dropped malformed message %d from %s: %s", n, peer, str(error), extra=extra)
 
     def wake(self) -> None:
         """End a `poll` that is waiting in another thread. Other threads may call this and `check_process` only."""
