@@ -1,0 +1,121 @@
+"""What the scheduler decides, as log lines for people and as events for programs, each with its reason."""
+
+import logging
+
+from shoal.kvstore.eventlog import event
+from shoal.kvstore.wire.messages import Member, Refused
+from shoal.scheduler.core import SchedulerCore
+from shoal.scheduler.log import (
+    Aborted,
+    Altered,
+    Declared,
+    Departed,
+    Dropped,
+    Finished,
+    Joined,
+    Opened,
+    Record,
+    Ruled,
+    Started,
+    describe,
+)
+from shoal.scheduler.stalls import Stall
+
+__all__ = ["tell", "tell_refusal", "tell_stall"]
+
+log = logging.getLogger("shoal.scheduler")
+
+
+def tell(record: Record, core: SchedulerCore) -> None:
+    """Say what a new record of the log is."""
+    s = core.state
+    match record:
+        case Ruled(term) if term > 1:
+            text = "going on with run %s, which is %s: term %d, %d of its processes are waited for"
+            awaited = len(core.contacts.awaited)
+            extra = event("restarted", "the scheduler of this run was started again with its log", term=term)
+            log.warning(text, s.cluster, s.phase, term, awaited, extra=extra)
+        case Joined(m):
+            log.info("%s joined: %s", describe(m), _gathered(core), extra=_came(m))
+        case Dropped(token):
+            text = "%s fell silent before the run began; its place is free"
+            reason = f"silent for longer than its lease of {core.config.lease_s:g} s"
+            log.warning(text, _name(core, token), extra=event("lost", reason, node=_place(core, token)))
+        case Started():
+            text = "everybody is here: the run begins, with %d workers, %d servers"
+            extra = event("begun", "everybody is here", generation=s.generation, cluster=s.cluster)
+            log.info(text, s.workers, s.servers, extra=extra)
+        case Finished():
+            log.info("the run is finished", extra=event("finished", "every process has said goodbye"))
+        case _:
+            _tell_more(record, core)
+
+
+def _tell_more(record: Record, core: SchedulerCore) -> None:
+    match record:
+        case Declared(by, gate, reduce, keys, store):
+            extra = event("declared", f"by {by}", store=store, keys=len(keys), gate=gate)
+            log.info(
+                "%s declared %d keys of store %d (mode %s, reduce %s)", by, len(keys), store, gate, reduce, extra=extra
+            )
+        case Altered(c):
+            clock = "at once" if c.at_clock < 0 else f"at clock {c.at_clock}"
+            text = " ".join(f"{name}={value}" for name, value in c.settings.items())
+            extra = event("change taken", f"asked for by {c.by}", number=c.number, store=c.store, settings=c.settings)
+            log.info("change %d of store %d %s, asked for by %s: %s", c.number, c.store, clock, c.by, text, extra=extra)
+        case Opened(name, index):
+            extra = event("barrier released", "every worker has come", barrier=name, index=index)
+            log.debug("barrier %r (occurrence %d) has opened", name, index, extra=extra)
+        case Departed(token, how, _):
+            reason = "it is done" if how == "done" else "the run had failed before"
+            extra = event("left", reason, node=_place(core, token), generation=core.state.generation)
+            log.info("%s is %s", _name(core, token), how, extra=extra)
+        case Aborted(culprit, reason, tokens, how):
+            for token in tokens:
+                extra = event("lost" if how == "lost" else "failed", reason, node=_place(core, token))
+                log.debug("%s is %s", _name(core, token), how, extra=extra)
+            log.debug("the run has failed: %s: %s", culprit, reason, extra=event("aborted", reason, culprit=culprit))
+
+
+def tell_refusal(to: str, refused: Refused) -> None:
+    """Say that somebody was not given what it asked for."""
+    log.info(
+        "%s is refused: %s", to, refused.text, extra=event("refused", refused.text, sender=to, error=refused.error)
+    )
+
+
+def tell_stall(stall: Stall) -> None:
+    """Say that the run does not get on, or does so again."""
+    name = "goes on" if stall.over else "stalled"
+    extra = event(name, stall.text, idle_s=round(stall.idle_s, 3), waited_for=list(stall.waited_for))
+    log.warning("%s", stall.text, extra=extra)
+
+
+def _came(m: Member) -> dict[str, object]:
+    again = m.incarnation > 1
+    return event(
+        "replaced" if again else "joined",
+        f"it takes the place of incarnation {m.incarnation - 1}" if again else "it asked, and there was a place",
+        node=f"{m.role} {m.rank}",
+        incarnation=m.incarnation,
+        host=m.host,
+        node_pid=m.pid,
+        address=m.address,
+    )
+
+
+def _gathered(core: SchedulerCore) -> str:
+    here, missing = len(core.state.nodes), core.missing()
+    if missing:
+        return f"{here}/{here + len(missing)}, waiting for {', '.join(missing)}"
+    settle_s = core.gathering.settle_s
+    return f"{here}/{here}" + f", the run begins if nobody else comes for {settle_s:g} s" * bool(settle_s)
+
+
+def _name(core: SchedulerCore, token: str) -> str:
+    return describe(core.state.tokens[token].member)
+
+
+def _place(core: SchedulerCore, token: str) -> str:
+    m = core.state.tokens[token].member
+    return f"{m.role} {m.rank}"
