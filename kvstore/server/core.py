@@ -65,6 +65,10 @@ from shoal.kvstore.wire.messages import (
 __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
 
 
+MAX_PARKED = 1 << 16
+"""Readers of one slice that wait; honest workers have a few each."""
+
+
 class ServerCore:
     """One shard of the store.
 
@@ -409,6 +413,9 @@ class ServerCore:
     def _park(self, seq: int, reader: Parked, entry: Entry) -> list[Action]:
         """Keep the reader; one that asks again is told whom it waits for."""
         again = (reader.sender, seq) in entry.parked
+        if not again and len(entry.parked) >= MAX_PARKED:
+            text = f"{MAX_PARKED} readers wait for {entry.key!r} on server {self.rank}; no more are kept"
+            return [_refuse(reader.sender, seq, "RemoteProtocolError", text)]
         entry.parked[reader.sender, seq] = reader
         missing = entry.missing(reader.clock + entry.progress.skipped.get(reader.worker, 0))
         return [Send(reader.sender, Waiting(seq=seq, missing=missing))] if again else []

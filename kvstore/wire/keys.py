@@ -140,7 +140,7 @@ def load_keys(path: str) -> Keys:
 
 def _check_private(file: Path, info: os.stat_result) -> None:
     """Nobody but the owner may get at the file: by its mode, or by that of its directory."""
-    if str(file.absolute()).startswith(MOUNTS):
+    if os.path.realpath(file).startswith(MOUNTS):
         return
     if info.st_uid not in (os.geteuid(), 0):
         raise ConfigError(

@@ -13,10 +13,11 @@ import pytest
 
 from shoal.errors import RemoteProtocolError
 from shoal.kvstore.arrays import as_payload
+from shoal.kvstore.events import Received, Send
 from shoal.kvstore.server.freeze import freeze
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.codec import decode, encode
-from shoal.kvstore.wire.messages import Hello, Init, Member, Push, Roster
+from shoal.kvstore.wire.messages import Hello, Init, Member, Pull, Push, Refused, Roster
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.sharing import Sharing
 from tests.kvstore.hostile import damaged, message
@@ -165,3 +166,14 @@ def test_an_honest_message_still_counts_after_all_that() -> None:
         again = decode([memoryview(bytes(f)) for f in encode(genuine(rank, clock=1, seq=2))])
         shell.receive(f"w{rank}", again, 1.0)
     assert shell.core is not None and shell.core.entries[7].version == 2 and state(shell) != before
+
+
+def test_so_many_readers_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.kvstore.server.core.MAX_PARKED", 5)
+    shell = serving()
+    core = shell.core
+    assert core is not None
+    reads = [Pull(worker=0, incarnation=3, seq=n, slice=7, clock=2, payload=True) for n in range(10, 20)]
+    said = [a.message for m in reads for a in core.handle(Received("w0", m), 0.0) if isinstance(a, Send)]
+    assert len(core.entries[7].parked) == 5
+    assert [m.seq for m in said if isinstance(m, Refused)] == [15, 16, 17, 18, 19]

@@ -81,6 +81,19 @@ def test_a_mounted_secret_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.
     assert load_keys(str(path)).secret == bytes.fromhex("ab" * 32)
 
 
+def test_a_path_through_the_mounts_is_no_mounted_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    mounts = tmp_path / "secrets"
+    mounts.mkdir()
+    monkeypatch.setattr("shoal.kvstore.wire.keys.MOUNTS", (f"{mounts}/",))
+    (tmp_path / "key").write_text("ab" * 32)
+    (tmp_path / "key").chmod(0o644)
+    (mounts / "link").symlink_to(tmp_path / "key")
+    for path in (mounts / ".." / "key", mounts / "link"):
+        with pytest.raises(ConfigError, match="others can get at the key"):
+            load_keys(str(path))
+
+
 @pytest.mark.parametrize("text", ["", "ab", "zz" * 32, "ab" * 33, "ab" * 32 + "\n" + "cd" * 32, "\xff\xfe" * 40])
 def test_what_is_no_key_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key"
