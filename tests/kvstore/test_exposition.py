@@ -52,10 +52,10 @@ def test_what_grows_while_it_is_read_is_read_again() -> None:
 
     provide("test", source)
     try:
-        assert [f.name for f in families()] == ["shoal_x"] and len(tries) == 3
+        assert [f.name for f in families()].count("shoal_x") == 1 and len(tries) == 3
     finally:
         provide("test", None)
-    assert families() == []
+    assert "shoal_x" not in [f.name for f in families()]  # stores of other tests may have families of their own
 
 
 @pytest.mark.parametrize(
