@@ -27,10 +27,12 @@ from shoal.kvstore.wire.messages import (
     KeyLayout,
     KeySpec,
     Left,
+    Member,
     Noted,
     Placed,
     Refused,
     Released,
+    Replaced,
     Roster,
     Settle,
     Stop,
@@ -74,6 +76,7 @@ class Membership:
         address: ``host:port`` where this process listens; "" if it does not.
         scheduler: ``host:port``, for texts.
         join_timeout_s: how long to wait for the scheduler's first answer.
+        replaces: the server with this rank is dead, and this one has its snapshots.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Membership:
         rank: int = -1,
         address: str = "",
         join_timeout_s: float = 60.0,
+        replaces: bool = False,
     ) -> None:
         self.transport = transport
         self.core = MemberCore(
@@ -98,11 +102,13 @@ class Membership:
                 version=VERSION,
                 scheduler=scheduler,
                 join_timeout_s=join_timeout_s,
+                replaces=replaces,
             )
         )
         self.on_welcome: Callable[[Welcome], None] = _ignore
         self.on_roster: Callable[[Roster], None] = _ignore
         self.on_left: Callable[[Left], None] = _ignore
+        self.on_replaced: Callable[[Member], None] = _ignore
         self.on_stop: Callable[[], None] = _ignore
         self.on_abort: Callable[[ShoalError], None] = _ignore
         self.on_change: Callable[[Change], None] = _ignore
@@ -197,6 +203,8 @@ class Membership:
                 self._set(_roster=m)
             case Left():
                 self.on_left(m)
+            case Replaced(member=member):
+                self.on_replaced(member)
             case Stop():
                 self.on_stop()
             case Changed(change=change):

@@ -40,6 +40,7 @@ from shoal.kvstore.wire.messages import (
     Placed,
     Refused,
     Released,
+    Replaced,
     Settle,
     Snapshot,
     Stop,
@@ -70,9 +71,11 @@ from shoal.scheduler.log import (
     Record,
     Ruled,
     Started,
+    Succeeded,
     compacted,
     describe,
 )
+from shoal.scheduler.refusals import forgotten, lost_text, other_version
 from shoal.scheduler.snapshots import snapshot
 
 __all__ = ["Action", "Ended", "Event", "Interrupted", "SchedulerConfig", "SchedulerCore"]
@@ -234,7 +237,7 @@ class SchedulerCore:
         if handler is None:
             return [_refuse(sender, "LocalProtocolError", f"the scheduler does not take {type(m).__name__} messages")]
         if node.state == "lost":
-            return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
+            return [_refuse(sender, "StaleWorkerError", lost_text(node.member, self.config.lease_s))]
         self.contacts.heard(node.token, self._now)
         return handler(node, sender, m)
 
@@ -259,12 +262,6 @@ class SchedulerCore:
             )
         ]
 
-    def _lost_text(self, node: Node) -> str:
-        return (
-            f"{describe(node.member)} was silent for longer than its lease of {self.config.lease_s:g} s, and its place "
-            "was given up. Start it again."
-        )
-
     # --- joining ------------------------------------------------------------------------------------------------------
 
     def _join(self, sender: str, m: Join) -> list[Action]:
@@ -273,7 +270,8 @@ class SchedulerCore:
             return self._rejoin(sender, node, m)
         if self.state.phase == "failed":
             return [Send(sender, self._abort())]
-        reason = self._unfit(m) or self._forgotten(m)
+        dead = self._succeeds(m)
+        reason = other_version(m, self.config.version) or ("" if dead else self._unfit(m) or forgotten(m))
         if reason:
             return [_refuse(sender, "JoinRefusedError", reason)]
         place = m.role, m.rank if m.rank >= 0 else self.gathering.lowest_free(m.role, self.state.nodes)
@@ -286,44 +284,41 @@ class SchedulerCore:
             pid=m.pid,
         )
         self.contacts.bind(m.token, sender, self._now)
+        if dead:
+            self._commit(Succeeded(member, m.token, sender))
+            others = [n for n in self._live() if n.token != m.token]
+            told = self._tell(others, self.state.replacements[-1])
+            return [*told, *self._rejoin(sender, self.state.tokens[m.token], m)]
         self._commit(Joined(member, m.token, sender))
         self._joined_at = self._now
         return [Send(sender, self._welcome(self.state.tokens[m.token]))]  # the others learn of it when they next beat
 
     def _rejoin(self, sender: str, node: Node, m: Join) -> list[Action]:
         if node.state == "lost":
-            return [_refuse(sender, "StaleWorkerError", self._lost_text(node))]
+            return [_refuse(sender, "StaleWorkerError", lost_text(node.member, self.config.lease_s))]
         self.contacts.bind(node.token, sender, self._now)
         self.contacts[node.token].generation = max(self.contacts[node.token].generation, m.generation)
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
-        since: list[Left | Changed] = [x for x in self.state.departures if not _is_about(x, node.member)]
+        since: list[Left | Changed | Replaced] = [x for x in self.state.departures if not _is_about(x, node.member)]
         since += self.state.changes
+        since += self.state.replacements
         since.sort(key=lambda m: m.generation)
         news += since
         if self._stopping and node.member.role == "server":
             news.append(_STOP)
         return [Send(sender, message) for message in news]
 
+    def _succeeds(self, m: Join) -> bool:
+        """Whether this is a server with the snapshots of one that has died."""
+        node = self.state.nodes.get((m.role, m.rank))
+        return m.replaces and m.role == "server" and self.state.phase == "running" and node is not None and node.live
+
     def _unfit(self, m: Join) -> str:
         """Why this process cannot be taken in; empty when it can."""
-        if m.version != self.config.version:
-            return (
-                f"{m.role} (host {m.host}, pid {m.pid}) runs shoal {m.version}, the scheduler runs "
-                f"{self.config.version}: install one version on every machine"
-            )
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
-
-    def _forgotten(self, m: Join) -> str:
-        """Why one that has been a member is none by this log; empty if it has not been one."""
-        if not m.incarnation:
-            return ""
-        return (
-            f"{m.role} {m.rank} (host {m.host}, pid {m.pid}) is a member of this run, but the scheduler's log does not "
-            "know it: it is not the whole log of the run. Start the scheduler with the state directory that it had."
-        )
 
     def _welcome(self, node: Node) -> Welcome:
         return Welcome(

@@ -51,6 +51,7 @@ def digest(state: ClusterState) -> tuple[Any, ...]:
         state.incarnations,
         state.declared_by,
         state.roster,
+        state.replacements,
         state.departures,
         state.optimizers,
         state.changes,

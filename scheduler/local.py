@@ -51,6 +51,9 @@ REVIVALS_S = 60.0
 """... within this time: more often, and something is wrong that starting it again does not mend."""
 
 
+ALONE = ". With --snapshot-every 30s a server that dies is started again, and the run goes on"
+
+
 @dataclass(frozen=True, slots=True)
 class JobConfig:
     """A local run.
@@ -68,6 +71,8 @@ class JobConfig:
         lease_s: a process that is silent for this long ends the run.
         scheduler_grace_s: how long the others go on without a scheduler, which is started again if it is killed; with 0
             the run ends with it.
+        snapshot_every: how often servers save their state ("30s", "100u"), so that one that is killed can be started
+            again; "never"; None is every 30 s with a ``run_dir``, and never without.
         run_dir: directory that keeps what the run writes; "" for one that is removed when the run has ended.
         gather_timeout_s: the run fails if not everybody has joined by then.
         host: address of this machine on which the processes meet.
@@ -92,6 +97,7 @@ class JobConfig:
     target: str = ""
     lease_s: float = 10.0
     scheduler_grace_s: float = 60.0
+    snapshot_every: str | None = None
     run_dir: str = ""
     gather_timeout_s: float = 120.0
     host: str = "127.0.0.1"
@@ -182,7 +188,10 @@ class _Run:
         self._access = Access(load_keys(job.keys) if job.keys else None)
         self._revived: list[float] = []
         self._scheduler_began = self._looked = 0.0
-        self._private = "" if job.run_dir or not job.scheduler_grace_s else tempfile.mkdtemp(prefix="shoal-run-")
+        self._every = job.snapshot_every or ("30s" if job.run_dir else "never")
+        keeps = bool(job.scheduler_grace_s) or self._every != "never"
+        self._restarted: dict[str, list[float]] = {}  # by server, when it was started again
+        self._private = "" if job.run_dir or not keeps else tempfile.mkdtemp(prefix="shoal-run-")
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
         self._signals: list[int] = []
@@ -250,6 +259,10 @@ class _Run:
             str(rank),
             *self._listen(),
             *self._plugins(),
+            "--snapshot-every",
+            self._every,
+            "--state",
+            "" if self._every == "never" else os.path.join(self.job.run_dir or self._private, "servers"),
         ]
 
     def _plugins(self) -> list[str]:
@@ -313,6 +326,31 @@ class _Run:
             self._say(f"{self.children[0]} has its log, and goes on after {time.monotonic() - now:.2f} s")
         return True
 
+    def _revive_servers(self) -> bool:
+        """If servers have been killed, and nobody has given up, start them again, with their snapshots."""
+        gone = [c for c in self.children[1:] if c.poll()]
+        running = self.watcher is not None and self.watcher.last is not None and self.watcher.last.phase == "running"
+        if not gone or not running or self._every == "never" or self._signals:
+            return False
+        if any(not c.name.startswith("server ") or (c.poll() or 0) >= 0 for c in gone):
+            return False
+        restarted = [self._restart(c) for c in gone]
+        return all(restarted)
+
+    def _restart(self, dead: Child) -> bool:
+        now = time.monotonic()
+        times = [*(t for t in self._restarted.get(dead.name, ()) if now - t < REVIVALS_S), now]
+        self._restarted[dead.name] = times
+        if len(times) > REVIVALS:
+            return False
+        self._say(f"{dead} {describe_exit(dead.poll() or 0)}; it is started again, from its newest snapshot")
+        place = self.children.index(dead)
+        dead.reap()
+        address, rank = f"{self.job.host}:{self._port}", int(dead.name.removeprefix("server "))
+        self._start(dead.name, [*self._server(address, rank), "--replaces"], threads=1)
+        self.children[place] = self.children.pop()
+        return True
+
     def _end_mute(self) -> None:
         """Kill a scheduler that is there and says nothing for half of its grace: stopped, or stuck. See `_revive`."""
         now = time.monotonic()
@@ -364,7 +402,7 @@ class _Run:
             self._end_mute()
             verdict = self._verdict()
             if verdict is not None:
-                if self._revive():
+                if self._revive_servers() or self._revive():
                     continue
                 return verdict
             running = [c for c in self.children if c.poll() is None]
@@ -389,7 +427,9 @@ class _Run:
         gone = [(c, code) for c in self.children if (code := c.poll())]
         killed = [(c, code) for c, code in gone if code < 0]
         if killed:
-            return 1, "; ".join(f"{c} {describe_exit(code)}" for c, code in killed)
+            text = "; ".join(f"{c} {describe_exit(code)}" for c, code in killed)
+            alone = self._every == "never" and all(c.name.startswith("server ") for c, _ in killed)
+            return 1, text + ALONE * alone
         if gone or (self.watcher and self._failed()):
             return self._blame(gone)
         return None

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from shoal.errors import LocalProtocolError
 from shoal.kvstore.placement import Placement
-from shoal.kvstore.wire.messages import Change, Changed, KeySpec, Left, Member, Roster
+from shoal.kvstore.wire.messages import Change, Changed, KeySpec, Left, Member, Replaced, Roster
 from shoal.kvstore.wire.schema import Plain
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Record",
     "Ruled",
     "Started",
+    "Succeeded",
     "compacted",
     "describe",
 ]
@@ -67,6 +68,15 @@ class Ruled:
 @dataclass(frozen=True, slots=True)
 class Joined:
     """A process has taken a place in the cluster; ``sender`` is how its messages came, and how it is reached."""
+
+    member: Member
+    token: str
+    sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """A process has taken the place of a server that died during the run; ``sender`` as of `Joined`."""
 
     member: Member
     token: str
@@ -165,6 +175,7 @@ Record: TypeAlias = (
     Founded
     | Ruled
     | Joined
+    | Succeeded
     | Dropped
     | Started
     | Declared
@@ -229,6 +240,7 @@ class ClusterState:
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict)
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
+    replacements: list[Replaced] = field(default_factory=list)  # of servers, each with the generation that it made
     departures: list[Left] = field(default_factory=list)  # of workers, each with the generation that it made
     optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
     changes: list[Changed] = field(default_factory=list)  # of settings, each with the generation that it made
@@ -248,6 +260,9 @@ class ClusterState:
                 self._rule(term)
             case Joined(member, token, sender):
                 self._join(member, token)
+                self.senders[token] = sender
+            case Succeeded(member, token, sender):
+                self._succeed(member, token)
                 self.senders[token] = sender
             case Dropped(token):
                 node = self.tokens[token]
@@ -289,6 +304,16 @@ class ClusterState:
         self.nodes[place] = self.tokens[token] = Node(m, token)
         self.incarnations[place] = m.incarnation
         self.generation += 1
+
+    def _succeed(self, m: Member, token: str) -> None:
+        place = m.role, m.rank
+        if token in self.tokens:
+            raise LocalProtocolError(f"{describe(m)} joins twice")
+        self.nodes[place].state = "lost"
+        self.nodes[place] = self.tokens[token] = Node(m, token, "running")
+        self.incarnations[place] = m.incarnation
+        self.generation += 1
+        self.replacements.append(Replaced(generation=self.generation, member=m))
 
     def _start(self) -> None:
         self.phase = "running"

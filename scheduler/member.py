@@ -31,6 +31,7 @@ from shoal.kvstore.wire.messages import (
     Placed,
     Refused,
     Released,
+    Replaced,
     Roster,
     Settle,
     Stop,
@@ -121,6 +122,7 @@ class MemberConfig:
     version: str = ""
     scheduler: str = ""
     join_timeout_s: float = 60.0
+    replaces: bool = False
     goodbye_s: float = 2.0
 
 
@@ -299,6 +301,7 @@ class MemberCore:
             version=c.version,
             incarnation=self.welcome.incarnation if self.welcome else 0,
             generation=self.generation,
+            replaces=c.replaces,
         )
 
     def _try_leave(self) -> list[Action]:
@@ -342,7 +345,7 @@ class MemberCore:
                 return []  # older than the welcome, or of no use any more
             case Roster():
                 return self._complete(m)
-            case Left():
+            case Left() | Replaced():
                 return self._left(m)
             case Changed():
                 return self._changed(m)
@@ -378,7 +381,7 @@ class MemberCore:
         self.phase, self.roster, self.generation = "running", m, m.generation
         return [News(m)]
 
-    def _left(self, m: Left) -> list[Action]:
+    def _left(self, m: Left | Replaced) -> list[Action]:
         """Departures come in order: one that skips a generation waits until the missed ones are sent again."""
         if self.roster is None or m.generation != self.generation + 1:
             return []

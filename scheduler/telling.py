@@ -17,6 +17,7 @@ from shoal.scheduler.log import (
     Record,
     Ruled,
     Started,
+    Succeeded,
     describe,
 )
 from shoal.scheduler.stalls import Stall
@@ -37,6 +38,8 @@ def tell(record: Record, core: SchedulerCore) -> None:
             log.warning(text, s.cluster, s.phase, term, awaited, extra=extra)
         case Joined(m):
             log.info("%s joined: %s", describe(m), _gathered(core), extra=_came(m))
+        case Succeeded(m):
+            log.warning("%s takes the place of one that died", describe(m), extra=_came(m))
         case Dropped(token):
             text = "%s fell silent before the run began; its place is free"
             reason = f"silent for longer than its lease of {core.config.lease_s:g} s"

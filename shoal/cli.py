@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import observing
+from shoal import observing, saving
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -329,6 +329,7 @@ def _add_run(commands: Any) -> None:
     _report_option(p)
     kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
     p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
+    saving.add_run_options(p)
     observing.add_options(p, stalls=True)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
@@ -366,6 +367,7 @@ def _add_server(commands: Any) -> None:
     host = "address to listen on; the one that faces the scheduler if not given"
     _option(p, "--host", env="SHOAL_HOST", default="", type=_host, help=host)
     _option(p, "--port", env="SHOAL_SERVER_PORT", default=0, type=_port, help="0 lets the system choose")
+    saving.add_server_options(p)
     advertise = "host or host:port under which workers reach this server, where it differs"
     _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)
 
@@ -458,6 +460,7 @@ def _run(o: argparse.Namespace) -> int:
         lease_s=o.lease_s,
         scheduler_grace_s=o.scheduler_grace_s,
         run_dir=o.run_dir,
+        snapshot_every=o.snapshot_every,
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
         metrics=o.metrics,
@@ -536,6 +539,7 @@ def _server(o: argparse.Namespace) -> int:
         join_timeout_s=o.join_timeout_s,
         quiet=launched,
         access=access_of(o),
+        **saving.saving_of(o),
     )
 
 

@@ -12,6 +12,7 @@ from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Family, provide
 from shoal.kvstore.metrics import process_families
 from shoal.kvstore.server.metrics import server_families
+from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.server.vitals import vitals
 from shoal.kvstore.wire.keys import LOOPBACK, Access
@@ -47,6 +48,8 @@ class ServerRole:
         rank: the rank it would like, or -1 for any.
         join_timeout_s: how long to wait for the scheduler.
         access: who may join.
+        saving: where its snapshots are kept, if they are.
+        replaces: the server of this rank is dead, and its snapshots are there.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class ServerRole:
         rank: int = -1,
         join_timeout_s: float = 60.0,
         access: Access = LOOPBACK,
+        saving: Saving | None = None,
+        replaces: bool = False,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.code = 0
@@ -72,7 +77,7 @@ class ServerRole:
             self.transport.close()
             raise
         log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
-        self.store = ServerShell(self.transport)
+        self.store = ServerShell(self.transport, saving)
         self.membership = Membership(
             self.transport,
             role="server",
@@ -80,6 +85,7 @@ class ServerRole:
             rank=rank,
             address=address,
             join_timeout_s=join_timeout_s,
+            replaces=replaces,
         )
         self.membership.on_roster = self._complete
         self.membership.on_left = self._left
@@ -110,6 +116,7 @@ class ServerRole:
                 raise self.membership.failure
             return self.code
         finally:
+            self.store.close()
             self.transport.close()
 
     def stop(self, number: int) -> None:
@@ -151,6 +158,8 @@ def run_server(
     join_timeout_s: float = 60.0,
     quiet: bool = False,
     access: Access = LOOPBACK,
+    saving: Saving | None = None,
+    replaces: bool = False,
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
@@ -162,6 +171,8 @@ def run_server(
         rank=rank,
         join_timeout_s=join_timeout_s,
         access=access,
+        saving=saving,
+        replaces=replaces,
     )
     role.settle = settle_server
     provide("server", lambda: [*_process(role.membership), *server_families(role.store)])

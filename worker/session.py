@@ -24,7 +24,7 @@ from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Left, Roster
+from shoal.kvstore.wire.messages import Left, Member, Roster
 from shoal.kvstore.wire.transport import Transport, tune_malloc
 from shoal.ops import random
 from shoal.scheduler.address import address_towards, advertised
@@ -91,6 +91,7 @@ class Session:
         )
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
+        self.membership.on_replaced = self._on_replaced
         self.membership.on_abort = self._give_up
         self.membership.vitals = self._vitals
         self.loop = Loop(self.transport, {"scheduler": self.membership})
@@ -130,6 +131,16 @@ class Session:
         log.debug("%s %d has left", left.role, left.rank)
         if left.role == "worker":
             self.ring.left(left.rank)
+
+    def _on_replaced(self, m: Member) -> None:
+        """Another process has taken the place of a server."""
+        if self.shell is None or m.role != "server":
+            return
+        log.info("server %d has been restarted (incarnation %d)", m.rank, m.incarnation)
+        peer = f"server{m.rank}"
+        self.transport.disconnect(peer)
+        self.transport.connect(peer, m.address)
+        self.shell.replaced(m.rank, self.loop.clock())
 
     def _give_up(self, error: ShoalError) -> None:
         """Every call, now and later, raises ``error``; a script that does not end by it is ended."""

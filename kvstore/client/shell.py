@@ -263,6 +263,11 @@ class ClientShell:
         elif server is not None and self._broken is None:
             self._carry_out(self.core.receive(server, message, now))
 
+    def replaced(self, server: int, now: float) -> None:
+        """Another process has taken the place of a server; the transport is connected to it. On the I/O thread."""
+        if self._broken is None:
+            self._carry_out(self.core.replaced(server, now))
+
     def wake(self, now: float) -> float:
         if self._broken is not None:
             return now + 1.0

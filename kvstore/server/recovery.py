@@ -105,7 +105,7 @@ class Recovery:
 
     def _said(self, losses: Mapping[int, _Loss]) -> str:
         if not self._entries:
-            return f"server {self._rank} was restarted, without a snapshot: nothing of it had been acknowledged"
+            return f"server {self._rank} was restarted; nothing had been given to it, and nothing is lost"
         begin = f"server {self._rank} was restarted from a snapshot at clock {self._clock}"
         if not losses:
             return f"{begin}; nothing is lost"

@@ -28,6 +28,7 @@ __all__ = [
     "Noted",
     "Placed",
     "Released",
+    "Replaced",
     "Roster",
     "Settle",
     "Slice",
@@ -157,6 +158,7 @@ class Join(ToScheduler):
     version: str  # of shoal, for the error text
     incarnation: int = 0  # of a member that attaches again to a scheduler that was restarted: who it is, and
     generation: int = 0  # what it has heard of
+    replaces: bool = False  # a server: the one with this rank is dead, and its snapshots are here
 
 
 @message(2, "scheduler -> node")
@@ -350,6 +352,14 @@ class Noted(FromScheduler):
     """Answer to `Settle`."""
 
     request: int
+
+
+@message(24, "scheduler -> node")
+class Replaced(FromScheduler):
+    """Another process has taken the place of a server that died. Like departures, in order: each is a generation."""
+
+    generation: int
+    member: Member
 
 
 @message(23, "scheduler -> node")

@@ -9,6 +9,7 @@ import pytest
 import shoal
 from shoal import cli
 from shoal.errors import MembershipError
+from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.wire.keys import LOOPBACK
 from shoal.scheduler.gather import Count
 from shoal.scheduler.local import JobConfig, Outcome
@@ -74,7 +75,10 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
     [
         (["rnu", "x.py"], "shoal: unknown command 'rnu'; did you mean 'run'?"),
         (["shedule"], "shoal: unknown command 'shedule'; did you mean 'scheduler'?"),
-        (["xyzzy"], "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, status, top, ledger"),
+        (
+            ["xyzzy"],
+            "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, status, top, ledger",
+        ),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
         (["run", "--mode", "lazy", "x.py"], "shoal run: unknown mode 'lazy'; known: sync (bsp)"),
@@ -171,7 +175,21 @@ def test_a_server_is_started_from_the_environment_alone(
         "join_timeout_s": 60.0,
         "quiet": False,
         "access": LOOPBACK,
+        "saving": None,
+        "replaces": False,
     }
+
+
+def test_a_server_keeps_snapshots_and_takes_the_place_of_a_dead_one(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    common = ("server", "--scheduler", "h:1", "--state", "/state")
+    assert run(*common, "--rank", "1", "--replaces", "--snapshot-every", "100u")[0] == 0
+    assert calls[0][2]["replaces"] and calls[0][2]["saving"] == Saving("/state", (0.0, 100))
+    code, _, err = run(*common, "--replaces")
+    assert code == 2 and "--replaces needs the --rank and the --state" in err
+    code, _, err = run(*common, "--snapshot-every", "soon")
+    assert code == 2 and "every so many seconds (30s) or updates (100u), got 'soon'" in err
+    run(*common, "--snapshot-every", "never")
+    assert calls[1][2]["saving"] is None
 
 
 def test_a_worker_passes_the_scripts_arguments_and_exit_code_on(

@@ -1,0 +1,56 @@
+"""Options about the snapshots that servers take of themselves, and come back from."""
+
+import argparse
+import os
+from typing import Any
+
+from shoal.errors import ConfigError
+
+__all__ = ["add_run_options", "add_server_options", "saving_of"]
+
+EVERY = "30s"
+"""How often, where there is a directory and nothing is said."""
+
+
+def add_run_options(p: argparse.ArgumentParser) -> None:
+    """Of ``shoal run``."""
+    text = (
+        "servers save their state every so many seconds (30s) or updates of slices (100u), and one that is killed is "
+        "started again from there; never: it ends the run (default: 30s with --run-dir, else never)"
+    )
+    p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=None, help=text)
+
+
+def add_server_options(p: argparse.ArgumentParser) -> None:
+    """Of ``shoal server``."""
+    state = "directory of its snapshots, the same for all servers of a run (default: it takes none)"
+    p.add_argument("--state", metavar="DIR", default=os.environ.get("SHOAL_SERVER_STATE", ""), help=state)
+    p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=EVERY, help=f"as of run ({EVERY})")
+    replaces = "the server of this --rank is dead: take its place, with its snapshots in --state"
+    p.add_argument("--replaces", action="store_true", help=replaces)
+
+
+def saving_of(o: argparse.Namespace) -> dict[str, Any]:
+    """What `shoal.roles.run_server` is told.
+
+    Raises:
+        ConfigError: options that make no sense together.
+    """
+    from shoal.kvstore.server.saver import Saving, parse_every
+
+    if o.replaces and (not o.state or o.rank < 0):
+        raise ConfigError("--replaces needs the --rank and the --state directory of the server that died")
+    keeps = o.state and o.snapshot_every != "never"
+    saving = Saving(o.state, parse_every(o.snapshot_every)) if keeps else None
+    return {"saving": saving, "replaces": o.replaces}
+
+
+def _every(text: str) -> str:
+    from shoal.kvstore.server.saver import parse_every
+
+    try:
+        if text != "never":
+            parse_every(text)
+    except ConfigError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+    return text
