@@ -3,7 +3,8 @@
     python benchmarks/bench_keys.py [--rounds 5]
 
 The hosts are network namespaces joined by a cable of this machine's own (see bench_links.py; needs root and iproute2),
-so no memory is shared. Prints JSON: median times of a cycle (push and pull of all keys) in ms, and the ratio of throughput.
+so no memory is shared. Prints JSON: median times of a cycle (push and pull of all keys) in ms, and the ratio of
+throughput.
 """
 
 import argparse
