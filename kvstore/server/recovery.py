@@ -2,7 +2,7 @@
 
 What was counted after the snapshot and acknowledged is lost: no worker repeats it. The clocks of the workers are right,
 so the server takes them over, and books the difference; nobody's clock ever goes back, and a repetition is known as
-one (docs/decisions/0024-a-server-comes-back.md).
+one (docs/decisions/0023-a-server-comes-back.md).
 """
 
 from collections.abc import Mapping
