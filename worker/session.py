@@ -22,6 +22,7 @@ from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
+from shoal.kvstore.ring.vitals import vitals as ring_vitals
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Member, Roster
@@ -178,7 +179,9 @@ class Session:
         self.membership.set_status(status)
 
     def _vitals(self, now: float) -> dict[str, Any]:
-        return vitals(self.shell.core, now) if self.shell is not None else {}
+        found = vitals(self.shell.core, now) if self.shell is not None else {}
+        ring = self.ring.started
+        return found if ring is None else {k: found.get(k, type(v)()) + v for k, v in ring_vitals(ring, now).items()}
 
     def finish(self) -> dict[str, Any]:
         """The script has ended well: settle every store, wait for the others, and account for what was done."""

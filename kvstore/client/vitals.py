@@ -26,8 +26,17 @@ def vitals(core: ClientCore, now: float) -> dict[str, Any]:
         "bytes_pushed": c.bytes_pushed,
         "bytes_pulled": c.bytes_pulled,
         "in_flight": len(core.flying),
-        "waits": _waits(core, now),
+        "waits": [*_greetings(core, now), *_waits(core, now)][:MAX_WAITS],
     }
+
+
+def _greetings(core: ClientCore, now: float) -> list[list[Any]]:
+    """Servers that have not answered the first word yet."""
+    return [
+        ["answer to its greeting", [f"server {server}"], now - link.hello_since]
+        for server, link in core.links.items()
+        if not link.greeted and 0 <= link.hello_since <= now - WAIT_S
+    ]
 
 
 def _waits(core: ClientCore, now: float) -> list[list[Any]]:

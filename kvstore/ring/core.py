@@ -404,6 +404,17 @@ class AllReduceCore:
         late = ", ".join(f"worker {r}" for r in self._blames(op))
         return f"worker {self.rank} has waited for {late} in the all-reduce of {op.about} at clock {op.clock}"
 
+    def waits(self, now: float) -> list[tuple[str, tuple[str, ...], float]]:
+        """What is under way: about what, for whom it waits, since how many seconds."""
+        return [
+            (
+                f"all-reduce of {op.about} at clock {op.clock}",
+                tuple(f"worker {r}" for r in self._blames(op)),
+                now - op.since,
+            )
+            for op in list(self.ops.values())
+        ]
+
     def _fail(self, op: Collective, error: str, text: str) -> list[Action]:
         if op.over:
             return []

@@ -47,7 +47,7 @@ def protocol_page() -> str:
         parts.append(f"## {kind} {cls.__name__}\n\n{flow}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n")
         parts.append(_table(cls))
     parts.append("# Records\n")
-    for name in ("Member", "KeySpec", "Slice", "KeyLayout", "NodeStatus"):
+    for name in ("Member", "KeySpec", "Slice", "KeyLayout", "NodeStatus", "Wait"):
         record = getattr(messages, name)
         parts.append(f"## {name}\n\n{inspect.cleandoc(record.__doc__ or '')}\n")
         parts.append(_table(record))
