@@ -63,7 +63,8 @@ def _reason(s: Snapshot) -> str:
 
 def _waits(s: Snapshot) -> Iterator[str]:
     for w in s.waits:
-        yield f"{', '.join(w.who)} waits {w.for_s:.0f} s for {', '.join(w.on) or 'the scheduler'} ({w.what})"
+        waits = "wait" if len(w.who) > 1 else "waits"
+        yield f"{', '.join(w.who)} {waits} {w.for_s:.0f} s for {', '.join(w.on) or 'the scheduler'} ({w.what})"
 
 
 def _silent(s: Snapshot) -> Iterator[str]:
