@@ -17,7 +17,7 @@ KEYS = {
     "staleness_mean", "staleness_p95", "staleness", "staleness_by_key", "skew",
     "bytes_pushed", "bytes_saved", "bytes_pulled", "changes",
     "compression", "ledger", "restored", "scheduler_restarts",
-    "weights_sha256", "replicas_equal", "metrics", "per_worker", "seed", "malformed", "scheduler_restarts", "shoal",
+    "weights_sha256", "replicas_equal", "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
 
 
