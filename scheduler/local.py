@@ -30,7 +30,7 @@ from shoal.scheduler.relay import Relay
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.scheduler.watch import Watcher
 
-__all__ = ["JobConfig", "LocalLauncher", "Outcome"]
+__all__ = ["ALONE", "JobConfig", "LocalLauncher", "Outcome"]
 
 PERIOD_S = 0.05
 """How often the children are looked at; the end of their output is noticed at once."""
@@ -52,6 +52,7 @@ REVIVALS_S = 60.0
 
 
 ALONE = ". With --snapshot-every 30s a server that dies is started again, and the run goes on"
+"""What helps against the death of a server without snapshots."""
 
 
 @dataclass(frozen=True, slots=True)

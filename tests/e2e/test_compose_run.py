@@ -223,10 +223,9 @@ def test_a_server_that_only_the_workers_cannot_reach_is_named_by_them(tmp_path: 
 
 def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -> None:
     hashes = []
-    for link in (Link(), Link(delay_s=0.002, loss=0.01, rate_bytes_s=50e6)):
-        with Up(
-            tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 1", "SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
-        ) as up:
+    settings = {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 1", "SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
+    for name, link in (("good", Link()), ("bad", Link(delay_s=0.002, loss=0.01, rate_bytes_s=50e6))):
+        with Up(tmp_path / name, settings) as up:
             up.lab.link_all(link)
             assert set(up.wait(60).values()) == {0}, up.everything()
             hashes.append(up.report()["weights_sha256"])

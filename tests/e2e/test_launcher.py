@@ -14,7 +14,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.scheduler.child import THREAD_VARIABLES
-from shoal.scheduler.local import JobConfig, LocalLauncher, Outcome
+from shoal.scheduler.local import ALONE, JobConfig, LocalLauncher, Outcome
 
 pytestmark = pytest.mark.net
 
@@ -132,7 +132,8 @@ def test_a_killed_process_is_named_and_ends_the_run(crowd: Crowd, tmp_path: Path
     outcome = run.go()
     name = victim if victim == "scheduler" else f"{victim} 0"
     assert outcome.code == 1
-    assert re.fullmatch(rf"the run has failed: {name} \(pid \d+\) was killed by SIGKILL", outcome.text)
+    advice = re.escape(ALONE) if victim == "server" else ""
+    assert re.fullmatch(rf"the run has failed: {name} \(pid \d+\) was killed by SIGKILL{advice}", outcome.text)
     assert run.seconds < 12
     assert crowd.gone(0.0)
 
