@@ -6,15 +6,27 @@ sharding cannot change the arithmetic. Slices go, largest first, to the server w
 (longest-processing-time rule, Graham 1969): no server carries more than the average plus one slice.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from shoal.errors import ConfigError
-from shoal.kvstore.wire.messages import KeyLayout, KeySpec, Slice
+from shoal.kvstore.wire.messages import KeyLayout, KeySpec, Shift, Slice
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
-__all__ = ["BUCKET_BYTES", "CUTS", "FUSE_BYTES", "SLICE_BYTES", "Piece", "Placement", "cut", "plan"]
+__all__ = [
+    "BUCKET_BYTES",
+    "CUTS",
+    "FUSE_BYTES",
+    "SLICE_BYTES",
+    "Home",
+    "Piece",
+    "Placement",
+    "cut",
+    "drained",
+    "plan",
+    "rebalanced",
+]
 
 SLICE_BYTES = 1 << 20
 """Largest slice: big enough for full throughput, small enough to stay in cache and to be overtaken."""
@@ -121,6 +133,15 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
     return sorted(pieces, key=lambda p: p.parts[0][:2])
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a slice is, how large it is, and which keys lie in it."""
+
+    server: int
+    nbytes: int
+    keys: tuple[str, ...]
+
+
 class Placement:
     """Slices of all declared keys over ``servers`` servers; slice ids count up from 0.
 
@@ -136,7 +157,30 @@ class Placement:
         self.slice_bytes = slice_bytes
         self.load_bytes = [0] * servers
         self.layouts: dict[str, KeyLayout] = {}
+        self.homes: dict[int, Home] = {}  # by slice
+        self.closed: set[int] = set()  # servers that are given no slices any more
         self._next = 0
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """Servers that may be given slices."""
+        return tuple(s for s in range(len(self.load_bytes)) if s not in self.closed)
+
+    def grow(self) -> int:
+        """One more server, which has nothing yet; its rank."""
+        self.load_bytes.append(0)
+        return len(self.load_bytes) - 1
+
+    def move(self, slice_id: int, server: int) -> None:
+        """A slice has another home from now on."""
+        home = self.homes[slice_id]
+        self.load_bytes[home.server] -= home.nbytes
+        self.load_bytes[server] += home.nbytes
+        self.homes[slice_id] = replace(home, server=server)
+        for key in home.keys:
+            layout = self.layouts[key]
+            slices = tuple(replace(s, server=server) if s.id == slice_id else s for s in layout.slices)
+            self.layouts[key] = replace(layout, slices=slices)
 
     def add(self, specs: Sequence[KeySpec]) -> list[KeyLayout]:
         """Place new keys; their layouts, in the order of ``specs``."""
@@ -148,6 +192,8 @@ class Placement:
                 slices[i].append(
                     Slice(id=self._next + n, server=owner[n], start=start, stop=stop, offset=offset, size=piece.size)
                 )
+            keys = tuple(specs[i].key for i, *_ in piece.parts)
+            self.homes[self._next + n] = Home(owner[n], piece.nbytes, keys)
         self._next += len(pieces)
         layouts = [
             KeyLayout(key=s.key, dtype=s.dtype, shape=s.shape, slices=tuple(mine), cut=s.cut)
@@ -159,7 +205,68 @@ class Placement:
     def _assign(self, pieces: Sequence[Piece]) -> dict[int, int]:
         owner = {}
         for n in sorted(range(len(pieces)), key=lambda n: (-pieces[n].nbytes, n)):
-            server = min(range(len(self.load_bytes)), key=lambda s: (self.load_bytes[s], s))
+            server = _lightest(self.load_bytes, self.open)
             self.load_bytes[server] += pieces[n].nbytes
             owner[n] = server
         return owner
+
+
+def _lightest(load_bytes: Sequence[int], servers: Collection[int]) -> int:
+    return min(servers, key=lambda s: (load_bytes[s], s))
+
+
+def rebalanced(placement: Placement, pinned: Collection[int] = ()) -> list[Shift]:
+    """The moves that even out what the open servers carry; no slice moves twice.
+
+    A slice goes from the server that carries most to the one that carries least as long as that makes them more alike;
+    the largest one that does not turn the two round goes first. So nothing is moved to a server that has its share, and
+    the fullest is left with at most its largest slice more than the emptiest.
+
+    Args:
+        pinned: slices that stay where they are.
+    """
+    load, servers = list(placement.load_bytes), placement.open
+    mine: dict[int, list[tuple[int, int]]] = {s: [] for s in servers}
+    for slice_id, home in placement.homes.items():
+        if home.server in mine and home.nbytes and slice_id not in pinned:
+            mine[home.server].append((home.nbytes, slice_id))
+    moves: list[Shift] = []
+    while True:
+        target = _lightest(load, servers)
+        for source in sorted(servers, key=lambda s: (-load[s], s)):
+            found = _fitting(mine[source], load[source] - load[target])
+            if found is not None:
+                break
+        else:
+            return moves
+        mine[source].remove(found)  # nor is it given to the target's: it has moved once
+        load[source] -= found[0]
+        load[target] += found[0]
+        moves.append(Shift(slice=found[1], source=source, target=target))
+
+
+def _fitting(slices: Sequence[tuple[int, int]], gap: int) -> tuple[int, int] | None:
+    """Of these (bytes, slice) the largest that closes the gap between two servers, or the smallest that narrows it."""
+    closing = [(-nbytes, i) for nbytes, i in slices if 2 * nbytes <= gap]
+    if closing:
+        nbytes, slice_id = min(closing)
+        return -nbytes, slice_id
+    return min((s for s in slices if s[0] < gap), default=None)
+
+
+def drained(placement: Placement, rank: int) -> list[Shift]:
+    """The moves that leave server ``rank`` with nothing, largest slice first, each to whoever carries least by then.
+
+    Raises:
+        ConfigError: there is no other server that may be given slices.
+    """
+    load, others = list(placement.load_bytes), [s for s in placement.open if s != rank]
+    if not others:
+        raise ConfigError(f"server {rank} is the only one left: there is none that could take its slices")
+    moves = []
+    mine = [(-home.nbytes, i) for i, home in placement.homes.items() if home.server == rank]
+    for nbytes, slice_id in sorted(mine):
+        target = _lightest(load, others)
+        load[target] -= nbytes
+        moves.append(Shift(slice=slice_id, source=rank, target=target))
+    return moves

@@ -31,6 +31,7 @@ __all__ = [
     "Replaced",
     "Roster",
     "Settle",
+    "Shift",
     "Slice",
     "Snapshot",
     "Stop",
@@ -105,6 +106,15 @@ class KeyLayout:
     shape: tuple[int, ...]
     slices: tuple[Slice, ...]
     cut: str = ""
+
+
+@record
+class Shift:
+    """A slice is to go from one server to another."""
+
+    slice: int
+    source: int
+    target: int
 
 
 @record

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.kvstore.placement import Placement, cut
-from shoal.kvstore.wire.messages import KeySpec
+from shoal.kvstore.placement import Placement, cut, drained, rebalanced
+from shoal.kvstore.wire.messages import KeySpec, Shift
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
 specs = st.lists(
@@ -110,3 +110,82 @@ def test_a_key_that_is_kept_by_rows_is_cut_between_them(rows: int, rest: list[in
     assert [s.start for s in layout.slices[1:]] == [s.stop for s in layout.slices[:-1]]
     assert layout.slices[-1].stop == rows * width
     assert all((s.stop - s.start) * 4 <= max(64, width * 4) for s in layout.slices)
+
+
+def _loads(p: Placement) -> list[int]:
+    loads = [0] * len(p.load_bytes)
+    for home in p.homes.values():
+        loads[home.server] += home.nbytes
+    return loads
+
+
+def _carry_out(p: Placement, moves: list[Shift]) -> None:
+    for m in moves:
+        assert p.homes[m.slice].server == m.source != m.target
+        p.move(m.slice, m.target)
+
+
+@settings(deadline=None)
+@given(specs, st.integers(1, 4), st.integers(1, 2))
+def test_after_rebalancing_the_fullest_server_exceeds_the_emptiest_by_a_slice_at_most(
+    keys: list[KeySpec], servers: int, more: int
+) -> None:
+    p = Placement(servers, 256)
+    p.add(keys)
+    before = list(p.load_bytes)
+    for _ in range(more):
+        p.grow()
+    moves = rebalanced(p)
+    assert len({m.slice for m in moves}) == len(moves)
+    _carry_out(p, moves)
+    largest = max((h.nbytes for h in p.homes.values()), default=0)
+    assert max(p.load_bytes) - min(p.load_bytes) <= largest
+    moved = sum(p.homes[m.slice].nbytes for m in moves)
+    gained = sum(max(0, a - b) for a, b in zip(p.load_bytes, [*before, *[0] * more], strict=True))
+    assert gained <= moved <= gained + largest, "what comes to a server stays there, but for the last slice"
+    assert _loads(p) == p.load_bytes
+
+
+@settings(deadline=None)
+@given(specs, st.integers(2, 5), st.data())
+def test_a_drained_server_has_nothing_and_nothing_else_has_moved(
+    keys: list[KeySpec], servers: int, data: st.DataObject
+) -> None:
+    p = Placement(servers, 256)
+    p.add(keys)
+    rank = data.draw(st.integers(0, servers - 1))
+    mine = {i for i, h in p.homes.items() if h.server == rank}
+    moves = drained(p, rank)
+    assert {m.slice for m in moves} == mine
+    _carry_out(p, moves)
+    assert all(h.server != rank for h in p.homes.values())
+    others = [n for s, n in enumerate(p.load_bytes) if s != rank]
+    largest = max((h.nbytes for h in p.homes.values()), default=0)
+    assert max(others) - min(others) <= largest
+    assert [s.server for k in p.layouts.values() for s in k.slices] == [
+        p.homes[s.id].server for k in p.layouts.values() for s in k.slices
+    ]
+
+
+def test_pinned_slices_stay() -> None:
+    p = Placement(1)
+    p.add([KeySpec(key=k, dtype="|u1", shape=(10,)) for k in "abcd"])
+    p.grow()
+    assert {m.slice for m in rebalanced(p, pinned={0, 1})} == {2, 3}
+
+
+def test_a_closed_server_is_given_nothing() -> None:
+    p = Placement(2)
+    p.closed.add(0)
+    assert {s.server for k in p.add([KeySpec(key="w", dtype="<f4", shape=(1 << 20,))]) for s in k.slices} == {1}
+    with pytest.raises(ConfigError, match="server 1 is the only one left"):
+        drained(p, 1)
+
+
+def test_a_new_server_gets_its_share_and_no_more() -> None:
+    p = Placement(2)
+    p.add([KeySpec(key=str(i), dtype="|u1", shape=(10,)) for i in range(6)])
+    p.grow()
+    moves = rebalanced(p)
+    assert [m.target for m in moves] == [2, 2]
+    assert {m.source for m in moves} == {0, 1}
