@@ -6,18 +6,16 @@ workers see the same global batches, and a resumed, replaced or replayed worker 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.ops.random import stream
 from shoal.worker.data.dataset import Indices
+from shoal.worker.data.deal import LAST_BATCH, Deal
 
 __all__ = ["LAST_BATCH", "Sharding", "permutation"]
-
-LAST_BATCH = ("discard", "keep", "pad")
-"""What may become of the samples that do not fill a global batch; see `Sharding`."""
 
 
 @lru_cache(maxsize=4)
@@ -87,9 +85,12 @@ class Sharding:
     @property
     def steps(self) -> int:
         """Batches in an epoch; the same for all workers."""
-        full, left = divmod(self.num_samples, self.global_batch_size)
-        more = {"discard": False, "keep": left >= self.num_workers, "pad": left > 0}
-        return full + more[self.last_batch]
+        return self._deal.steps
+
+    @cached_property
+    def _deal(self) -> Deal:
+        parts, last_batch = self.num_workers, self.last_batch
+        return Deal(size=self.num_samples, batch_size=self.batch_size, parts=parts, last_batch=last_batch)
 
     def indices(self, epoch: int, step: int) -> Indices:
         """The samples of this worker at ``step`` of ``epoch``, both counted from 0."""
@@ -107,8 +108,6 @@ class Sharding:
             raise ConfigError(
                 f"epoch {epoch} has no step {step}: epochs begin at 0, and steps are 0 to {self.steps - 1}"
             )
-        start, end = step * self.global_batch_size, (step + 1) * self.global_batch_size
-        if self.last_batch == "keep":
-            end = min(end, self.num_samples - self.num_samples % self.num_workers)
+        start, end = self._deal.whole(step)
         places = np.arange(start, end) % self.num_samples
         return permutation(self.num_samples, self.seed, epoch)[places] if self.shuffle else places
