@@ -34,6 +34,12 @@ class Barriers:
         if not self.opened(name, index) and not full:
             self._arrived.setdefault((name, index), {}).setdefault(rank, now)
 
+    def forget(self, rank: int) -> None:
+        """Worker ``rank`` is another process now, which comes itself, or is gone."""
+        for ranks in self._arrived.values():
+            ranks.pop(rank, None)
+        self._arrived = {at: ranks for at, ranks in self._arrived.items() if ranks}
+
     def closed(self) -> list[tuple[str, int, dict[int, float]]]:
         """Occurrences at which somebody waits: name, index, and since when by rank."""
         return [(name, index, dict(ranks)) for (name, index), ranks in self._arrived.items()]

@@ -16,6 +16,7 @@ from shoal.kvstore.eventlog import event, identify
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
     Abort,
+    Arrived,
     Barrier,
     BarrierWaiting,
     Change,
@@ -27,7 +28,9 @@ from shoal.kvstore.wire.messages import (
     KeyLayout,
     KeySpec,
     Left,
+    Meet,
     Member,
+    Met,
     Noted,
     Placed,
     Refused,
@@ -35,6 +38,7 @@ from shoal.kvstore.wire.messages import (
     Replaced,
     Roster,
     Settle,
+    Shared,
     Stop,
     Welcome,
 )
@@ -51,6 +55,7 @@ from shoal.scheduler.member import (
     Question,
     barrier_key,
     declare_key,
+    meet_key,
 )
 from shoal.version import VERSION
 
@@ -76,7 +81,7 @@ class Membership:
         address: ``host:port`` where this process listens; "" if it does not.
         scheduler: ``host:port``, for texts.
         join_timeout_s: how long to wait for the scheduler's first answer.
-        replaces: the server with this rank is dead, and this one has its snapshots.
+        replaces: the process with this rank is dead, and this one takes its place; a server has its snapshots.
     """
 
     def __init__(
@@ -109,10 +114,15 @@ class Membership:
         self.on_roster: Callable[[Roster], None] = _ignore
         self.on_left: Callable[[Left], None] = _ignore
         self.on_replaced: Callable[[Member], None] = _ignore
+        self.on_arrived: Callable[[Member], None] = _ignore
+        self.on_shared: Callable[[Shared], None] = _ignore
         self.on_stop: Callable[[], None] = _ignore
         self.on_abort: Callable[[ShoalError], None] = _ignore
         self.on_change: Callable[[Change], None] = _ignore
         self.changes: list[Change] = []  # of settings, so far; only ever grows
+        self.shares: list[Shared] = []  # who took part, oldest first; the first is the set with which the run began
+        self.changing = False  # that set is to change, and this worker is waited for
+        self._gone: set[int] = set()  # ranks that have left since they took part
         self.failure: ShoalError | None = None
         self.aborted = False  # the scheduler has said that the run has failed
         self.gone = False  # nothing more will be said
@@ -137,6 +147,7 @@ class Membership:
     def receive(self, peer: str, message: Message, now: float) -> None:
         """Take one message of the scheduler into account."""
         self._carry_out(self.core.handle(Received(peer, message), now))
+        self.changing = self.core.change >= len(self.shares) > 0
         self._due = 0.0
 
     def wake(self, now: float) -> float:
@@ -199,12 +210,21 @@ class Membership:
                 self._set(_welcome=m)
                 self.on_welcome(m)
             case Roster():
+                ranks = tuple(x.rank for x in m.members if x.role == "worker")
+                self.shares.append(Shared(generation=m.generation, number=0, ranks=ranks, cursors={}, counted={}))
                 self.on_roster(m)  # before the waiting threads go on: they may use what it sets up
                 self._set(_roster=m)
             case Left():
+                self._gone |= {m.rank} if m.role == "worker" else set()
                 self.on_left(m)
             case Replaced(member=member):
                 self.on_replaced(member)
+            case Arrived(member=member):
+                self.on_arrived(member)
+            case Shared():
+                self._gone -= set(m.ranks)
+                self.on_shared(m)
+                self._set(shares=[*self.shares, m])
             case Stop():
                 self.on_stop()
             case Changed(change=change):
@@ -226,6 +246,10 @@ class Membership:
                     self._answers[barrier_key(name, index)] = m
                 case BarrierWaiting(name=name, index=index, missing=missing):
                     self._waiting[barrier_key(name, index)] = missing
+                case Met(number=number, missing=missing):
+                    self._waiting[meet_key(number)] = missing
+                    if m.later or m.gone or not missing:
+                        self._answers[meet_key(number)] = m
                 case Placed(request=request) | Noted(request=request) | Controlled(request=request):
                     self._answers[declare_key(request)] = m
                 case Refused(seq=seq):
@@ -296,6 +320,20 @@ class Membership:
         """Servers with which the run began."""
         return sum(m.role == "server" for m in self.roster.members)
 
+    @property
+    def late(self) -> bool:
+        """Whether this worker has joined while the run was under way, and not in the place of another."""
+        return self._welcomed().late
+
+    @property
+    def chief(self) -> int:
+        """The smallest rank that takes part: it does what one worker does for all."""
+        return min((r for r in self.shares[-1].ranks if r not in self._gone), default=self.rank)
+
+    def passed(self, name: str) -> bool:
+        """Whether the occurrence of a barrier that comes next had opened before this process joined."""
+        return self._indices[name] <= self._welcomed().opened.get(name, -1)
+
     # --- waits --------------------------------------------------------------------------------------------------------
 
     def wait_roster(self, timeout_s: float | None = None) -> Roster:
@@ -330,8 +368,33 @@ class Membership:
         self._ask(key, Barrier(name=name, index=index), timeout_s, lambda: self._at_barrier(name, index))
 
     def _at_barrier(self, name: str, index: int) -> str:
-        missing = () if self.core.hushed else self._waiting.get(barrier_key(name, index), ())
-        return f"{', '.join(missing) or 'the scheduler'} at barrier {name!r} (occurrence {index})"
+        return f"{self._who_lacks(barrier_key(name, index))} at barrier {name!r} (occurrence {index})"
+
+    def come(
+        self, cursor: Plain, counted: dict[str, tuple[int, ...]] | None = None, timeout_s: float | None = 600.0
+    ) -> Met:
+        """Come to the point where the set of workers changes, once; see `Meet`. Once it has, `shares` is longer.
+
+        Args:
+            cursor: how far this worker is with its data; None if it takes no part yet.
+            counted: what the servers have told of ranks that are gone.
+        Returns:
+            The answer: the set has changed, or go on and come again, or ask the servers about somebody first.
+        Raises:
+            StoreTimeoutError: names the workers that have not come.
+        """
+        number = len(self.shares)
+        message = Meet(number=number, cursor=cursor, counted=counted or {})
+        key = meet_key(number)
+        answer = self._ask(key, message, timeout_s, lambda: f"{self._who_lacks(key)} to come to the end of a batch")
+        if not isinstance(answer, Met):
+            raise MembershipError(f"the scheduler answered a worker that waits with {type(answer).__name__}")
+        if not answer.later and not answer.gone:
+            self._wait(lambda: len(self.shares) > number, timeout_s, lambda: "the scheduler to say who takes part")
+        return answer
+
+    def _who_lacks(self, key: str) -> str:
+        return ", ".join(() if self.core.hushed else self._waiting.get(key, ())) or "the scheduler"
 
     def declare(
         self,
@@ -404,20 +467,21 @@ class Membership:
         """Show ``status`` to whoever watches the run; cheap enough to call at every step."""
         self._status = dict(status)
 
-    def request_goodbye(self, report: Plain, failed: str = "", detail: str = "") -> None:
+    def request_goodbye(self, report: Plain, failed: str = "", detail: str = "", left: str = "") -> None:
         """Say goodbye without waiting; ``gone`` turns true when it is answered, or has been tried long enough."""
-        self._enqueue(lambda now: self.core.leave(failed, report, now, detail))
+        self._enqueue(lambda now: self.core.leave(failed, report, now, detail, left))
 
-    def goodbye(self, report: Plain, failed: str = "", timeout_s: float = 5.0) -> bool:
+    def goodbye(self, report: Plain, failed: str = "", timeout_s: float = 5.0, left: str = "") -> bool:
         """Say goodbye: with ``failed`` empty this process is done, otherwise the run fails for that reason.
 
         Args:
+            left: why a worker goes that is not done: the others go on without it, if the run is elastic.
             timeout_s: of a process that is done the wait is longer, by how long a scheduler may be away.
         Returns:
             Whether the scheduler may be taken to know; false after the run has failed, or after ``timeout_s``. Never
             raises.
         """
-        self.request_goodbye(report, failed)
+        self.request_goodbye(report, failed, left=left)
         with self._changed:
             self._changed.wait_for(lambda: self.gone, timeout_s if failed else timeout_s + self.core.grace_s)
             return self.gone and self.failure is None

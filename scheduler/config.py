@@ -24,6 +24,8 @@ class SchedulerConfig:
         seed: of the run, told to every node.
         lease_s: a node that is silent for this long is lost.
         grace_s: how long nodes go on without the scheduler; 0 if it has no log on disk, and so cannot come back.
+        worker_grace_s: how long after its lease a silent worker may come back, or be replaced, before the others go on
+            without it; 0: a lost worker ends the run, and none can come late.
         gather_timeout_s: the run fails if not everybody has joined by then.
         settle_s: where more may come than are waited for, the run begins when nobody has joined for this long.
     """
@@ -39,6 +41,7 @@ class SchedulerConfig:
     grace_s: float = 0.0
     gather_timeout_s: float = 120.0
     settle_s: float = 5.0
+    worker_grace_s: float = 0.0
 
     def __post_init__(self) -> None:
         workers = as_count(self.workers)
@@ -47,8 +50,8 @@ class SchedulerConfig:
         check_workers(self.mode, MAX_NODES if workers.more else workers.least)
         check_servers(as_count(self.servers).least, self.mode)
         times = {"lease": self.lease_s, "gathering": self.gather_timeout_s, "settling": self.settle_s}
-        if min(times.values()) <= 0 or self.grace_s < 0:
-            got = {**times, "grace": self.grace_s}
+        if min(times.values()) <= 0 or min(self.grace_s, self.worker_grace_s) < 0:
+            got = {**times, "grace": self.grace_s, "grace of workers": self.worker_grace_s}
             raise ConfigError(f"leases and deadlines are positive, and a grace is not negative; got {got}, in seconds")
 
 

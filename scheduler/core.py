@@ -5,7 +5,8 @@ leases, arrivals at barriers and watchers are soft state beside it, which repeti
 the log of an earlier one goes on where that one was, under the next term, and calls for the members. Policies:
 
 - a join is known by its token, so that repeating it changes nothing;
-- a node that falls silent before the run begins frees its place; during the run, it ends the run;
+- a node that falls silent before the run begins frees its place; during the run, it ends the run, unless it is a worker
+  and the run is elastic (`shoal.scheduler.workers`): then it is given up after a grace, if nobody takes its place;
 - a node that gives up, and a server that leaves before the workers are done, end the run; the cause is named to all;
 - a worker that is done is waited for no more, at barriers or anywhere else;
 - when all workers are done the servers are told to stop; when they have said goodbye the run is finished;
@@ -14,7 +15,7 @@ the log of an earlier one goes on where that one was, under the next term, and c
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from shoal.errors import ConfigError
@@ -26,7 +27,6 @@ from shoal.kvstore.wire.messages import (
     Attach,
     Barrier,
     BarrierWaiting,
-    Changed,
     Control,
     Declare,
     Farewell,
@@ -34,13 +34,12 @@ from shoal.kvstore.wire.messages import (
     Goodbye,
     Heartbeat,
     Join,
-    Left,
+    Meet,
     Member,
     Noted,
     Placed,
     Refused,
     Released,
-    Replaced,
     Settle,
     Snapshot,
     Stop,
@@ -58,6 +57,7 @@ from shoal.scheduler.invariants import check_state
 from shoal.scheduler.keys import new_keys, objection
 from shoal.scheduler.log import (
     Aborted,
+    Added,
     ClusterState,
     Configured,
     Declared,
@@ -65,6 +65,7 @@ from shoal.scheduler.log import (
     Dropped,
     Finished,
     Founded,
+    GivenUp,
     Joined,
     Node,
     Opened,
@@ -75,8 +76,10 @@ from shoal.scheduler.log import (
     compacted,
     describe,
 )
-from shoal.scheduler.refusals import forgotten, lost_text, other_version
+from shoal.scheduler.refusals import forgotten, lost_text, other_version, silence_text, stranger_text, too_few_text
 from shoal.scheduler.snapshots import snapshot
+from shoal.scheduler.verdict import Ended, Interrupted
+from shoal.scheduler.workers import Workers
 
 __all__ = ["Action", "Ended", "Event", "Interrupted", "SchedulerConfig", "SchedulerCore"]
 
@@ -88,21 +91,6 @@ ATTACH_S = 5.0
 
 CALL_S = 0.1
 """Time between two calls for a member that has not been heard since."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The run is over and everybody who can know does: the scheduler may exit."""
-
-    failed: bool
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """The scheduler's own process must end, for ``reason``."""
-
-    reason: str
 
 
 Event: TypeAlias = Received | Interrupted | Woke
@@ -137,6 +125,7 @@ class SchedulerCore:
         self._controls = Controls(self.state, self.log, self._commit, check)
         self.barriers = Barriers(self.state.opened, lambda name, index: self._commit(Opened(name, index)))
         self.contacts = Contacts()
+        self.workers = Workers(config, self.mode, self.state, self.contacts, self.barriers, self._commit)
         self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
@@ -149,6 +138,7 @@ class SchedulerCore:
             Settle: self._settle,
             Control: self._control,
             Goodbye: self._goodbye,
+            Meet: self._meet,
         }
         self._restored = bool(past)
         self._found(past)
@@ -182,7 +172,7 @@ class SchedulerCore:
                 return actions
         elif isinstance(event, Interrupted) and not self._over:
             actions = self._fail("the scheduler", event.reason)
-        actions += [*self._call(), *self._begin(), *self._expire(), *self._confirm(), *self._end()]
+        actions += [*self._call(), *self._begin(), *self._expire(), *self._confirm(), *self._regroup(), *self._end()]
         return [self._signed(action) for action in actions]
 
     def _signed(self, action: Action) -> Action:
@@ -252,15 +242,7 @@ class SchedulerCore:
         run = m.cluster if isinstance(m, ToScheduler) else ""
         if run == self.state.cluster:
             return [Send(sender, Attach())]
-        of = f", which belongs to run {run}; this is run {self.state.cluster}" if run else ""
-        return [
-            _refuse(
-                sender,
-                "JoinRefusedError",
-                f"the scheduler does not know the sender of this {type(m).__name__}{of}: it has been restarted, or "
-                "another run has taken its address. Start the run again.",
-            )
-        ]
+        return [_refuse(sender, "JoinRefusedError", stranger_text(type(m).__name__, run, self.state.cluster))]
 
     # --- joining ------------------------------------------------------------------------------------------------------
 
@@ -274,7 +256,9 @@ class SchedulerCore:
         reason = other_version(m, self.config.version) or ("" if dead else self._unfit(m) or forgotten(m))
         if reason:
             return [_refuse(sender, "JoinRefusedError", reason)]
-        place = m.role, m.rank if m.rank >= 0 else self.gathering.lowest_free(m.role, self.state.nodes)
+        late = not dead and self.workers.comes_late(m)
+        free = self.workers.free_rank(m) if late else self.gathering.lowest_free(m.role, self.state.nodes)
+        place = m.role, m.rank if m.rank >= 0 else free
         member = Member(
             role=m.role,
             rank=place[1],
@@ -284,10 +268,12 @@ class SchedulerCore:
             pid=m.pid,
         )
         self.contacts.bind(m.token, sender, self._now)
-        if dead:
-            self._commit(Succeeded(member, m.token, sender))
+        if dead or late:
+            self._commit(Succeeded(member, m.token, sender) if dead else Added(member, m.token, sender))
+            if member.role == "worker":
+                self.workers.forget(member.rank)
             others = [n for n in self._live() if n.token != m.token]
-            told = self._tell(others, self.state.replacements[-1])
+            told = self._tell(others, self.state.news()[-1])
             return [*told, *self._rejoin(sender, self.state.tokens[m.token], m)]
         self._commit(Joined(member, m.token, sender))
         self._joined_at = self._now
@@ -300,23 +286,24 @@ class SchedulerCore:
         self.contacts[node.token].generation = max(self.contacts[node.token].generation, m.generation)
         if self.state.phase != "running" or not node.live:
             return [Send(sender, self._standing(node))]
+        if self.workers.awaits_servers(node):
+            return [Send(sender, self._welcome(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
-        since: list[Left | Changed | Replaced] = [x for x in self.state.departures if not _is_about(x, node.member)]
-        since += self.state.changes
-        since += self.state.replacements
-        since.sort(key=lambda m: m.generation)
-        news += since
+        news += self.state.news(node.member)
         if self._stopping and node.member.role == "server":
             news.append(_STOP)
         return [Send(sender, message) for message in news]
 
     def _succeeds(self, m: Join) -> bool:
-        """Whether this is a server with the snapshots of one that has died."""
+        """Whether this is a server with the snapshots of one that has died, or a worker in the place of one."""
         node = self.state.nodes.get((m.role, m.rank))
-        return m.replaces and m.role == "server" and self.state.phase == "running" and node is not None and node.live
+        able = m.role == "server" or self.workers.elastic
+        return m.replaces and able and self.state.phase == "running" and node is not None and node.live
 
     def _unfit(self, m: Join) -> str:
         """Why this process cannot be taken in; empty when it can."""
+        if self.workers.comes_late(m):
+            return self.workers.refusal(m)
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
 
@@ -330,7 +317,9 @@ class SchedulerCore:
             algo=self.config.algo,
             seed=self.config.seed,
             present=tuple(f"{role} {rank}" for role, rank in sorted(self.state.nodes)),
-            missing=self.missing(),
+            missing=self.workers.awaits_servers(node) or self.missing(),
+            late=node.late,
+            opened=node.opened,
         )
 
     def missing(self) -> tuple[str, ...]:
@@ -369,7 +358,7 @@ class SchedulerCore:
             return self._welcome(node)
         if self._stopping and node.member.role == "server":
             return _STOP
-        return Alive(generation=self.state.generation)
+        return Alive(generation=self.state.generation, change=self.workers.change(node))
 
     def _barrier(self, node: Node, sender: str, m: Barrier) -> list[Action]:
         if node.member.role != "worker":
@@ -378,7 +367,8 @@ class SchedulerCore:
             return [Send(sender, Released(name=m.name, index=m.index))]
         if self.state.phase == "failed" or not node.live:
             return [Send(sender, self._standing(node))]
-        self.barriers.arrive(m.name, m.index, node.member.rank, self._now)
+        if not node.late:
+            self.barriers.arrive(m.name, m.index, node.member.rank, self._now)
         opened = self._open_barriers()
         if opened:
             return opened
@@ -390,7 +380,7 @@ class SchedulerCore:
         """Ranks of the workers that a barrier waits for."""
         if self.state.phase == "gathering":
             return tuple(rank for role, rank in self.gathering.places(self.state.nodes) if role == "worker")
-        return tuple(node.member.rank for node in self._live("worker"))
+        return tuple(node.member.rank for node in self.workers.entered())
 
     def _name_of(self, place: tuple[str, int]) -> str:
         node = self.state.nodes.get(place)
@@ -448,6 +438,21 @@ class SchedulerCore:
         told = self._controls.confirmed(lambda g: tuple(describe(n.member) for n in self._unaware(g)), self._over)
         return [Send(sender, answer) for sender, answer in told]
 
+    def _meet(self, node: Node, sender: str, m: Meet) -> list[Action]:
+        if node.member.role != "worker" or self.state.phase != "running" or not node.live:
+            return [Send(sender, self._standing(node))]
+        return [Send(sender, self.workers.meet(node, m))]
+
+    def _regroup(self) -> list[Action]:
+        """Workers hear that the set of them is to change, and that it has."""
+        if self.state.phase != "running":
+            return []
+        self.workers.notice(self._now)
+        answers = self.workers.told(self._now)
+        shared = [a for share in self.workers.shared() for a in self._tell(self._live(), share)]
+        called = [Send(self._to(n), self._standing(n)) for n in self.workers.announce()]
+        return [*shared, *answers, *called]
+
     # --- leaving and failing ------------------------------------------------------------------------------------------
 
     def _goodbye(self, node: Node, sender: str, m: Goodbye) -> list[Action]:
@@ -458,11 +463,13 @@ class SchedulerCore:
             self._commit(Departed(node.token, "stopped", m.report))
             return [farewell]
         early = self.state.phase == "gathering" or (node.member.role == "server" and not self._stopping)
-        if m.failed or early:
-            reason = m.failed or "left before the run was complete"
+        alone = m.left and not self.workers.may_go_on_without([node])
+        if m.failed or early or alone:
+            reason = m.failed or m.left or "left before the run was complete"
+            reason += "; it was the last worker, and was not done" * (self.workers.elastic and bool(alone))
             fails = self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
             return [farewell, *fails]
-        self._commit(Departed(node.token, "done", m.report))
+        self._commit(Departed(node.token, "left" if m.left else "done", m.report))
         return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
 
     def _worker_left(self) -> list[Action]:
@@ -493,12 +500,10 @@ class SchedulerCore:
     def _expire(self) -> list[Action]:
         if self._over or self._now < self._next_check:
             return []
-        lease_s = self.config.lease_s
-        tokens = [node.token for node in self._live()]
-        lost = self.contacts.silent(tokens, self._now - lease_s)
-        kept = [self.contacts[token].seen for token in tokens if token not in lost]
-        self._next_check = min(kept, default=self._now) + lease_s
-        silent = [self.state.tokens[token] for token in lost]
+        lease_s, live = self.config.lease_s, self._live()
+        ends = {n.token: self.contacts[n.token].seen + self.workers.patience_s(n) for n in live}
+        silent = [n for n in live if ends[n.token] <= self._now]
+        self._next_check = min([t for t in ends.values() if t > self._now], default=self._now + lease_s)
         if self.state.phase == "gathering":
             for node in silent:
                 self._commit(Dropped(node.token))
@@ -506,23 +511,25 @@ class SchedulerCore:
             return self._gathered_too_long()
         if not silent:
             return []
-        silent_s = self._now - min(self.contacts[token].seen for token in lost)
-        reason = (
-            f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s: killed, stopped, or cut off from the network"
-        )
-        return self._fail(", ".join(describe(node.member) for node in silent), reason, tuple(lost), "lost")
+        silent_s = self._now - min(self.contacts[n.token].seen for n in silent)
+        if all(n.member.role == "worker" for n in silent) and self.workers.may_go_on_without(silent):
+            return [a for node in silent for a in self._give_up(node)]
+        reason = silence_text(silent_s, lease_s)
+        culprits = ", ".join(describe(node.member) for node in silent)
+        return self._fail(culprits, reason, tuple(n.token for n in silent), "lost")
+
+    def _give_up(self, node: Node) -> list[Action]:
+        """The others go on without a worker that nobody has replaced."""
+        self.workers.forget(node.member.rank)
+        self._commit(GivenUp(node.token, self._now - self.contacts[node.token].seen))
+        return self._worker_left()
 
     def _gathered_too_long(self) -> list[Action]:
         if self._now < self._gather_until:
             self._next_check = min(self._next_check, self._gather_until)
             return []
-        missing = self.missing()
-        total = len(missing) + len(self.state.nodes)
-        return self._fail(
-            ", ".join(missing),
-            f"did not join within {self.config.gather_timeout_s:g} s ({total - len(missing)} of {total} joined): "
-            "see why they did not start, or whether they reach the scheduler",
-        )
+        missing, here = self.missing(), len(self.state.nodes)
+        return self._fail(", ".join(missing), too_few_text(self.config.gather_timeout_s, here, len(missing)))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -583,10 +590,6 @@ class SchedulerCore:
 
 
 _STOP = Stop(reason="all workers are done")
-
-
-def _is_about(left: Left, m: Member) -> bool:
-    return (left.role, left.rank, left.incarnation) == (m.role, m.rank, m.incarnation)
 
 
 def _refuse(to: str, error: str, text: str, seq: int = 0) -> Send:

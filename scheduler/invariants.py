@@ -53,6 +53,8 @@ def digest(state: ClusterState) -> tuple[Any, ...]:
         state.roster,
         state.replacements,
         state.departures,
+        state.arrivals,
+        state.shares,
         state.optimizers,
         state.changes,
         state.requests,

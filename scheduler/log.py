@@ -10,11 +10,12 @@ from typing import TypeAlias
 
 from shoal.errors import LocalProtocolError
 from shoal.kvstore.placement import Placement
-from shoal.kvstore.wire.messages import Change, Changed, KeySpec, Left, Member, Replaced, Roster
+from shoal.kvstore.wire.messages import Arrived, Change, Changed, KeySpec, Left, Member, Replaced, Roster, Shared
 from shoal.kvstore.wire.schema import Plain
 
 __all__ = [
     "Aborted",
+    "Added",
     "Altered",
     "Answered",
     "ClusterState",
@@ -24,10 +25,12 @@ __all__ = [
     "Dropped",
     "Finished",
     "Founded",
+    "GivenUp",
     "Joined",
     "Node",
     "Opened",
     "Record",
+    "Reshared",
     "Ruled",
     "Started",
     "Succeeded",
@@ -76,7 +79,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """A process has taken the place of a server that died during the run; ``sender`` as of `Joined`."""
+    """A process has taken the place of one that died during the run; ``sender`` as of `Joined`."""
 
     member: Member
     token: str
@@ -147,11 +150,38 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """A process has said goodbye. ``state`` is "done", or "stopped" when the run had failed before."""
+    """A process has said goodbye. ``state`` is "done", "left" (before that), or "stopped" in a run that had failed."""
 
     token: str
     state: str
     report: Plain
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A worker has been silent for too long: the others go on without it. ``silent_s`` is for how long."""
+
+    token: str
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A worker has joined while the run is under way; ``sender`` as of `Joined`."""
+
+    member: Member
+    token: str
+    sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshared:
+    """Who takes part from now on; see `Shared`."""
+
+    number: int
+    ranks: tuple[int, ...]
+    cursors: dict[str, Plain]
+    counted: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +214,9 @@ Record: TypeAlias = (
     | Answered
     | Opened
     | Departed
+    | GivenUp
+    | Added
+    | Reshared
     | Aborted
     | Finished
 )
@@ -200,12 +233,14 @@ class Settled:
 
 @dataclass(slots=True)
 class Node:
-    """A process that has joined. ``state``: "joined", "running", "done", "stopped", "failed" or "lost"."""
+    """A process that has joined. ``state``: "joined", "running", "done", "left", "stopped", "failed" or "lost"."""
 
     member: Member
     token: str
     state: str = "joined"
     report: Plain = None
+    late: bool = False  # a worker that came after the beginning, and takes no part yet
+    opened: dict[str, int] = field(default_factory=dict)  # barriers that had opened when it came
 
     @property
     def live(self) -> bool:
@@ -240,10 +275,12 @@ class ClusterState:
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict)
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
-    replacements: list[Replaced] = field(default_factory=list)  # of servers, each with the generation that it made
-    departures: list[Left] = field(default_factory=list)  # of workers, each with the generation that it made
+    replacements: list[Replaced] = field(default_factory=list)  # each with the generation that it made, and so are
+    arrivals: list[Arrived] = field(default_factory=list)  # of workers,
+    shares: list[Shared] = field(default_factory=list)  # who takes part, but for the first: with which the run began,
+    departures: list[Left] = field(default_factory=list)  # of workers,
     optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
-    changes: list[Changed] = field(default_factory=list)  # of settings, each with the generation that it made
+    changes: list[Changed] = field(default_factory=list)  # of settings
     requests: dict[tuple[str, int], int] = field(default_factory=dict)  # token, request: number of its change
     opened: dict[str, int] = field(default_factory=dict)  # highest occurrence of each barrier that has opened
     placement: Placement = field(init=False)
@@ -285,6 +322,13 @@ class ClusterState:
                 self.opened[name] = max(index, self.opened.get(name, -1))
             case Departed(token, state, report):
                 self._depart(self.tokens[token], state, report)
+            case GivenUp(token):
+                self._depart(self.tokens[token], "lost", None)
+            case Added(member, token, sender):
+                self._add(member, token)
+                self.senders[token] = sender
+            case Reshared():
+                self._share(record)
             case Aborted(culprit, reason, tokens, state, report, detail):
                 self.phase, self.culprit, self.reason, self.detail = "failed", culprit, reason, detail
                 for token in tokens:
@@ -309,11 +353,39 @@ class ClusterState:
         place = m.role, m.rank
         if token in self.tokens:
             raise LocalProtocolError(f"{describe(m)} joins twice")
-        self.nodes[place].state = "lost"
-        self.nodes[place] = self.tokens[token] = Node(m, token, "running")
+        before = self.nodes[place]
+        before.state = "lost"
+        opened = dict(self.opened)
+        self.nodes[place] = self.tokens[token] = Node(m, token, "running", late=before.late, opened=opened)
         self.incarnations[place] = m.incarnation
         self.generation += 1
         self.replacements.append(Replaced(generation=self.generation, member=m))
+
+    def _add(self, m: Member, token: str) -> None:
+        place, before = (m.role, m.rank), self.nodes.get((m.role, m.rank))
+        if token in self.tokens or (before is not None and before.live):
+            raise LocalProtocolError(f"{describe(m)} joins a place that is taken, or joins twice")
+        self.nodes[place] = self.tokens[token] = Node(m, token, "running", late=True, opened=dict(self.opened))
+        self.incarnations[place] = m.incarnation
+        self.workers = sum(role == "worker" for role, _ in self.nodes)
+        self.generation += 1
+        self.arrivals.append(Arrived(generation=self.generation, member=m))
+
+    def _share(self, r: Reshared) -> None:
+        for rank in r.ranks:
+            self.nodes["worker", rank].late = False
+        self.generation += 1
+        self.shares.append(
+            Shared(
+                generation=self.generation, number=r.number, ranks=r.ranks, cursors=r.cursors, counted=dict(r.counted)
+            )
+        )
+
+    def news(self, about: Member | None = None) -> list[Arrived | Changed | Left | Replaced | Shared]:
+        """What has happened since the run began, in order; not that ``about`` has left."""
+        gone = [x for x in self.departures if about is None or not _is_about(x, about)]
+        told: list[Arrived | Changed | Left | Replaced | Shared] = [*gone, *self.changes, *self.replacements]
+        return sorted([*told, *self.arrivals, *self.shares[1:]], key=lambda m: m.generation)
 
     def _start(self) -> None:
         self.phase = "running"
@@ -324,6 +396,8 @@ class ClusterState:
             node.state = "running"
         members = tuple(self.nodes[place].member for place in sorted(self.nodes))
         self.roster = Roster(generation=self.generation, epoch=self.epoch, members=members)
+        ranks = tuple(m.rank for m in members if m.role == "worker")
+        self.shares = [Shared(generation=self.generation, number=0, ranks=ranks, cursors={}, counted={})]
 
     def _declare(self, d: Declared) -> None:
         self.stores.setdefault(d.store, Settled(d.gate, d.reduce, d.by))
@@ -334,12 +408,16 @@ class ClusterState:
 
     def _depart(self, node: Node, state: str, report: Plain) -> None:
         node.state, node.report = state, report
-        if node.member.role == "worker" and state == "done":
+        if node.member.role == "worker" and state in ("done", "left", "lost"):
             self.generation += 1
             m = node.member
             self.departures.append(
                 Left(role=m.role, rank=m.rank, incarnation=m.incarnation, generation=self.generation)
             )
+
+
+def _is_about(left: Left, m: Member) -> bool:
+    return (left.role, left.rank, left.incarnation) == (m.role, m.rank, m.incarnation)
 
 
 def _placement(servers: int) -> Placement:

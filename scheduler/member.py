@@ -14,6 +14,7 @@ from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.wire.messages import (
     Abort,
     Alive,
+    Arrived,
     Attach,
     Barrier,
     BarrierWaiting,
@@ -27,6 +28,8 @@ from shoal.kvstore.wire.messages import (
     Heartbeat,
     Join,
     Left,
+    Meet,
+    Met,
     Noted,
     Placed,
     Refused,
@@ -34,6 +37,7 @@ from shoal.kvstore.wire.messages import (
     Replaced,
     Roster,
     Settle,
+    Shared,
     Stop,
     ToScheduler,
     Welcome,
@@ -92,7 +96,7 @@ Event: TypeAlias = Received | Woke
 Action: TypeAlias = Send | News | Fail | Hush
 
 
-Question: TypeAlias = Barrier | Declare | Control | Settle
+Question: TypeAlias = Barrier | Declare | Control | Settle | Meet
 """What is repeated until it is answered."""
 
 
@@ -141,6 +145,7 @@ class MemberCore:
         self.welcome: Welcome | None = None
         self.roster: Roster | None = None
         self.generation = 0
+        self.change = 0  # number of the `Shared` that this worker is waited for, as the scheduler last said
         self.status: Plain = {}
         self.term = 0  # of the scheduler; 0 as long as none has said one
         self.hushed = False  # the scheduler has been silent for a while, and may come back
@@ -168,7 +173,7 @@ class MemberCore:
         """What the next heartbeat says; sent soon, but not more often than `STATUS_S` allows."""
         self.status, self._status_new = status, True
 
-    def leave(self, failed: str, report: Plain, now: float, detail: str = "") -> list[Action]:
+    def leave(self, failed: str, report: Plain, now: float, detail: str = "", left: str = "") -> list[Action]:
         """Say goodbye, and repeat it until it is answered or `MemberConfig.goodbye_s` have passed.
 
         One that is done waits for a scheduler that may come back, which would take it for lost otherwise.
@@ -177,7 +182,7 @@ class MemberCore:
             return []
         if self.phase == "joining":  # the scheduler has never answered: nobody would miss this process
             return self._over(Farewell())
-        self.phase, self._goodbye = "leaving", Goodbye(failed=failed, detail=detail, report=report)
+        self.phase, self._goodbye = "leaving", Goodbye(failed=failed, left=left, detail=detail, report=report)
         goodbye_s = self.config.goodbye_s if failed else max(self.config.goodbye_s, self.grace_s)
         self._leave_by, self._next_send = now + goodbye_s, now + GOODBYE_RETRY_S
         return self._send(self._goodbye)
@@ -345,12 +350,17 @@ class MemberCore:
                 return []  # older than the welcome, or of no use any more
             case Roster():
                 return self._complete(m)
-            case Left() | Replaced():
+            case Left() | Replaced() | Arrived() | Shared():
                 return self._left(m)
             case Changed():
                 return self._changed(m)
-            case Alive(generation=generation):
+            case Alive(generation=generation, change=change):
+                self.change = change
                 return self._send(self._join()) if generation > self.generation else []
+            case Met(number=number, missing=missing, later=later, gone=gone):
+                over = later or gone or not missing
+                key = meet_key(number)
+                return self._answered(key, m) if over else [News(m)] if key in self._asked else []
             case Released(name=name, index=index):
                 return self._answered(barrier_key(name, index), m)
             case BarrierWaiting(name=name, index=index):
@@ -381,12 +391,17 @@ class MemberCore:
         self.phase, self.roster, self.generation = "running", m, m.generation
         return [News(m)]
 
-    def _left(self, m: Left | Replaced) -> list[Action]:
-        """Departures come in order: one that skips a generation waits until the missed ones are sent again."""
+    def _left(self, m: Left | Replaced | Arrived | Shared) -> list[Action]:
+        """Departures come in order: one that skips a generation waits until the missed ones are sent again.
+
+        A worker waits until the servers have heard of those that come, so that a server says so at once.
+        """
         if self.roster is None or m.generation != self.generation + 1:
             return []
         self.generation = m.generation
-        return [News(m)]
+        waited_for = self.config.role == "server" and isinstance(m, Arrived | Shared)
+        beat = Heartbeat(status=self.status, generation=self.generation)
+        return [News(m), *(self._send(beat) if waited_for else [])]
 
     def _changed(self, m: Changed) -> list[Action]:
         """Like departures; but somebody waits for it, so that nothing here is left to the next heartbeat."""
@@ -450,6 +465,11 @@ class MemberCore:
 def barrier_key(name: str, index: int) -> str:
     """Under which a barrier is asked for."""
     return f"barrier {index} {name}"
+
+
+def meet_key(number: int) -> str:
+    """Under which a change of the set of workers is asked for."""
+    return f"meet {number}"
 
 
 def declare_key(request: int) -> str:

@@ -3,7 +3,7 @@
 from shoal.kvstore.wire.messages import Join, Member
 from shoal.scheduler.log import describe
 
-__all__ = ["forgotten", "lost_text", "other_version"]
+__all__ = ["forgotten", "lost_text", "other_version", "silence_text", "stranger_text", "too_few_text"]
 
 
 def lost_text(m: Member, lease_s: float) -> str:
@@ -31,4 +31,26 @@ def other_version(m: Join, version: str) -> str:
     return (
         f"{m.role} (host {m.host}, pid {m.pid}) runs shoal {m.version}, the scheduler runs {version}: install one "
         "version on every machine"
+    )
+
+
+def stranger_text(kind: str, run: str, cluster: str) -> str:
+    """To one that is no member of run ``cluster``, and perhaps one of ``run``, on its message of this kind."""
+    of = f", which belongs to run {run}; this is run {cluster}" if run else ""
+    return (
+        f"the scheduler does not know the sender of this {kind}{of}: it has been restarted, or another run has taken "
+        "its address. Start the run again."
+    )
+
+
+def silence_text(silent_s: float, lease_s: float) -> str:
+    """Why somebody is lost."""
+    return f"silent for {silent_s:.1f} s, with a lease of {lease_s:g} s: killed, stopped, or cut off from the network"
+
+
+def too_few_text(timeout_s: float, here: int, missing: int) -> str:
+    """Why a run does not begin."""
+    return (
+        f"did not join within {timeout_s:g} s ({here} of {here + missing} joined): see why they did not start, or "
+        "whether they reach the scheduler"
     )

@@ -20,7 +20,7 @@ from shoal.scheduler.journal import Journal
 from shoal.scheduler.log import Record
 from shoal.scheduler.metrics import scheduler_families
 from shoal.scheduler.signals import handling, stopped_by
-from shoal.scheduler.telling import tell, tell_refusal
+from shoal.scheduler.telling import tell, tell_notice, tell_refusal
 from shoal.version import VERSION
 
 __all__ = ["SchedulerShell", "check_settings", "run_scheduler"]
@@ -102,6 +102,8 @@ class SchedulerShell:
                     self.on_end()
         for record in new:
             tell(record, self.core)
+        while self.core.workers.notices:
+            tell_notice(*self.core.workers.notices.pop(0))
 
     def _write(self, new: list[Record]) -> None:
         """What is new in the log, before anybody hears of it."""
@@ -132,6 +134,7 @@ def run_scheduler(
     grace_s: float = 60.0,
     gather_timeout_s: float = 120.0,
     settle_s: float = 5.0,
+    worker_grace_s: float = 0.0,
     state: str = "",
     sync: bool = True,
     access: Access = LOOPBACK,
@@ -170,6 +173,7 @@ def run_scheduler(
         grace_s=grace_s if state else 0.0,
         gather_timeout_s=gather_timeout_s,
         settle_s=settle_s,
+        worker_grace_s=worker_grace_s,
     )
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(state, sync))) if state else None

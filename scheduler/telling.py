@@ -7,14 +7,17 @@ from shoal.kvstore.wire.messages import Member, Refused
 from shoal.scheduler.core import SchedulerCore
 from shoal.scheduler.log import (
     Aborted,
+    Added,
     Altered,
     Declared,
     Departed,
     Dropped,
     Finished,
+    GivenUp,
     Joined,
     Opened,
     Record,
+    Reshared,
     Ruled,
     Started,
     Succeeded,
@@ -22,7 +25,7 @@ from shoal.scheduler.log import (
 )
 from shoal.scheduler.stalls import Stall
 
-__all__ = ["tell", "tell_refusal", "tell_stall"]
+__all__ = ["tell", "tell_notice", "tell_refusal", "tell_stall"]
 
 log = logging.getLogger("shoal.scheduler")
 
@@ -69,15 +72,42 @@ def _tell_more(record: Record, core: SchedulerCore) -> None:
         case Opened(name, index):
             extra = event("barrier released", "every worker has come", barrier=name, index=index)
             log.debug("barrier %r (occurrence %d) has opened", name, index, extra=extra)
-        case Departed(token, how, _):
-            reason = "it is done" if how == "done" else "the run had failed before"
-            extra = event("left", reason, node=_place(core, token), generation=core.state.generation)
-            log.info("%s is %s", _name(core, token), how, extra=extra)
+        case Departed() | GivenUp() | Added() | Reshared():
+            _tell_of_people(record, core)
         case Aborted(culprit, reason, tokens, how):
             for token in tokens:
                 extra = event("lost" if how == "lost" else "failed", reason, node=_place(core, token))
                 log.debug("%s is %s", _name(core, token), how, extra=extra)
             log.debug("the run has failed: %s: %s", culprit, reason, extra=event("aborted", reason, culprit=culprit))
+
+
+def _tell_of_people(record: Departed | GivenUp | Added | Reshared, core: SchedulerCore) -> None:
+    generation = core.state.generation
+    match record:
+        case Departed(token, "left", _):
+            extra = event("left", "it was told to go", node=_place(core, token), generation=generation)
+            log.warning("%s leaves, and is not done: the others go on without it", _name(core, token), extra=extra)
+        case Departed(token, how, _):
+            reason = "it is done" if how == "done" else "the run had failed before"
+            extra = event("left", reason, node=_place(core, token), generation=generation)
+            log.info("%s is %s", _name(core, token), how, extra=extra)
+        case GivenUp(token, silent_s):
+            reason = f"silent for {silent_s:.1f} s, and nobody has taken its place"
+            extra = event("given up", reason, node=_place(core, token), generation=generation)
+            log.warning("%s is given up (%s): the others go on without it", _name(core, token), reason, extra=extra)
+        case Added(m):
+            extra = event("joined", "it came while the run is under way", node=f"worker {m.rank}", pid_of=m.pid)
+            log.warning("%s has come; it takes part when all have come to the end of a batch", describe(m), extra=extra)
+        case Reshared(number, ranks):
+            reason = "everybody has come to the end of a batch"
+            extra = event("shared", reason, number=number, ranks=list(ranks), generation=generation)
+            text = "workers %s take part from now on (change %d)"
+            log.warning(text, ", ".join(map(str, ranks)), number, extra=extra)
+
+
+def tell_notice(name: str, text: str) -> None:
+    """Say what is noticed of workers."""
+    log.warning("%s", text, extra=event(name, text))
 
 
 def tell_refusal(to: str, refused: Refused) -> None:

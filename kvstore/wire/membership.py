@@ -7,6 +7,7 @@ from shoal.kvstore.wire.schema import Message, Plain, message, record
 __all__ = [
     "Abort",
     "Alive",
+    "Arrived",
     "Attach",
     "Barrier",
     "BarrierWaiting",
@@ -23,7 +24,9 @@ __all__ = [
     "KeyLayout",
     "KeySpec",
     "Left",
+    "Meet",
     "Member",
+    "Met",
     "NodeStatus",
     "Noted",
     "Placed",
@@ -31,6 +34,7 @@ __all__ = [
     "Replaced",
     "Roster",
     "Settle",
+    "Shared",
     "Shift",
     "Slice",
     "Snapshot",
@@ -168,7 +172,7 @@ class Join(ToScheduler):
     version: str  # of shoal, for the error text
     incarnation: int = 0  # of a member that attaches again to a scheduler that was restarted: who it is, and
     generation: int = 0  # what it has heard of
-    replaces: bool = False  # a server: the one with this rank is dead, and its snapshots are here
+    replaces: bool = False  # the process with this rank is dead; of a server, its snapshots are here
 
 
 @message(2, "scheduler -> node")
@@ -184,6 +188,10 @@ class Welcome(FromScheduler):
     seed: int
     present: tuple[str, ...]  # who has joined so far
     missing: tuple[str, ...]  # who is still waited for
+    late: bool = False  # the run had begun, and nobody's place is taken: it takes part once it has come to a `Meet`
+    opened: dict[str, int] = field(
+        default_factory=dict
+    )  # to one that comes later: by barrier, the last that has opened
 
 
 @message(3, "scheduler -> node")
@@ -208,6 +216,7 @@ class Alive(FromScheduler):
     """The scheduler's own sign of life, in answer to `Heartbeat`."""
 
     generation: int
+    change: int = 0  # to a worker: number of the `Shared` that is to come, and that it is waited for; 0: of none
 
 
 @message(6, "worker -> scheduler")
@@ -260,6 +269,7 @@ class Goodbye(ToScheduler):
     """The node is done (``failed`` is empty) or gives up (``failed`` says why). Repeated until `Farewell`."""
 
     failed: str
+    left: str = ""  # a worker is not done, and goes all the same, for this reason: the others go on without it
     detail: str = ""  # such as a traceback
     report: Plain
 
@@ -271,7 +281,7 @@ class Farewell(FromScheduler):
 
 @message(13, "scheduler -> node")
 class Left(FromScheduler):
-    """A worker has finished; nobody need wait for it any more."""
+    """A worker has finished, has left before, or was given up; nobody need wait for it any more."""
 
     role: str
     rank: int
@@ -366,10 +376,51 @@ class Noted(FromScheduler):
 
 @message(24, "scheduler -> node")
 class Replaced(FromScheduler):
-    """Another process has taken the place of a server that died. Like departures, in order: each is a generation."""
+    """Another process has taken the place of one that died. Like departures, in order: each is a generation."""
 
     generation: int
     member: Member
+
+
+@message(28, "scheduler -> node")
+class Arrived(FromScheduler):
+    """A worker has joined while the run is under way. It may read; it takes part from the `Shared` on that names it."""
+
+    generation: int
+    member: Member
+
+
+@message(25, "scheduler -> node")
+class Shared(FromScheduler):
+    """Who takes part from now on. Every worker of the set before that still ran had come to the end of a batch."""
+
+    generation: int
+    number: int  # 0 is the set with which the run began
+    ranks: tuple[int, ...]
+    cursors: dict[str, Plain]  # by rank, of the set before, that were there: how far it was with its data
+    counted: dict[str, tuple[int, ...]]  # by rank, of those that were not: fewest and most pushes to a slice of store 1
+
+
+@message(26, "worker -> scheduler")
+class Meet(ToScheduler):
+    """The worker has come to the end of a batch, its pushes are counted, and it waits for `Shared` ``number``.
+
+    Repeated until `Met` says that nobody is waited for, or that it should go on and come again.
+    """
+
+    number: int
+    cursor: Plain  # how far it is with its data; None of a worker that joined late, and was in no set yet
+    counted: dict[str, tuple[int, ...]] = field(default_factory=dict)  # what it has heard of ranks that are gone
+
+
+@message(27, "scheduler -> worker")
+class Met(FromScheduler):
+    """Who is waited for before `Shared` ``number`` counts; it does when that is nobody."""
+
+    number: int
+    missing: tuple[str, ...]
+    later: bool = False  # somebody waits at a barrier for this worker: it goes on, and comes again after its next batch
+    gone: tuple[int, ...] = ()  # ranks of the set before that are gone: somebody must ask the servers about them
 
 
 @message(23, "scheduler -> node")

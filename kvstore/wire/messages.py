@@ -8,6 +8,7 @@ from shoal.kvstore.wire.collective import Ask, Greet, Greeted, Part, Ready, Stan
 from shoal.kvstore.wire.membership import (
     Abort,
     Alive,
+    Arrived,
     Attach,
     Barrier,
     BarrierWaiting,
@@ -24,7 +25,9 @@ from shoal.kvstore.wire.membership import (
     KeyLayout,
     KeySpec,
     Left,
+    Meet,
     Member,
+    Met,
     NodeStatus,
     Noted,
     Placed,
@@ -32,6 +35,7 @@ from shoal.kvstore.wire.membership import (
     Replaced,
     Roster,
     Settle,
+    Shared,
     Shift,
     Slice,
     Snapshot,
@@ -48,6 +52,7 @@ __all__ = [
     "Abort",
     "Ack",
     "Alive",
+    "Arrived",
     "Ask",
     "Attach",
     "Barrier",
@@ -60,6 +65,7 @@ __all__ = [
     "Control",
     "Controlled",
     "Count",
+    "Counted",
     "Declare",
     "Done",
     "Farewell",
@@ -78,7 +84,9 @@ __all__ = [
     "KeyLayout",
     "KeySpec",
     "Left",
+    "Meet",
     "Member",
+    "Met",
     "NodeStatus",
     "Noted",
     "Offer",
@@ -87,6 +95,8 @@ __all__ = [
     "Pull",
     "Push",
     "Ready",
+    "Recall",
+    "Recalled",
     "Refused",
     "Released",
     "Replaced",
@@ -95,6 +105,7 @@ __all__ = [
     "Segment",
     "SetOptimizer",
     "Settle",
+    "Shared",
     "Shift",
     "Slice",
     "Snapshot",
@@ -169,6 +180,18 @@ class StoodStore:
     store: int
     barrier: int
     retired: bool
+
+
+@record
+class Counted:
+    """What a server has counted of a worker's contributions to a slice: how many; and how many at the last barrier."""
+
+    slice: int
+    store: int
+    clock: int
+    mark: int
+    version: int  # of the slice
+    touched: bool  # anybody has contributed to it
 
 
 # --- the store: worker <-> server -------------------------------------------------------------------------------------
@@ -333,7 +356,7 @@ class Refused(FromScheduler):
 class Retire(Message):
     """The worker pushes no more to this store: nobody waits for it from now on. It may still read what is there.
 
-    With a ``barrier`` it only rests there: until all have come to it, or it pushes again.
+    With a ``barrier``, or a ``meeting``, it only rests there: until all have come to it, or it pushes again.
     """
 
     worker: int
@@ -341,6 +364,32 @@ class Retire(Message):
     seq: int
     store: int
     barrier: int = 0  # the store's barrier that it waits at, from 1
+    meeting: int = 0  # number of the `Shared` that it waits for
+
+
+@message(80, "worker -> server")
+class Recall(Message):
+    """Ask how much of what worker ``of`` has ever pushed is counted: by its successor, or when it is gone.
+
+    Not answered as long as the server still takes pushes of ``of``, unless that is the worker itself.
+    """
+
+    worker: int
+    incarnation: int
+    seq: int
+    of: int
+
+
+@message(81, "server -> worker")
+class Recalled(Message):
+    """What the server has of a worker: by slice, the last barriers it came to, and its account."""
+
+    seq: int
+    server: int
+    of: int
+    slices: tuple[Counted, ...]
+    stores: tuple[StoodStore, ...]
+    pushes: int  # applied, rejected, dropped, lost, or waiting in a round: all that were sent and acknowledged
 
 
 @message(50, "worker -> server")
