@@ -127,27 +127,22 @@ def run_scheduler(
     workers: int | Count,
     servers: int | Count,
     *,
-    mode: str = "",
-    algo: str = "",
-    seed: int = 0,
-    lease_s: float = 10.0,
     grace_s: float = 60.0,
-    gather_timeout_s: float = 120.0,
-    settle_s: float = 5.0,
-    worker_grace_s: float = 0.0,
     state: str = "",
     sync: bool = True,
     access: Access = LOOPBACK,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
     ready_fd: int = -1,
+    **options: Any,
 ) -> int:
     """Serve one run, until it has finished or failed.
 
     Args:
         host, port: where to listen; ``0.0.0.0`` is every address, "" as far as ``access`` allows; port 0 is any port.
         workers: how many the run has; a `Count` with ``more`` means at least so many.
-        servers: likewise; the other options are those of `SchedulerConfig`.
+        servers: likewise.
+        grace_s: how long the others go on without this process, if it has a ``state``.
         state: directory of its log: with that of a scheduler that has died this one goes on with the run; with that
             of a run that is over it begins another. "" keeps none: the run ends with this process, without a grace.
         sync: see `Journal`.
@@ -155,26 +150,16 @@ def run_scheduler(
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
         ready_fd: an open file descriptor that is told the port, as one line, and closed.
+        options: the others of `SchedulerConfig`.
     Returns:
         The exit code: 0 if the run finished, 1 if it failed, 128 plus the signal that stopped it.
     Raises:
         ConfigError: the port is taken, an option makes no sense, or the state is another scheduler's or another run's.
         MembershipError: the log is damaged, or cannot be written.
     """
-    config = SchedulerConfig(
-        workers,
-        servers,
-        cluster=secrets.token_hex(4),
-        version=VERSION,
-        mode=mode,
-        algo=algo,
-        seed=seed,
-        lease_s=lease_s,
-        grace_s=grace_s if state else 0.0,
-        gather_timeout_s=gather_timeout_s,
-        settle_s=settle_s,
-        worker_grace_s=worker_grace_s,
-    )
+    kept = grace_s if state else 0.0
+    cluster = secrets.token_hex(4)
+    config = SchedulerConfig(workers, servers, cluster=cluster, version=VERSION, grace_s=kept, **options)
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(state, sync))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
