@@ -37,6 +37,7 @@ ledger              sent, acknowledged (counted by the workers), applied, reject
                     answered without being counted again.
 restored            for each server that was restored from a snapshot, one sentence: what was lost
 scheduler_restarts  how often the scheduler was started again
+chaos               null, or with ``--chaos`` what was done to the run: see `shoal.lab.chaos.run.Chaos.report`
 weights_sha256      hash of the final weights, from worker 0, or null
 replicas_equal      whether all workers of an all-reduce ended with these weights; null where servers hold them
 metrics             every metric that worker 0 reported, with its last value
@@ -78,12 +79,15 @@ _SERVER_COUNTS = ("applied", "rejected", "dropped", "duplicate", "lost")
 _WORKER_COUNTS = ("sent", "acknowledged", "retries", "skipped")
 
 
-def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
+def final_report(
+    snapshot: Snapshot, seed: int | None = None, chaos: Sequence[Mapping[str, Any]] | None = None
+) -> Report:
     """The report of a finished run; the module's documentation lists its keys.
 
     Args:
         snapshot: the scheduler's last.
         seed: of the run.
+        chaos: what was done to the run on purpose.
     """
     workers = [n for n in snapshot.nodes if n.role == "worker"]
     holders = [_report(n) for n in snapshot.nodes if n.role == "server"]
@@ -117,6 +121,7 @@ def final_report(snapshot: Snapshot, seed: int | None = None) -> Report:
         "ledger": _ledger(rows),
         "restored": [str(text) for s in servers for text in s.get("restored") or ()],
         "scheduler_restarts": max(0, snapshot.term - 1),
+        "chaos": None if chaos is None else [dict(c) for c in chaos],
         "weights_sha256": first.get("weights_sha256"),
         "replicas_equal": _equal([_report(n).get("weights_sha256") for n in workers]),
         "metrics": metrics,

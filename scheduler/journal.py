@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from shoal.errors import ConfigError, MembershipError
+from shoal.kvstore.wire.faults import faults
 from shoal.scheduler.log import Record
 from shoal.scheduler.records import Log, read_log, write_line
 
@@ -73,6 +74,8 @@ class Journal:
         """
         line = write_line(self._lines, records)
         try:
+            if faults.writing is not None:
+                faults.writing(self.path)
             _write(self._file, line, self._end)
             self._sync(self._file)
         except OSError as e:
@@ -102,6 +105,8 @@ class Journal:
         try:
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
+                if faults.writing is not None:
+                    faults.writing(new)
                 _write(fd, line, 0)
                 os.fsync(fd)
                 os.replace(new, self.path)

@@ -24,6 +24,7 @@ from shoal.kvstore.wire.keys import Access, load_keys
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.address import record_address
 from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
+from shoal.scheduler.disturb import Calm, Disturber
 from shoal.scheduler.endpoint import check_ports, parse_endpoint
 from shoal.scheduler.gather import ALLREDUCE, check_servers
 from shoal.scheduler.relay import Relay
@@ -150,14 +151,17 @@ class LocalLauncher:
     Args:
         on_line: called with source ("worker 1"), stream ("stdout" or "stderr") and each line of output.
         on_snapshot: called with the state of the run about twice a second.
+        disturber: what is done to the processes on purpose.
     """
 
     def __init__(
         self,
         on_line: Callable[[str, str, str], None] = lambda source, stream, line: None,
         on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
+        disturber: Disturber | None = None,
     ) -> None:
         self._on_line, self._on_snapshot = on_line, on_snapshot
+        self._disturber = disturber or Calm()
 
     def launch(self, job: JobConfig) -> Outcome:
         """Run the job to its end; no process of it is left when this returns.
@@ -165,7 +169,7 @@ class LocalLauncher:
         Raises:
             ConfigError: the job makes no sense.
         """
-        run = _Run(job, self._on_line, self._on_snapshot)
+        run = _Run(job, self._on_line, self._on_snapshot, self._disturber)
         with handling(run.interrupt):
             try:
                 code, text = run.follow()
@@ -179,9 +183,13 @@ class _Run:
     """One run: its children, in the order in which they were started; the scheduler is the first."""
 
     def __init__(
-        self, job: JobConfig, on_line: Callable[[str, str, str], None], on_snapshot: Callable[[Snapshot], None]
+        self,
+        job: JobConfig,
+        on_line: Callable[[str, str, str], None],
+        on_snapshot: Callable[[Snapshot], None],
+        disturber: Disturber,
     ) -> None:
-        self.job = job
+        self.job, self._disturber = job, disturber
         self.children: list[Child] = []
         self.watcher: Watcher | None = None
         self._on_snapshot, self._on_line = on_snapshot, on_line
@@ -281,7 +289,9 @@ class _Run:
         env = {**os.environ, **self.job.env}
         limits = thread_limits(env, 1, threads) if threads else thread_limits(env, self.job.workers, usable_cores())
         env |= {**limits, "PYTHONUNBUFFERED": "1", "SHOAL_LOG": "info" if self.job.verbose else "warning"}
-        child = Child(name, [sys.executable, "-m", "shoal", *args], env, pass_fds)
+        more, fds = self._disturber.equip(name)
+        child = Child(name, [sys.executable, "-m", "shoal", *args], env | more, (*pass_fds, *fds))
+        self._disturber.born(child)
         if name == "scheduler":
             self.children[:1], self._scheduler_began = [child], time.monotonic()
         else:
@@ -396,9 +406,9 @@ class _Run:
         self._on_snapshot(snapshot)
 
     def _supervise(self) -> tuple[int, str]:
-        ended_well = 0.0
+        ended_well, pause_s = 0.0, PERIOD_S
         while True:
-            self._news.wait(PERIOD_S)
+            self._news.wait(min(PERIOD_S, pause_s))
             self._news.clear()
             self._end_mute()
             verdict = self._verdict()
@@ -406,6 +416,7 @@ class _Run:
                 if self._revive_servers() or self._revive():
                     continue
                 return verdict
+            pause_s = self._disturber.turn(self.snapshot())
             running = [c for c in self.children if c.poll() is None]
             if not running:
                 if self.watcher:
@@ -475,6 +486,7 @@ class _Run:
 
     def end(self) -> None:
         """Leave no process behind, and no thread."""
+        self._disturber.end()
         scheduler, others = self.children[:1], self.children[1:]
         for child in others:
             if child.poll() is None:
@@ -487,5 +499,6 @@ class _Run:
         if self.watcher:
             self.watcher.close()
         self._relay.close()
+        self._disturber.close()
         if self._private:
             shutil.rmtree(self._private, ignore_errors=True)

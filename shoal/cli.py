@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import observing, saving
+from shoal import disturbing, observing, saving
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -330,6 +330,7 @@ def _add_run(commands: Any) -> None:
     kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
     p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
     saving.add_run_options(p)
+    disturbing.add_options(p)
     observing.add_options(p, stalls=True)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
@@ -470,14 +471,15 @@ def _run(o: argparse.Namespace) -> int:
         keys=os.path.abspath(o.keys) if o.keys else "",
     )
     with Display(progress=not o.no_progress) as display:
-        outcome = LocalLauncher(display.line, display.snapshot).launch(job)
+        chaos = disturbing.chaos_of(o, job, display)
+        outcome = LocalLauncher(display.line, display.snapshot, chaos).launch(job)
     if outcome.text:
         print(f"shoal run: {outcome.text}", file=sys.stderr, flush=True)
         return outcome.code
     if outcome.snapshot is None or outcome.snapshot.phase != "finished":
         print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
         return 1
-    report = final_report(outcome.snapshot, seed=o.seed)
+    report = final_report(outcome.snapshot, seed=o.seed, chaos=chaos.report() if chaos else None)
     for path in filter(None, (o.report, o.run_dir and os.path.join(o.run_dir, RUN_REPORT))):
         save(report, path)
     if not o.no_progress:
@@ -586,4 +588,5 @@ def _be_a_role(o: argparse.Namespace) -> bool:
         raise ConfigError(f"SHOAL_LOG is {level.lower()!r}; known: debug, info, warning, error")
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
     observing.observe(o)
+    disturbing.attach()
     return follow_parent()

@@ -22,6 +22,7 @@ def vitals(core: ClientCore, now: float) -> dict[str, Any]:
     c = core.counters
     return {
         "sent": c.sent,
+        "clock": max((lane.clock for lane in core.lanes.values()), default=0),
         "retries": c.retries,
         "bytes_pushed": c.bytes_pushed,
         "bytes_pulled": c.bytes_pulled,

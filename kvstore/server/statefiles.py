@@ -16,6 +16,7 @@ from typing import Any
 
 from shoal.errors import CheckpointError
 from shoal.kvstore.server.image import Image
+from shoal.kvstore.wire.faults import faults
 from shoal.ops.tensorfile import load_tensors, save_tensors
 
 __all__ = ["MAX_FILES", "Saved", "StateFiles"]
@@ -71,6 +72,7 @@ class StateFiles:
             CheckpointError: the disk refuses; the snapshots before are as they were.
         """
         number = self.number + 1
+        self._check_disk(number)
         homes = {**self._homes, **dict.fromkeys(images, number)}
         texts = {
             "format": FORMAT,
@@ -88,6 +90,14 @@ class StateFiles:
             if old not in kept:
                 self._path(old).unlink(missing_ok=True)
         return sum(a.nbytes for a in tensors.values())
+
+    def _check_disk(self, number: int) -> None:
+        """Where a full disk is put in on purpose."""
+        if faults.writing is not None:
+            try:
+                faults.writing(str(self._path(number)))
+            except OSError as e:
+                raise CheckpointError(f"cannot save to {str(self._path(number))!r}: {e}") from e
 
     def read(self, cluster: str) -> Saved | None:
         """The newest good snapshot of this run; damaged ones are passed over with a warning. None if there is none."""

@@ -13,10 +13,10 @@ another thread and the answer back costs more than the exchange itself. The rule
 """
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
+from shoal.kvstore.wire.faults import faults
 from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
@@ -50,13 +50,13 @@ class Loop:
 
     Args:
         drivers: by peer name; the driver under ``""`` takes every peer that is not named.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; the process's if not given.
     """
 
     def __init__(
-        self, transport: Transport, drivers: dict[str, Driver], clock: Callable[[], float] = time.monotonic
+        self, transport: Transport, drivers: dict[str, Driver], clock: Callable[[], float] | None = None
     ) -> None:
-        self.transport, self.drivers, self.clock = transport, drivers, clock
+        self.transport, self.drivers, self.clock = transport, drivers, clock or faults.clock
         self.running = True
         self._role = threading.Lock()
         self._resting = False  # the I/O thread is asked to rest

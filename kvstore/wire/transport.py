@@ -18,6 +18,7 @@ from typing import Any
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.wire.codec import decode, encode
+from shoal.kvstore.wire.faults import faults
 from shoal.kvstore.wire.keys import LOOPBACK, Access, on_loopback
 from shoal.kvstore.wire.lanes import Lanes, versions
 from shoal.kvstore.wire.packet import PACKED, unpack
@@ -56,6 +57,8 @@ class Transport:
         self.refused = self._lanes.door.refused
         self._lanes.watch(self._wake_in, self._drain_wakes)
         self.sharing = Sharing(lambda fd: self._lanes.watch(fd, self.sharing.readable), self._lanes.unwatch)
+        if faults.transport is not None:
+            faults.transport(self)
 
     def bind(self, host: str, port: int = 0, *, local: bool = True) -> int:
         """Listen on ``host`` (an address of this machine, or ``0.0.0.0``); port 0 lets the system choose.

@@ -1,0 +1,1 @@
+"""Faults on purpose: a file says what goes wrong, when and to whom; off unless asked for."""
