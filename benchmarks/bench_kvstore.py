@@ -34,7 +34,7 @@ from kv_report import Turns, best_way, figures, markdown, ratio
 from shoal.lab.kvcases import CASES, Shape
 
 HERE = Path(__file__).parent
-CYCLES = {"t100mb": 6, "resnet50": 6, "k1000x1kb": 5, "one1kb": 100}
+CYCLES = {"t100mb": 6, "resnet50": 6, "k1000x1kb": 40, "one1kb": 300}
 """Timed cycles a turn; fewer for a system that would take longer than `TURN_S`."""
 TURN_S = 1.0
 LIMITS = ("echo", "memcpy")
