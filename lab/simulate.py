@@ -2,7 +2,8 @@
 
 The cores of servers and clients, the tables and the update rules are those of a real run; what is simulated is how long
 computing and messages take. There is no thread, no socket and no waiting: thousands of workers, or tens of
-thousands of rounds, take seconds. The network loses nothing, so nothing is repeated and no deadline passes.
+thousands of rounds, take seconds. Unless a chaos file says otherwise the network
+loses nothing, so nothing is repeated.
 
 >>> from shoal.lab.simulate_problems import Quadratic
 >>> run = simulate(workers=4, gate="bsp", rounds=10, problem=Quadratic())
@@ -16,6 +17,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ import numpy as np
 from shoal.errors import ConfigError, StoreError, named
 from shoal.kvstore.arrays import Array, as_array, as_payload
 from shoal.kvstore.client.core import ClientCore, Complete, Dropped, Fail, Job, Transmit
+from shoal.kvstore.client.jobs import RETRY_S
 from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.wire.messages import Push, Value
 from shoal.kvstore.wire.schema import Message
+from shoal.lab.simulate_chaos import PATIENCE_S, Disturbance, cast_of
 from shoal.lab.simulate_problems import Problem, Still
 from shoal.lab.simulate_result import SimulationResult
 from shoal.lab.simulate_scenario import Scenario
@@ -66,6 +70,11 @@ class _Worker:
     computing_s: float = 0.0
     abandoned_s: float = 0.0
     dropped: int = 0
+    pace: float = 1.0  # how many times slower than usual it is
+    left: float = 0.0  # of what it computes, in usual seconds, at the time ``moved``
+    moved: float = 0.0
+    watched: bool = False  # it will be looked whether something must be repeated
+    gone: bool = False
 
     def stop(self, now: float) -> float:
         """Computing is over; how long it has taken."""
@@ -101,11 +110,14 @@ class _Simulation:
         self.workers = [self._worker(r) for r in range(scenario.workers)]
         self.books = _Books(scenario.workers, [start[a:b] for a, b in self.cuts])
         self.running = True
+        self.chaos = self._disturbance()
         self._prepare(start)
 
     def run(self) -> SimulationResult:
         """Go on until a limit is reached, or nothing is left to do."""
         *_, until = self.limits
+        if self.chaos is not None:
+            self.chaos.look()
         for w in self.workers:
             self._read(w)
         self.line.settle()
@@ -113,8 +125,8 @@ class _Simulation:
             self.line.step()
         if self.running and until < float("inf"):
             self.line.now = until
-        elif self.running and any(w.answers for w in self.workers):
-            waiting = tuple(w.rank for w in self.workers if w.answers)
+        elif self.running and any(w.answers and not w.gone for w in self.workers):
+            waiting = tuple(w.rank for w in self.workers if w.answers and not w.gone)
             raise StoreError(
                 f"gate {self.gate.name}: at {self.line.now:g} s nothing can happen, workers {waiting} wait"
             )
@@ -125,7 +137,11 @@ class _Simulation:
     def _server(self, rank: int) -> SimulatedServer:
         def send(to: int, message: Message) -> None:
             size = self.slice_bytes if isinstance(message, Value) and message.value is not None else 0
-            self.line.down(to, rank, size, self.answered, to, rank, message)
+            if self.chaos is None:
+                self.line.down(to, rank, size, self.answered, to, rank, message)
+            else:
+                down = partial(self.line.down, to, rank, size, self.answered, to, rank, message)
+                self.chaos.carry(f"server {rank}", f"worker {to}", down)
 
         return SimulatedServer(rank, self.scenario.workers, CLUSTER, send, self._updated)
 
@@ -133,6 +149,8 @@ class _Simulation:
         core = ClientCore(rank, 1, CLUSTER, self.scenario.servers)
         for i in range(len(self.cuts)):
             core.register(i, self.gate)
+        if self.scenario.chaos is not None:
+            core.timeout_s = core.silence_s = PATIENCE_S
         durations = self.scenario.compute.times(self.scenario.seed, "compute", rank)
         return _Worker(rank, core, durations, [np.empty(0)] * len(self.cuts))
 
@@ -164,11 +182,14 @@ class _Simulation:
     def _submit(self, w: _Worker, jobs: list[Job]) -> None:
         w.answers += len(jobs)
         self._carry_out(w, w.core.submit(jobs, self.line.now))
+        self._watch(w)
 
     def answered(self, rank: int, server: int, message: Message) -> None:
         """A server's message has come to worker ``rank``."""
         w = self.workers[rank]
-        self._carry_out(w, w.core.receive(server, message, self.line.now))
+        if not w.gone:
+            self._carry_out(w, w.core.receive(server, message, self.line.now))
+            self._watch(w)
 
     def _carry_out(self, w: _Worker, actions: list[Any]) -> None:
         for a in actions:
@@ -176,7 +197,11 @@ class _Simulation:
                 case Transmit(server, message):
                     push = isinstance(message, Push)
                     size = self.slice_bytes if push else 0
-                    self.line.up(w.rank, server, size, push, self._received, server, w.rank, message)
+                    if self.chaos is None:
+                        self.line.up(w.rank, server, size, push, self._received, server, w.rank, message)
+                    else:
+                        up = partial(self.line.up, w.rank, server, size, push, self._received, server, w.rank, message)
+                        self.chaos.carry(f"worker {w.rank}", f"server {server}", up)
                 case Complete(job, Value(value=value)) if value is not None:
                     w.values[job.token] = as_array(value)
                     w.answers -= 1
@@ -190,15 +215,20 @@ class _Simulation:
                     raise named(error, text, StoreError)
 
     def _compute(self, w: _Worker) -> None:
-        if not self.running:
+        if not self.running or w.gone:
             return
         seconds = next(w.durations, None)
         if seconds is None:
             for server in self.servers:
                 server.left(w.rank, self.line.now)
             return
-        w.since = self.line.now
-        self.line.at(self.line.now + seconds, self._computed, w, w.task)
+        w.since, w.left = self.line.now, seconds
+        self._go_on(w)
+
+    def _go_on(self, w: _Worker) -> None:
+        w.moved = self.line.now
+        if w.pace < float("inf"):
+            self.line.at(self.line.now + w.left * w.pace, self._computed, w, w.task)
 
     def _computed(self, w: _Worker, task: int) -> None:
         if task != w.task:
@@ -207,6 +237,10 @@ class _Simulation:
         weights = w.values[0] if len(w.values) == 1 else np.concatenate(w.values)
         gradient = np.ascontiguousarray(self.problem.gradient(weights, w.rank, w.step), weights.dtype)
         w.step += 1
+        if self.chaos is not None:
+            self.chaos.look()
+            if w.gone:
+                return
         self._submit(w, [self._job(i, gradient[a:b]) for i, (a, b) in enumerate(self.cuts)])
 
     def _give_up(self, w: _Worker, task: int) -> None:
@@ -215,11 +249,57 @@ class _Simulation:
             w.abandoned_s += w.stop(self.line.now)
             self._read(w)
 
+    # --- chaos --------------------------------------------------------------------------------------------------------
+
+    def _disturbance(self) -> Disturbance | None:
+        if self.scenario.chaos is None:
+            return None
+        cast = cast_of(self.scenario.workers, self.scenario.servers)
+        return Disturbance(self.scenario.chaos, cast, self.line, self._progress, self._slow_down, self._kill)
+
+    def _progress(self) -> dict[str, int]:
+        return {f"worker {w.rank}": w.step for w in self.workers}
+
+    def _slow_down(self, rank: int, pace: float) -> None:
+        """From now on worker ``rank`` is so many times slower, also with what it is at."""
+        w = self.workers[rank]
+        if w.since >= 0 and not w.gone:
+            w.left -= (self.line.now - w.moved) / w.pace
+            w.task += 1
+        w.pace = pace
+        if w.since >= 0 and not w.gone:
+            self._go_on(w)
+
+    def _kill(self, rank: int) -> None:
+        w = self.workers[rank]
+        if w.gone:
+            return
+        w.gone = True
+        if w.since >= 0:
+            w.abandoned_s += w.stop(self.line.now)
+        for server in self.servers:
+            server.left(rank, self.line.now)
+
+    def _watch(self, w: _Worker) -> None:
+        """Where messages may be lost, look now and then whether something must be repeated."""
+        if self.chaos is None:
+            return
+        actions, due = w.core.wake(self.line.now)
+        self._carry_out(w, actions)
+        if w.answers and not w.watched:
+            w.watched = True
+            self.line.at(min(max(due, self.line.now + 1e-6), self.line.now + RETRY_S), self._look, w)
+
+    def _look(self, w: _Worker) -> None:
+        w.watched = False
+        if w.answers and not w.gone and self.running:
+            self._watch(w)
+
     # --- servers ------------------------------------------------------------------------------------------------------
 
     def _received(self, server: int, rank: int, message: Message) -> None:
         self.servers[server].receive(rank, message, self.line.now)
-        if isinstance(message, Push):
+        if isinstance(message, Push) and (self.chaos is None or self.chaos.first(rank, message.slice, message.clock)):
             self._ended(message.slice, rank)
 
     def _updated(self, i: int, rank: int) -> None:
@@ -273,6 +353,9 @@ class _Simulation:
             closed=tuple(books.closed),
             push_times=np.array(books.push_times),
             push_workers=np.array(books.push_workers),
+            faults=tuple(map(str, self.chaos.faults)) if self.chaos else (),
+            met=self.chaos.met if self.chaos else 0,
+            duplicates=sum(server.core.ledgers[w.rank].duplicate for server in self.servers for w in self.workers),
         )
 
     def _weights(self, versions: int) -> Array:

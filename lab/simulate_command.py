@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.errors import ConfigError
+from shoal.lab.chaos.plan import read_plan
 from shoal.lab.simulate import simulate
 from shoal.lab.simulate_laws import Law, Slowed, parse_law
 from shoal.lab.simulate_problems import Quadratic
@@ -47,6 +48,9 @@ def summary(result: SimulationResult) -> dict[str, Any]:
         "waiting_share": result.waiting_share,
         "abandoned_share": result.abandoned_share,
         "dropped_share": result.dropped_share,
+        "faults": list(result.faults),
+        "messages_met": result.met,
+        "duplicates": result.duplicates,
         "staleness": {str(tau): n for tau, n in sorted(result.histogram.items())},
     }
     if result.workers <= MANY:
@@ -144,6 +148,7 @@ def _scenario(o: Any) -> Scenario:
         model_bytes=o.model_size,
         restart=o.restart,
         record=False,
+        chaos=read_plan(o.chaos) if o.chaos else None,
     )
 
 
@@ -155,6 +160,7 @@ def _described(o: Any) -> dict[str, Any]:
         **{n: getattr(o, n) for n in names},
         "slow": slow,
         "restart": o.restart,
+        "chaos": o.chaos,
         "rule": o.rule,
         "lr": o.lr,
         "noise": o.noise,
@@ -176,13 +182,15 @@ _ROWS: list[tuple[str, str, str]] = [
     ("waiting", "waiting_share", ".1%"),
     ("dropped", "dropped_share", ".1%"),
     ("given up", "abandoned_share", ".1%"),
+    ("messages met by chaos", "messages_met", ",d"),
+    ("repeated", "duplicates", ",d"),
     ("staleness, mean", "staleness_mean", ".2f"),
     ("staleness, p95", "staleness_p95", "d"),
     ("staleness, max", "staleness_max", "d"),
     ("loss at the end", "loss", ".3g"),
     ("seconds to target", "seconds_to_target", ",.4g"),
 ]
-_OPTIONAL = ("dropped_share", "abandoned_share", "loss", "seconds_to_target")
+_OPTIONAL = ("dropped_share", "abandoned_share", "messages_met", "duplicates", "loss", "seconds_to_target")
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> Table:

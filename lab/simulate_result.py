@@ -33,6 +33,9 @@ class SimulationResult:
         abandoned_s: time of that in which it computed what it then gave up, since its round was over.
         closed: how often a worker's contribution completed a version: where a round waits, who was waited for.
         push_times, push_workers: when each of these contributions came to its end, and whose it was.
+        faults: what went wrong on purpose, as text.
+        met: messages that were interfered with.
+        duplicates: contributions that came again and were not counted again, over all slices.
     """
 
     gate: str
@@ -49,6 +52,9 @@ class SimulationResult:
     closed: tuple[int, ...]
     push_times: Array = field(repr=False)
     push_workers: Array = field(repr=False)
+    faults: tuple[str, ...] = ()
+    met: int = 0
+    duplicates: int = 0
 
     @property
     def updates(self) -> int:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import parse_gate
+from shoal.lab.chaos.plan import Plan
+from shoal.lab.simulate_chaos import check_chaos
 from shoal.lab.simulate_laws import Exponential, Law
 from shoal.lab.simulate_problems import Problem
 from shoal.lab.simulate_time import Network
@@ -38,6 +40,7 @@ class Scenario:
         restart: a worker that computes for a round which closes gives up and begins anew, as theory has it for
             backup workers and K-sync. Else it finishes, as in a real run, and the gate drops or keeps what it found.
         record: keep the weights at each version.
+        chaos: what goes wrong on purpose, and when: `shoal.lab.chaos.plan.read_plan`.
     Raises:
         ConfigError: an argument is out of its range; says what is expected.
     """
@@ -59,6 +62,7 @@ class Scenario:
     model_bytes: int | None = None
     restart: bool = False
     record: bool = True
+    chaos: Plan | None = None
 
     def __post_init__(self) -> None:
         parse_gate(self.gate)
@@ -72,6 +76,8 @@ class Scenario:
         if self.servers > self.slices:
             raise ConfigError(f"{self.servers} servers need at least as many slices, got slices={self.slices}")
         self.compute.check(self.workers)
+        if self.chaos is not None:
+            check_chaos(self.chaos, self.workers, self.servers)
         if isinstance(self.network.delay, Law):
             self.network.delay.check(self.workers)
 

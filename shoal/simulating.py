@@ -28,6 +28,10 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rule", type=_rule, default="", metavar="RULE", help=rule)
     p.add_argument("--noise", type=_real, metavar="X", help="standard deviation of what is added to the gradients")
     p.add_argument("--target-loss", type=_real, metavar="X", help="show when the loss first was no larger")
+    chaos = (
+        "what goes wrong on purpose, and when (docs/chaos.md): drop, duplicate, reorder, delay, partition, slow, kill"
+    )
+    p.add_argument("--chaos", metavar="FILE", default="", help=chaos)
     p.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -91,12 +91,13 @@ class Cast:
     workers: int
     servers: int
     replicas: int = 0
+    scheduler: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
         """Everybody: the scheduler first."""
         counts = (("worker", self.workers), ("server", self.servers), ("replica", self.replicas))
-        return ("scheduler", *(f"{role} {i}" for role, n in counts for i in range(n)))
+        return (*(["scheduler"] * self.scheduler), *(f"{role} {i}" for role, n in counts for i in range(n)))
 
     def check(self, where: Where | Link) -> None:
         """Raise ConfigError if ``where`` means nobody of this run."""
