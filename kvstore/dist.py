@@ -195,6 +195,10 @@ class DistKVStore(OperatedKVStore):
     def keys(self) -> list[str]:
         return sorted(self._entries)
 
+    def slice_names(self) -> list[tuple[int, str]]:
+        """Slices that messages name, and the keys that lie in them."""
+        return [(s.id, key) for key, entry in list(self._entries.items()) for s in entry.layout.slices]
+
     def layout(self, key: Key) -> KeyLayout:
         """Which server holds which part of a key."""
         return self._entry(as_lists(key)[0][0]).layout

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from shoal.errors import AutogradError, GraphError, ShapeError
-from shoal.ops import tape
+from shoal.ops import probe, tape
 from shoal.ops.registry import Op, Traced
 from shoal.ops.tensor import Tensor
 
@@ -54,7 +54,11 @@ def record(train_mode: bool = True) -> Iterator[None]:
         train_mode: False records as for prediction: no dropout, running statistics.
     """
     with _mode(True, train_mode):
-        yield
+        if probe.note is None:
+            yield
+            return
+        with probe.span("forward"):
+            yield
 
 
 @contextmanager

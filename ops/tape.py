@@ -10,9 +10,11 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from operator import attrgetter
+from time import monotonic
 from typing import Any
 
 from shoal.errors import AutogradError, ShapeError
+from shoal.ops import probe
 from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS, rules_for
 
@@ -328,7 +330,10 @@ def backward_from(heads: Sequence[Any], grads: Sequence[Any], *, retain: bool, t
     """Deliver the gradients of ``heads`` to the leaves."""
     before = state.recording, state.training
     state.recording, state.training = False, train_mode
+    began = 0.0 if probe.note is None else monotonic()
     try:
         backward(heads, head_cotangents(heads, grads), retain=retain, create=False)
+        if probe.note is not None:
+            probe.note("backward", began, monotonic())
     finally:
         state.recording, state.training = before

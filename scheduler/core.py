@@ -346,7 +346,10 @@ class SchedulerCore:
 
     def _heartbeat(self, node: Node, sender: str, m: Heartbeat) -> list[Action]:
         self.contacts.says(node.token, m.status, m.generation, self._now)
-        return [Send(sender, self._standing(node))]
+        standing = self._standing(node)
+        if isinstance(standing, Alive):
+            standing = replace(standing, sent=m.sent, clock=self._now)
+        return [Send(sender, standing)]
 
     def _standing(self, node: Node) -> Message:
         """What a member needs to know most."""

@@ -83,6 +83,8 @@ class JobConfig:
         env: variables on top of this process's.
         metrics: PORT or HOST:PORT where the scheduler serves its metrics, and servers, then workers, at the next ports.
         events: directory, or a file .jsonl, of the processes' event logs; "" keeps none.
+        trace: directory in which each process leaves its part of a trace; "" for none.
+        trace_steps, trace_time: A:B, the part of the run that is traced; "" for its end.
         stall_after_s: the scheduler says who is waited for when nobody has got on for so long; 0: never.
         verbose: children also say what goes well.
         grace_s: how long a process that is told to end may take before it is killed.
@@ -108,6 +110,9 @@ class JobConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     metrics: str = ""
     events: str = ""
+    trace: str = ""
+    trace_steps: str = ""
+    trace_time: str = ""
     stall_after_s: float = 60.0
     verbose: bool = False
     grace_s: float = 3.0
@@ -244,7 +249,8 @@ class _Run:
 
     def _observed(self, place: int) -> list[str]:
         """What shows of a process; ``place`` is 0 for the scheduler, then come the servers, then the workers."""
-        events = ["--events", self.job.events]
+        events = ["--events", self.job.events, "--trace", self.job.trace]
+        events += ["--trace-steps", self.job.trace_steps, "--trace-time", self.job.trace_time]
         if not self.job.metrics:
             return ["--metrics", "", *events]
         host, port = parse_endpoint(self.job.metrics)

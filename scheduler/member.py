@@ -43,6 +43,7 @@ from shoal.kvstore.wire.messages import (
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message, Plain
+from shoal.scheduler.offset import Offset
 
 __all__ = ["Action", "Event", "Fail", "Hush", "MemberConfig", "MemberCore", "News"]
 
@@ -148,6 +149,7 @@ class MemberCore:
         self.change = 0  # number of the `Shared` that this worker is waited for, as the scheduler last said
         self.status: Plain = {}
         self.term = 0  # of the scheduler; 0 as long as none has said one
+        self.offset = Offset()  # of the scheduler's clock
         self.hushed = False  # the scheduler has been silent for a while, and may come back
         self._now = self._began = self._heard = self._next_send = self._beaten_at = self._leave_by = 0.0
         self._retry_s = JOIN_RETRY_S[0]
@@ -230,8 +232,7 @@ class MemberCore:
         for asked in self._asked.values():
             asked.again_at = self._now
         self._beaten_at = self._now
-        beat = Heartbeat(status=self.status, generation=self.generation)
-        return [*self._send(self._join()), *self._send(beat), *self._repeat()]
+        return [*self._send(self._join()), *self._say_alive(), *self._repeat()]
 
     def wake_at(self) -> float:
         """When to be woken if nothing happens before."""
@@ -322,7 +323,10 @@ class MemberCore:
             return []
         self._next_send = self._now + min(self._lease_s() / 16, BEAT_RETRY_S)  # until an answer says that there is time
         self._beaten_at, self._status_new = self._now, False
-        return self._send(Heartbeat(status=self.status, generation=self.generation))
+        return self._say_alive()
+
+    def _say_alive(self) -> list[Action]:
+        return self._send(Heartbeat(status=self.status, generation=self.generation, sent=self._now))
 
     def _repeat(self) -> list[Action]:
         actions: list[Action] = []
@@ -356,6 +360,7 @@ class MemberCore:
                 return self._changed(m)
             case Alive(generation=generation, change=change):
                 self.change = change
+                self.offset.hear(m.sent, m.clock, self._now, m.term)
                 return self._send(self._join()) if generation > self.generation else []
             case Met(number=number, missing=missing, later=later, gone=gone):
                 over = later or gone or not missing
@@ -409,7 +414,7 @@ class MemberCore:
             return self._send(self._join())
         news: list[Action] = [News(m)] if m.generation == self.generation + 1 else []
         self.generation = max(self.generation, m.generation)
-        return [*news, *self._send(Heartbeat(status=self.status, generation=self.generation))]
+        return [*news, *self._say_alive()]
 
     def _stop(self, m: Stop) -> list[Action]:
         if self.roster is None:  # the stop has overtaken it

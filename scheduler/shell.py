@@ -9,6 +9,8 @@ from typing import Any
 
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.exposition import provide
+from shoal.kvstore.trace import recorder as tracing
+from shoal.kvstore.trace.tap import open_transport
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Refused, Snapshot
@@ -163,7 +165,7 @@ def run_scheduler(
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(state, sync))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
-        transport = stack.enter_context(closing(Transport("scheduler", access)))
+        transport = stack.enter_context(closing(open_transport("scheduler", access, "scheduler")))
         code = _serve(transport, (host or _all(access), port), ready_fd, core, journal, on_progress)
     if on_finished and not code:
         on_finished(core.snapshot())
@@ -192,6 +194,13 @@ def _announce(fd: int, port: int) -> None:
         pipe.write(f"{port}\n")
 
 
+def about(core: SchedulerCore) -> dict[str, Any]:
+    """Whose scheduler this is, and who was in the run, for its trace."""
+    s = core.state
+    members = [f"{n.member.role} {n.member.rank}" for n in s.tokens.values()]
+    return {"cluster": s.cluster, "incarnation": s.term, "offset": [0.0, 0.0, 0], "members": sorted(set(members))}
+
+
 def _serve(
     transport: Transport,
     at: tuple[str, int],
@@ -209,8 +218,14 @@ def _serve(
     shell = SchedulerShell(transport, core, loop.stop, on_progress, journal)
     loop.drivers[""] = shell
     provide("scheduler", lambda: scheduler_families(transport, core))
-    with handling(shell.interrupt):
-        loop.run()
+    recorder = tracing.current()
+    if recorder is not None:
+        recorder.about = lambda: about(core)
+    try:
+        with handling(shell.interrupt):
+            loop.run()
+    finally:
+        tracing.finish()
     if journal is not None and shell.ended is not None and not core.deposed:
         journal.retire()
     if shell.ended is None or not shell.ended.failed:

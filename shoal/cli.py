@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import disturbing, observing, saving
+from shoal import disturbing, observing, saving, tracing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -121,6 +121,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_worker,
         _add_control,
         observing.add_commands,
+        tracing.add_commands,
         _add_ledger,
         _add_simulate,
         _add_keys,
@@ -331,7 +332,7 @@ def _add_run(commands: Any) -> None:
     p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
     saving.add_run_options(p)
     disturbing.add_options(p)
-    observing.add_options(p, stalls=True)
+    observing.add_options(p, stalls=True, run=True)
     p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
     p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
     shm = "share no memory between workers and servers: everything through sockets"
@@ -469,10 +470,12 @@ def _run(o: argparse.Namespace) -> int:
         stall_after_s=o.stall_after,
         env={"SHOAL_SHM": "0"} if o.no_shm else {},
         keys=os.path.abspath(o.keys) if o.keys else "",
+        **tracing.job_fields(o),
     )
     with Display(progress=not o.no_progress) as display:
         chaos = disturbing.chaos_of(o, job, display)
         outcome = LocalLauncher(display.line, display.snapshot, chaos).launch(job)
+    tracing.merge_run(o)
     if outcome.text:
         print(f"shoal run: {outcome.text}", file=sys.stderr, flush=True)
         return outcome.code

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from shoal import tracing
 from shoal.errors import MembershipError
 from shoal.keying import access_of, key_options
 
@@ -54,12 +55,13 @@ def add_commands(commands: Any) -> None:
     p.set_defaults(act=top)
 
 
-def add_options(p: argparse.ArgumentParser, *, stalls: bool = False) -> None:
+def add_options(p: argparse.ArgumentParser, *, stalls: bool = False, run: bool = False) -> None:
     """What a process of a cluster shows of itself."""
     text = "serve Prometheus metrics at PORT of the loopback, or HOST:PORT; shoal run: at it and the ports after it"
     p.add_argument("--metrics", metavar="PORT", default=os.environ.get("SHOAL_METRICS", ""), help=text)
     text = "keep decisions and their reasons as JSON lines: in DIR, a file for each process, or all in FILE.jsonl"
     p.add_argument("--events", metavar="DIR", default=os.environ.get("SHOAL_EVENTS", ""), help=text)
+    tracing.add_options(p, run=run)
     if stalls:
         text = "say who is waited for when nobody gets on for so long; 0: never (default: $SHOAL_STALL_AFTER_S, or 60)"
         after = os.environ.get("SHOAL_STALL_AFTER_S", "60")
@@ -108,6 +110,7 @@ def observe(o: argparse.Namespace) -> None:
         from shoal.kvstore.eventlog import keep_events
 
         keep_events(o.events, o.command, getattr(o, "rank", 0))
+    tracing.begin(o)
     if o.metrics:
         from shoal.kvstore.client.shell import Call
         from shoal.kvstore.exposition import Histogram

@@ -9,16 +9,18 @@ from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.kvstore.eventlog import event
+from shoal.kvstore.events import Apply
 from shoal.kvstore.exposition import Family, provide
 from shoal.kvstore.metrics import process_families
 from shoal.kvstore.server.metrics import server_families
 from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.server.vitals import vitals
+from shoal.kvstore.trace import recorder as tracing
+from shoal.kvstore.trace.tap import open_transport, traced_apply
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Roster
-from shoal.kvstore.wire.transport import Transport
 from shoal.kvstore.wire.tuning import settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
@@ -68,7 +70,7 @@ class ServerRole:
         facing = address_towards(scheduler, join_timeout_s)
         self.code = 0
         self.settle: Callable[[int], None] = lambda rank: None  # called with the rank when the run begins
-        self.transport = Transport("server", access)
+        self.transport = open_transport("server", access)
         try:
             bound = self.transport.bind(host or facing, port)
             address = advertised(advertise, host, facing, bound)
@@ -94,6 +96,15 @@ class ServerRole:
         self.membership.vitals = self._vitals
         self._partial = 0  # rounds closed without somebody, that were told
         self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
+        self._trace()
+
+    def _trace(self) -> None:
+        """Record what is done, if this process is to be traced."""
+        recorder = tracing.current()
+        if recorder is None:
+            return
+        self.store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
+        recorder.about = lambda: about(self.membership, self.store)
 
     def run(self, quiet: bool = False) -> int:
         """Serve until the run is over; the exit code.
@@ -116,6 +127,7 @@ class ServerRole:
                 raise self.membership.failure
             return self.code
         finally:
+            tracing.finish()
             self.store.close()
             self.transport.close()
 
@@ -146,6 +158,19 @@ class ServerRole:
     def _left(self, left: Left) -> None:
         if left.role == "worker":
             self.store.left(left.rank, left.incarnation)
+
+
+def about(m: Membership, store: ServerShell) -> dict[str, Any]:
+    """Who a server is, and what its slices are called, for its trace."""
+    entries = store.core.entries if store.core is not None else {}
+    offset = m.core.offset
+    return {
+        "rank": m.rank,
+        "incarnation": m.incarnation,
+        "cluster": m.cluster,
+        "offset": [offset.value_s, offset.error_s if offset.trips else None, offset.trips],
+        "keys": {str(i): entry.key for i, entry in entries.items()},
+    }
 
 
 def run_server(

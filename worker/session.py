@@ -23,15 +23,16 @@ from shoal.kvstore.gates import mode_label
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.kvstore.ring.vitals import vitals as ring_vitals
+from shoal.kvstore.trace.tap import open_transport
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Member, Roster
-from shoal.kvstore.wire.transport import Transport, tune_malloc
+from shoal.kvstore.wire.transport import tune_malloc
 from shoal.ops import random
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
-from shoal.worker import cluster, record
+from shoal.worker import cluster, record, tracing
 from shoal.worker.algo import Algo
 from shoal.worker.numbers import worker_families
 
@@ -77,7 +78,7 @@ class Session:
         self.ring = RingNode(host or facing, port, access)
         try:
             address = advertised(advertise, host, facing, self.ring.port)
-            self.transport = Transport("worker", access)
+            self.transport = open_transport("worker", access)
             self.transport.connect("scheduler", scheduler)
         except BaseException:
             self.ring.close()
@@ -259,7 +260,8 @@ def run_script(
         scheduler, rank, join_timeout_s, timeout_s, host=host, port=port, advertise=advertise, access=access
     )
     session.start()
-    record.use(record.RunRecord(goal, session.publish))
+    record.use(tracing.record_class()(goal, session.publish))
+    tracing.begin(session)
     exposition.provide("worker", lambda: worker_families(session))
     api.attach(session.store)
     m = session.membership
@@ -276,6 +278,7 @@ def run_script(
         cluster.leave()
         exposition.provide("worker", None)
     session.goodbye(report, failed or _meaning(code))
+    tracing.end()
     return code
 
 
@@ -324,4 +327,5 @@ def _explain(session: Session, error: BaseException, script: str) -> str:
 
 def _exit_now(reason: str) -> None:
     print(f"shoal: {reason}; the script did not end by itself", file=sys.stderr, flush=True)
+    tracing.end()
     os._exit(1)

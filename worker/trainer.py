@@ -9,7 +9,7 @@ from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredIn
 from shoal.kvstore.api import KVStore, attached, create
 from shoal.kvstore.codecs import Plan, Spec
 from shoal.kvstore.control import altered_optimizer
-from shoal.ops import optim, random
+from shoal.ops import optim, probe, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
@@ -184,7 +184,11 @@ class Trainer:
         self._begin(batch_size, ignore_stale_grad)
         if self._kvstore is not None and not self._stepper.own_weights:
             self._kvstore.note_read()  # these are the weights that the gradients were computed from
-        self._stepper.step(batch_size)
+        if probe.note is None:
+            self._stepper.step(batch_size)
+        else:
+            with probe.span("exchange"):
+                self._stepper.step(batch_size)
         self._count(batch_size)
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from shoal.errors import MembershipError
 from shoal.kvstore.ring.core import AllReduceCore
 from shoal.kvstore.ring.shell import RingShell, peer_name
+from shoal.kvstore.trace.tap import open_transport
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.transport import Transport
 
 __all__ = ["RingNode"]
 
@@ -27,7 +27,7 @@ class RingNode:
     """
 
     def __init__(self, host: str, port: int = 0, access: Access = LOOPBACK) -> None:
-        self.transport = Transport("allreduce", access)
+        self.transport = open_transport("allreduce", access, "all-reduce")
         try:
             self.port = self.transport.bind(host, port)
         except BaseException:

@@ -139,6 +139,10 @@ class AllReduceKVStore(ReducingKVStore):
     def keys(self) -> list[str]:
         return sorted(self._keys)
 
+    def slice_names(self) -> list[tuple[int, str]]:
+        """Numbers that messages name, and the keys that they stand for."""
+        return [(k.number, name) for name, k in self._keys.items()]
+
     def held(self) -> dict[str, Array]:
         """Copies of the values that a pull may read, by the names that tell the stores of a run apart."""
         names = [n for n in self.keys() if self._keys[n].value is not None or self._keys[n].pending is not None]

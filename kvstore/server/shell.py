@@ -106,6 +106,10 @@ class ServerShell:
             SendBranch: self._send_branch,
         }
 
+    def watch(self, kind: type[Any], watched: Callable[[Callable[[Any], None]], Callable[[Any], None]]) -> None:
+        """From now on ``watched(what carries them out)`` carries actions of this kind out: for traces."""
+        self._does[kind] = watched(self._does[kind])
+
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
         self.core = ServerCore(rank, incarnation, cluster)

@@ -209,6 +209,7 @@ class Heartbeat(ToScheduler):
 
     status: Plain
     generation: int = 0  # what the node has heard of, without gaps; said at once when a `Changed` has come
+    sent: float = field(default=0.0, compare=False)  # the node's clock, in seconds; comes back in the answer
 
 
 @message(5, "scheduler -> node")
@@ -217,6 +218,8 @@ class Alive(FromScheduler):
 
     generation: int
     change: int = 0  # to a worker: number of the `Shared` that is to come, and that it is waited for; 0: of none
+    sent: float = field(default=0.0, compare=False)  # as in the heartbeat
+    clock: float = field(default=0.0, compare=False)  # the scheduler's, when it heard the heartbeat
 
 
 @message(6, "worker -> scheduler")

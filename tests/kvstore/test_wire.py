@@ -145,7 +145,7 @@ def push_head(payload: list[Any]) -> list[bytes]:
         ([*push_head(["<f4", [-1]]), b""], "non-negative"),
         (head(PROTOCOL, 3, "c", 1, 1, 2, [["worker", 1]]), "6 fields of Member"),
         (head(PROTOCOL, 3, "c", 1, 1, 2, "x"), "a list"),
-        (head(PROTOCOL, 4, "c", 1, {"a": b"bytes"}, 0), "plain data"),
+        (head(PROTOCOL, 4, "c", 1, {"a": b"bytes"}, 0, 0.0), "plain data"),
     ],
 )
 def test_what_is_not_the_protocol_says_why(frames: list[bytes], says: str) -> None:
@@ -176,7 +176,7 @@ def test_deep_nesting_is_refused() -> None:
     for _ in range(20):
         deep = [deep]
     with pytest.raises(RemoteProtocolError, match="nested"):
-        decode(head(PROTOCOL, 4, "c", 1, deep, 0))
+        decode(head(PROTOCOL, 4, "c", 1, deep, 0, 0.0))
 
 
 def test_a_kind_cannot_be_used_twice() -> None:
