@@ -33,6 +33,7 @@ __all__ = [
     "Released",
     "Replaced",
     "Roster",
+    "Seat",
     "Settle",
     "Shared",
     "Shift",
@@ -122,6 +123,15 @@ class Shift:
 
 
 @record
+class Seat:
+    """A slice that is not where it was first: which server has it, since which placement epoch."""
+
+    slice: int
+    server: int
+    epoch: int
+
+
+@record
 class Change:
     """New settings of a store while it is in use, as the scheduler's log numbers them."""
 
@@ -201,6 +211,7 @@ class Roster(FromScheduler):
     generation: int
     epoch: int
     members: tuple[Member, ...]
+    seats: tuple[Seat, ...] = ()  # of slices that have moved
 
 
 @message(4, "node -> scheduler")
