@@ -1,4 +1,4 @@
-"""What a server core does about slices that come and go (docs/decisions/0024).
+"""What a server core does about slices that come and go.
 
 A slice that leaves is *frozen* between two messages: from then on nothing is answered about it. One that comes is
 *staged*: it is here, and waits for the scheduler's word. While either lasts, which is milliseconds, what concerns a

@@ -398,7 +398,10 @@ class Replaced(FromScheduler):
 
 @message(28, "scheduler -> node")
 class Arrived(FromScheduler):
-    """A worker has joined while the run is under way. It may read; it takes part from the `Shared` on that names it."""
+    """A process has joined while the run is under way.
+
+    A worker may read; it takes part from the `Shared` on that names it. A server has nothing until slices move to it.
+    """
 
     generation: int
     member: Member

@@ -47,7 +47,6 @@ from shoal.kvstore.wire.membership import (
     Welcome,
 )
 from shoal.kvstore.wire.moving import (
-    Arrived,
     Drain,
     Draining,
     Elsewhere,

@@ -1,10 +1,9 @@
 """The protocol of slices that go from one server to another: news of the scheduler, and what servers say."""
 
-from shoal.kvstore.wire.membership import FromScheduler, Member, Shift, ToScheduler
+from shoal.kvstore.wire.membership import FromScheduler, Shift, ToScheduler
 from shoal.kvstore.wire.schema import Message, Payload, message
 
 __all__ = [
-    "Arrived",
     "Drain",
     "Draining",
     "Elsewhere",
@@ -17,15 +16,7 @@ __all__ = [
 ]
 
 
-@message(80, "scheduler -> node")
-class Arrived(FromScheduler):
-    """One more server has joined while the run is under way. Like departures, in order: each is a generation."""
-
-    generation: int
-    member: Member
-
-
-@message(81, "scheduler -> node")
+@message(100, "scheduler -> node")
 class Rebalance(FromScheduler):
     """These slices are to move; whatever was to move before and is not among them stays. Each is a generation."""
 
@@ -33,7 +24,7 @@ class Rebalance(FromScheduler):
     moves: tuple[Shift, ...]
 
 
-@message(82, "scheduler -> node")
+@message(101, "scheduler -> node")
 class Moved(FromScheduler):
     """From now on ``server`` has the slice: the placement epoch has grown to ``epoch``. Each is a generation."""
 
@@ -43,7 +34,7 @@ class Moved(FromScheduler):
     server: int
 
 
-@message(83, "server -> scheduler")
+@message(102, "server -> scheduler")
 class Handed(ToScheduler):
     """Server ``target`` has the slice, and keeps it; the sender answers nothing about it. Repeated until `Moved`."""
 
@@ -51,7 +42,7 @@ class Handed(ToScheduler):
     target: int
 
 
-@message(84, "server or operator -> scheduler")
+@message(103, "server or operator -> scheduler")
 class Drain(ToScheduler):
     """Move everything away from a server, and let it go. Repeated until `Draining` says that it is gone."""
 
@@ -61,7 +52,7 @@ class Drain(ToScheduler):
     server: int
 
 
-@message(85, "scheduler -> server or operator")
+@message(104, "scheduler -> server or operator")
 class Draining(FromScheduler):
     """So many slices are still to leave the server; ``gone``: it has said goodbye."""
 
@@ -71,7 +62,7 @@ class Draining(FromScheduler):
     gone: bool
 
 
-@message(86, "server -> server")
+@message(105, "server -> server")
 class Propose(Message):
     """Would the receiver take this slice now? ``position`` is what the sender has heard so far; see `HandOver`."""
 
@@ -83,7 +74,7 @@ class Propose(Message):
     position: str
 
 
-@message(87, "server -> server")
+@message(106, "server -> server")
 class HandOver(Message):
     """A slice: its clocks, the contributions that wait, the state of its optimizer and of its rule, and its arrays."""
 
@@ -98,7 +89,7 @@ class HandOver(Message):
     arrays: tuple[Payload, ...]  # by these labels
 
 
-@message(88, "server -> server")
+@message(107, "server -> server")
 class Have(Message):
     """Answer to `Propose` (``trial``) and `HandOver`: the receiver would take the slice, or has it; or not, and why."""
 
@@ -109,7 +100,7 @@ class Have(Message):
     why: str = ""
 
 
-@message(89, "server -> worker")
+@message(108, "server -> worker")
 class Elsewhere(Message):
     """The slice has moved: ask ``server``, which has it since placement epoch ``epoch``."""
 
