@@ -199,6 +199,12 @@ class DistKVStore(OperatedKVStore):
         """Slices that messages name, and the keys that lie in them."""
         return [(s.id, key) for key, entry in list(self._entries.items()) for s in entry.layout.slices]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the keys that some worker has initialised, though this one may not have."""
+        known = self._coordinator.layouts(self._gate.name, self.reduce, self.number, self._timeout_s)
+        suffix = self._global("")
+        return {k.key.removesuffix(suffix): tuple(k.shape) for k in known if k.key.endswith(suffix)}
+
     def layout(self, key: Key) -> KeyLayout:
         """Which server holds which part of a key."""
         return self._entry(as_lists(key)[0][0]).layout

@@ -416,8 +416,16 @@ class Membership:
             StoreTimeoutError: the scheduler did not answer in time.
         """
         request = self._number()
-        message = Declare(request=request, gate=gate, reduce=reduce, store=store, private=private, keys=tuple(specs))
-        answer = self._answer_to(request, message, timeout_s, "place the declared keys")
+        m = Declare(request=request, gate=gate, reduce=reduce, store=store, private=private, keys=tuple(specs))
+        return self._declared(m, timeout_s)[: len(specs)]
+
+    def layouts(self, gate: str, reduce: str, store: int, timeout_s: float | None = 60.0) -> tuple[KeyLayout, ...]:
+        """Every key that anybody has declared, in all stores of the run; raises as `declare`."""
+        m = Declare(request=self._number(), gate=gate, reduce=reduce, store=store, keys=())
+        return self._declared(m, timeout_s)
+
+    def _declared(self, m: Declare, timeout_s: float | None) -> tuple[KeyLayout, ...]:
+        answer = self._answer_to(m.request, m, timeout_s, "place the declared keys")
         if not isinstance(answer, Placed):
             raise MembershipError(f"the scheduler answered a declaration with {type(answer).__name__}")
         return answer.layouts

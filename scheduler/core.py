@@ -411,7 +411,8 @@ class SchedulerCore:
         if new or m.store not in self.state.stores:
             self._commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
         layouts = self.state.placement.layouts
-        return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[spec.key] for spec in m.keys)))]
+        asked = [spec.key for spec in m.keys] or list(layouts)  # who names none asks what there is
+        return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[key] for key in asked)))]
 
     # --- settings -----------------------------------------------------------------------------------------------------
 

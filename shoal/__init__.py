@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shoal import autograd, data, errors, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, sym
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
+    from shoal.worker.data.course import boundary
     from shoal.worker.loop import Callback, evaluate, fit
     from shoal.worker.record import report
     from shoal.worker.trainer import Trainer
@@ -41,6 +42,7 @@ _NAMES = {
     "Callback": "shoal.worker.loop",
     "Tensor": "shoal.ops.tensor",
     "Trainer": "shoal.worker.trainer",
+    "boundary": "shoal.worker.data.course",
     "evaluate": "shoal.worker.loop",
     "fit": "shoal.worker.loop",
     "num_workers": "shoal.worker.cluster",
@@ -54,6 +56,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "autograd",
+    "boundary",
     "data",
     "errors",
     "evaluate",

@@ -1,5 +1,6 @@
 """`fit` and `evaluate`: the training loop, written once."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -8,7 +9,8 @@ import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.ops import autograd
-from shoal.worker import cluster, record
+from shoal.worker import record
+from shoal.worker.data.course import current_course
 from shoal.worker.data.dataset import Dataset
 from shoal.worker.metrics import EvalMetric
 from shoal.worker.metrics import create as create_metric
@@ -37,7 +39,10 @@ class Callback:
         """``step`` counts from 0 in each epoch; ``logs`` has the loss of the batch."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """``logs`` has loss and training metrics, and on worker 0 the validation metrics as ``val_...``."""
+        """``logs`` has loss and training metrics, and on worker 0 the validation metrics as ``val_...``.
+
+        On a worker that came later they are nan for the epochs before.
+        """
 
     def on_train_end(self) -> None:
         """After the last epoch."""
@@ -65,8 +70,12 @@ def fit(
 ) -> History:
     """Train ``net`` on ``train_data`` until ``epochs`` passes are done.
 
-    The same call trains in one process or in a cluster: each worker passes over its own shard, and worker 0 evaluates
-    the global weights after each epoch and, when everybody is done, at the end.
+    The same call trains in one process or in a cluster: each worker passes over its own shard, and worker 0 (if it is
+    gone, the first that is there) evaluates the global weights after each epoch, and when everybody is done.
+
+    A worker that comes later makes the same calls as the others, and has no batches in the epochs before: its callbacks
+    are called for them too, because other workers' have been, and its history has them, with nan for what it
+    has not seen.
 
     Args:
         train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
@@ -86,11 +95,10 @@ def fit(
         c.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         logs = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
-        if val_data is not None and cluster.rank() == 0:
-            with trainer.global_weights():
-                found = evaluate(net, val_data, metrics, loss)
+        if val_data is not None and current_course().leads:
+            seen = not math.isnan(logs["loss"])  # else somebody else has evaluated this epoch
+            found = _validate(net, val_data, metrics, loss, trainer) if seen else _nothing(metrics)
             logs |= {f"val_{k}": v for k, v in found.items()}
-            record.report(**found)
         history.epochs.append(logs)
         for c in callbacks:
             c.on_epoch_end(epoch, logs)
@@ -141,7 +149,19 @@ def _epoch(
             trainer.wait()
         for c in callbacks:
             c.on_train_batch_end(step, {"loss": mean})
-    return {"loss": total / max(1, samples), **dict(meter.get_name_value())}
+    return {"loss": total / samples, **dict(meter.get_name_value())} if samples else _nothing(metrics)
+
+
+def _nothing(metrics: Metrics) -> dict[str, float]:
+    """The logs of an epoch of which this worker saw no batch."""
+    return {"loss": math.nan, **dict.fromkeys((name for name, _ in _meter(metrics).get_name_value()), math.nan)}
+
+
+def _validate(net: Any, data: Iterable[Any], metrics: Metrics, loss: Any, trainer: Trainer) -> dict[str, float]:
+    with trainer.global_weights():
+        found = evaluate(net, data, metrics, loss)
+    record.report(**found)
+    return found
 
 
 def _final(
@@ -149,7 +169,7 @@ def _final(
 ) -> dict[str, float]:
     """Everybody's updates are in: evaluate what has become of the weights."""
     trainer.finish()
-    if val_data is None or cluster.rank() != 0:
+    if val_data is None or not current_course().leads:
         return {}
     found = evaluate(net, val_data, metrics, loss)
     record.report(**found)

@@ -1,5 +1,6 @@
 """`Trainer`: gradients to the store, new weights back (Gluon's interface)."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,6 +10,7 @@ from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredIn
 from shoal.kvstore.api import KVStore, attached, create
 from shoal.kvstore.codecs import Plan, Spec
 from shoal.kvstore.control import altered_optimizer
+from shoal.kvstore.dist import DistKVStore
 from shoal.ops import optim, probe, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
@@ -17,11 +19,14 @@ from shoal.worker import cluster, record, strategies
 from shoal.worker.algo import Algo
 from shoal.worker.algo import Spec as AlgoSpec
 from shoal.worker.checkpoint import load_checkpoint, save_checkpoint
+from shoal.worker.data.course import Work, current_course
 from shoal.worker.strategies import Site, Snapshot, lag_matched_momentum
 from shoal.worker.strategies.gradient import Gradient, Reduced
 from shoal.worker.strategies.site import applies_at_once, copied
 
 __all__ = ["Trainer"]
+
+log = logging.getLogger("shoal.worker")
 
 SYNC_MOMENTUM = 0.9
 """The momentum that ``momentum="auto"`` stands for in a synchronous run."""
@@ -91,7 +96,22 @@ class Trainer:
         if compression_params is not None:
             self._compress(compression_params)
         self._ready = False
+        self._course = current_course()
         self._steps = 0
+        if self._kvstore is not None and attached():
+            self._take_part(self._kvstore)
+
+    def _take_part(self, store: KVStore) -> None:
+        """The set of workers may change while this trains, and this worker may be one that comes later."""
+        self._steps = self._course.steps
+
+        def settle() -> None:
+            if self._ready:
+                self._stepper.level()
+            store.flush()
+
+        site = self._site
+        self._course.trains(Work(self.strategy.steps_of, lambda: site.pushes, self._adopt, settle, self._resume))
 
     def _check_store(self) -> None:
         store = self._kvstore
@@ -132,6 +152,14 @@ class Trainer:
     def kvstore(self) -> KVStore | None:
         """The store, if there is one."""
         return self._kvstore
+
+    @property
+    def steps(self) -> int:
+        """Training steps of this worker so far; one that replaces another goes on with the number of that.
+
+        A loop that ends after so many steps counts with it: ``while trainer.steps < 1000``.
+        """
+        return self._steps
 
     @property
     def learning_rate(self) -> float:
@@ -190,6 +218,7 @@ class Trainer:
             with probe.span("exchange"):
                 self._stepper.step(batch_size)
         self._count(batch_size)
+        self._course.stepped()
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:
         """A context for the last backward pass before `step`: it sends gradients as soon as they are final.
@@ -236,6 +265,7 @@ class Trainer:
         self._begin(batch_size, ignore_stale_grad)
         self._site.update(self._site.gradients(batch_size))
         self._count(batch_size)
+        self._course.stepped()
 
     def pull(self) -> None:
         """Read the store's present weights into the parameters.
@@ -254,6 +284,7 @@ class Trainer:
         if self._kvstore is None:
             return
         self._prepare()
+        self._course.over = True
         self._stepper.finish()
         self._kvstore.barrier()
         self._stepper.read()
@@ -333,7 +364,12 @@ class Trainer:
         """Before a step: everything is in place, and the gradients are new."""
         if batch_size < 1:
             raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
+        late = self._course.later and not self._ready and self._kvstore is not None
+        self._course.start()
         self._prepare()
+        if late:
+            self._forget_gradients()
+            return
         stale = [n for n, p in self._site.params.items() if not p.leaf().fresh]
         if stale and not ignore_stale_grad:
             raise AutogradError(
@@ -342,6 +378,38 @@ class Trainer:
                 "call step(batch_size, ignore_stale_grad=True)."
             )
         self._site.stale = frozenset(stale)
+
+    def _adopt(self) -> None:
+        """Before the first batch of a worker that comes later: the weights are the store's already."""
+        if self._ready:
+            self._stepper.read()
+        elif self._shapes_known():
+            self._prepare()
+
+    def _shapes_known(self) -> bool:
+        """Whether every parameter has a value; shapes that are not known yet are those of the store's keys."""
+        store, waiting = self._kvstore, {n: p for n, p in self._site.params.items() if p.is_deferred}
+        shapes = store.shapes() if waiting and isinstance(store, DistKVStore) else {}
+        for name, p in waiting.items():
+            if name in shapes and p.accepts(shapes[name]):
+                p.shape = shapes[name]
+                p.finish_init()
+        return all(p.is_initialized for p in self._site.params.values())
+
+    def _resume(self, steps: int) -> None:
+        """Go on as a worker that has so many steps behind it."""
+        self._steps = steps
+        random.set_address(step=steps)
+
+    def _forget_gradients(self) -> None:
+        """Gradients that were computed before the weights had come do not count."""
+        log.warning(
+            "worker %d has joined a run that was under way, and computed its first gradients before it had the "
+            "weights, because the shapes of its parameters were not known: they count as zero. Give the layers their "
+            "input sizes, or run one batch through the model before the Trainer is made",
+            cluster.rank(),
+        )
+        self._site.stale = frozenset(self._site.params)
 
     def _count(self, batch_size: int) -> None:
         """The step is done: gradients are old ones, random draws of the next step have an address of their own."""

@@ -173,11 +173,6 @@ class Snapshots:
         """Worker ``rank`` reads no more."""
         return [a for store, reader in list(self.open) if reader == rank for a in self._end(store, reader)]
 
-    def give_up(self, slice_id: int) -> list[Action]:
-        """A slice is to leave this server: snapshots that it is part of cannot be gone on with."""
-        mine = [key for key, known in self.open.items() if slice_id in known.slices]
-        return [a for store, reader in mine for a in self._end(store, reader)]
-
     def expire(self, now: float) -> list[Action]:
         """Give up what nobody has asked about for long."""
         old = [k for k, o in self.open.items() if now - o.asked > SILENCE_S]

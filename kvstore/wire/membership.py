@@ -33,7 +33,6 @@ __all__ = [
     "Released",
     "Replaced",
     "Roster",
-    "Seat",
     "Settle",
     "Shared",
     "Shift",
@@ -123,15 +122,6 @@ class Shift:
 
 
 @record
-class Seat:
-    """A slice that is not where it was first: which server has it, since which placement epoch."""
-
-    slice: int
-    server: int
-    epoch: int
-
-
-@record
 class Change:
     """New settings of a store while it is in use, as the scheduler's log numbers them."""
 
@@ -211,7 +201,6 @@ class Roster(FromScheduler):
     generation: int
     epoch: int
     members: tuple[Member, ...]
-    seats: tuple[Seat, ...] = ()  # of slices that have moved
 
 
 @message(4, "node -> scheduler")
@@ -260,7 +249,10 @@ class BarrierWaiting(FromScheduler):
 
 @message(9, "worker -> scheduler")
 class Declare(ToScheduler):
-    """Register keys. The first declaration of a key fixes its shape, dtype and placement; later ones must agree."""
+    """Register keys. The first declaration of a key fixes its shape, dtype and placement; later ones must agree.
+
+    Without keys it asks for all that have been declared, in all stores.
+    """
 
     request: int
     gate: str  # canonical name of the consistency gate, such as "bsp" or "ssp:3"
@@ -398,10 +390,7 @@ class Replaced(FromScheduler):
 
 @message(28, "scheduler -> node")
 class Arrived(FromScheduler):
-    """A process has joined while the run is under way.
-
-    A worker may read; it takes part from the `Shared` on that names it. A server has nothing until slices move to it.
-    """
+    """A worker has joined while the run is under way. It may read; it takes part from the `Shared` on that names it."""
 
     generation: int
     member: Member

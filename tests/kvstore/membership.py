@@ -48,3 +48,7 @@ class FakeMembership:
             known = self._meeting.placement.layouts
             self._meeting.placement.add([s for s in specs if s.key not in known])
             return tuple(known[s.key] for s in specs)
+
+    def layouts(self, gate: str, reduce: str, store: int, timeout_s: float) -> tuple[KeyLayout, ...]:
+        with self._meeting.lock:
+            return tuple(self._meeting.placement.layouts.values())

@@ -99,6 +99,8 @@ def test_declarations_agree_or_raise_the_named_error(cluster: Cluster) -> None:
     with pytest.raises(ShapeError, match=r"\(3, 2\).*\(2, 3\)"):
         second.declare("bsp", "mean", (KeySpec(key="w", dtype="<f4", shape=(3, 2)),))
     assert second.declare("bsp", "mean", W)[0].key == "w"
+    assert [(k.key, k.shape) for k in second.layouts("bsp", "mean", 1)] == [("w", (2, 3))]
+    assert second.declare("bsp", "mean", ()) == ()
 
 
 def test_a_departure_reaches_the_others(cluster: Cluster) -> None:

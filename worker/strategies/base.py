@@ -41,6 +41,10 @@ class Strategy(Hyper, ABC):
             ConfigError: the store or the optimizer is of a kind with which it cannot work; says which, and why.
         """
 
+    def steps_of(self, pushes: int) -> int:
+        """How many training steps a worker has contributed that has pushed so often: here, one each."""
+        return pushes
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -74,6 +78,10 @@ class Stepper(ABC):
     def finish(self) -> None:
         """Training is over: contribute what has not been contributed yet, and wait until it is counted."""
         self.site.store.flush()
+
+    def level(self) -> None:
+        """The set of workers is about to change: contribute what only this worker has, so that its steps count."""
+        return
 
     def read(self) -> None:
         """Take over the store's weights, as this worker's clock may see them; own weights are given up."""

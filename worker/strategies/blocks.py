@@ -60,6 +60,9 @@ class Local(Strategy):
     lr: float = real(1.0, "a number > 0", positive)
     reset: bool = flag(False)
 
+    def steps_of(self, pushes: int) -> int:
+        return pushes * self.h
+
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
         needs_rounds(self, site)
@@ -84,6 +87,9 @@ class BMUF(Strategy):
     zeta: float = real(1.0, "a number > 0", positive)
     nesterov: bool = flag(True)
     reset: bool = flag(True)
+
+    def steps_of(self, pushes: int) -> int:
+        return pushes * self.h
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
@@ -110,6 +116,9 @@ class DiLoCo(Strategy):
     lr: float = real(0.7, "a number > 0", positive)
     mu: float = real(0.9, "0 <= mu < 1", fraction)
     reset: bool = flag(False)
+
+    def steps_of(self, pushes: int) -> int:
+        return pushes * self.h
 
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
@@ -158,10 +167,13 @@ class BlockStepper(Stepper):
         self.site.exchange(moved, weights)
         self._begin()
 
-    def finish(self) -> None:
+    def level(self) -> None:
         """A block that has begun counts as it is."""
         if self.done:
             self.exchange()
+
+    def finish(self) -> None:
+        self.level()
         super().finish()
 
     def read(self) -> None:

@@ -41,6 +41,10 @@ class AsyncDiLoCo(Strategy):
     dylu: bool = flag(True)
     reset: bool = flag(False)
 
+    def steps_of(self, pushes: int) -> int:
+        """At most: a slow worker's blocks are shorter, if ``dylu`` is set."""
+        return pushes * self.h
+
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
         if site.workers > 1 and not applies_at_once(site.store):
@@ -70,6 +74,8 @@ class Speeds:
     def exchange(self, own: float) -> Array:
         """Tell ``own``; the speeds of all by rank, 0 for a worker that has not told its own yet."""
         speeds: Array = self._store.pull(self.KEY)
+        if self._store.rank >= len(speeds):  # it has joined later: nobody has room for its speed
+            return speeds
         change = np.zeros_like(speeds)
         change[self._store.rank] = own - speeds[self._store.rank]
         self._store.push(self.KEY, change).result()

@@ -42,6 +42,9 @@ class EASGD(Strategy):
     tau: int = steps(8)
     beta: float = real(0.9, "0 < beta <= 1", lambda v: 0.0 < v <= 1.0)
 
+    def steps_of(self, pushes: int) -> int:
+        return pushes * self.tau
+
     def bind(self, site: Site) -> Stepper:
         needs_store(self, site)
         needs_every_push(self, site)
@@ -98,6 +101,14 @@ class ElasticStepper(Stepper):
         for name, weight in self.site.weights().items():
             if name in forces:
                 weight -= forces[name]
+
+    def level(self) -> None:
+        """An exchange before its time; the next one is tau steps later."""
+        if self.done % self.tau:
+            forces = self._forces()
+            for name, weight in self.site.weights().items():
+                weight -= forces[name]
+        self.done = 0
 
     def _forces(self) -> dict[str, Array]:
         """Push the elastic differences, and return them."""

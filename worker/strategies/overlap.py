@@ -93,5 +93,6 @@ class Outbox:
         for group in self.site.groups:
             if group not in early:
                 self._send(group, batch_size, [into(n) for n in group])
+        self.site.pushes += 1
         sent, self.sent = self.sent, {}
         return sent, early

@@ -38,6 +38,7 @@ class Site:
     Attributes:
         states: of the updates that are made here.
         stale: parameters whose gradient is an old one, to be left out of this step.
+        pushes: how often every parameter has been pushed.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Site:
         self.on_store, self.correction = on_store, correction
         self.states: States = {}
         self.stale: frozenset[str] = frozenset()
+        self.pushes = 0
         self._store = store
         self._buffers: dict[str, Array] = {}
         self._place = {n: i for i, n in enumerate(params)}
@@ -153,6 +155,7 @@ class Site:
 
     def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
         """Push ``values``, pull ``into``, and wait."""
+        self.pushes += 1
         wait([self.pushpull(g, [values[n] for n in g], [into[n] for n in g]) for g in self.groups])
 
     def pushpull(self, group: Group, values: list[Array], into: list[Array]) -> "Future[Any]":
@@ -164,6 +167,7 @@ class Site:
 
     def push(self, values: Mapping[str, Array]) -> None:
         """Push copies of ``values``, without waiting."""
+        self.pushes += 1
         for group in self.groups:
             self.store.push_async(group, [values[n] for n in group], -self._place[group[0]])
 
