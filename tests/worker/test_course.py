@@ -259,3 +259,22 @@ def test_a_cursor_of_another_version_is_refused() -> None:
     one.worker.seat.arrives = lambda: crowd.share((0, 1))
     with pytest.raises(ConfigError, match="worker 1 says of itself 'here'"):
         one.take(1)
+
+
+def test_a_newcomer_under_a_rank_of_one_that_is_gone_counts_from_where_that_one_ended() -> None:
+    crowd = Crowd(2)
+    one, other = Reader(crowd, 0).take(3), Reader(crowd, 1).take(4)
+    one.change()
+    one.worker.seat.arrives = lambda: crowd.share((0,), w1=3)
+    other.batches.pop()
+    one.take(2)
+    again = Reader(crowd, 1, late=True)
+    one.change()
+    one.worker.seat.arrives = lambda: crowd.share((0, 1))
+    one.take(1)
+    again.take(2)
+    assert again.worker.course.cursor()["pushes"] == 3 + 1 and again.worker.resumed == 5
+    one.change()
+    one.worker.seat.arrives = lambda: crowd.share((0,), w1=3 + 1)
+    again.batches.pop()
+    assert once_each(one.take(), other, again)

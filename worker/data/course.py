@@ -143,7 +143,8 @@ class Course:
         if self._enters:
             self._adopt()  # before: the others wait for who takes part
             self.group.enter(MEET_S)
-            self._steps = standings(self.group.shares)[-1][self.rank].steps
+            mine = standings(self.group.shares)[-1][self.rank]
+            self._before, self._steps = mine.pushes, mine.steps
         else:
             self._recall()
         self._adopt()

@@ -30,7 +30,8 @@ class Record(Protocol):
 class Standing:
     """How far a worker is when a set begins: its pushes that are counted, and the training steps behind it.
 
-    Of a newcomer the steps are those of the worker that is farthest: so are its random numbers and its schedules.
+    Of a newcomer the steps are those of the worker that is farthest: so are its random numbers and its schedules. Its
+    pushes are what is counted of whoever had its rank before: servers count by rank.
     """
 
     pushes: int = 0
@@ -72,11 +73,13 @@ def cursor_of(record: Record, before: Record, rank: int) -> Mapping[str, Any] | 
 def standings(records: Sequence[Record]) -> list[dict[int, Standing]]:
     """By rank, how far the workers of each set were when it began."""
     found = [{r: Standing() for r in records[0].ranks}]
+    left: dict[int, int] = {}  # by rank, what is counted of those that are gone
     for before, record in pairwise(records):
         cursors = {r: c for r in before.ranks if (c := cursor_of(record, before, r)) is not None}
         newest = max([int(c["total"]) for c in cursors.values()], default=0)
         here = {r: Standing(int(c["pushes"]), int(c["total"])) for r, c in cursors.items() if r in record.ranks}
-        found.append({r: here.get(r, Standing(steps=newest)) for r in record.ranks})
+        left |= {int(r): max(pushes) for r, pushes in record.counted.items() if pushes}
+        found.append({r: here.get(r, Standing(left.get(r, 0), newest)) for r in record.ranks})
     return found
 
 
