@@ -39,6 +39,7 @@ from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
+from shoal.kvstore.server.door import Door
 from shoal.kvstore.server.saver import Saver, Saving
 from shoal.kvstore.server.statefiles import StateFiles
 from shoal.kvstore.server.table import Table
@@ -48,6 +49,7 @@ from shoal.kvstore.wire.messages import (
     Call,
     Change,
     Done,
+    Hello,
     HelloOk,
     Init,
     Offer,
@@ -83,7 +85,7 @@ class ServerShell:
         self.core: ServerCore | None = None
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
-        self._greeted: set[str] = set()  # who has said which worker it is
+        self.door = Door()
         self._told = 0  # statements about what was lost
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
@@ -141,6 +143,8 @@ class ServerShell:
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self.core is None or not self.core.known or self._failure:
             return
+        if not self.door.knows(peer, message) and not self._let_in(self.core, peer, message):
+            return
         self._asked = message
         try:
             actions = self._handle(self.core, peer, message, now)
@@ -149,13 +153,21 @@ class ServerShell:
         else:
             self._carry_out(actions)
 
+    def _let_in(self, core: ServerCore, peer: str, m: Message) -> bool:
+        """Whether a message is handled that is not of a worker that has greeted on this connection."""
+        why = self.door.objection(peer, m)
+        if not why:
+            return True
+        core.strangers += 1
+        if self.door.turn_away(peer, why) or isinstance(m, Hello):
+            text = f"server {core.rank} refuses this: {why}"
+            self.transport.send(peer, Refused(seq=getattr(m, "seq", 0), error="JoinRefusedError", text=text))
+        return False
+
     def _handle(self, core: ServerCore, peer: str, message: Message, now: float) -> list[Action]:
         if not isinstance(message, (Push, Pull)):  # a union would be made for every message
             if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
                 return self._call(core, peer, message)
-            if isinstance(message, Init) and peer not in self._greeted:
-                core.strangers += 1
-                return []  # a worker says hello first, and repeats what is not answered
             return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
@@ -215,7 +227,7 @@ class ServerShell:
         data = self.core.report() if self.core is not None else {}
         malformed = sum(self.transport.malformed.values())
         traffic: dict[str, Any] = {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "malformed": malformed}
-        traffic |= {"changes_refused": dict(self._unfit)}
+        traffic |= {"changes_refused": dict(self._unfit), "strangers_by_peer": dict(self.door.refused.most_common(50))}
         if self._saver is not None:
             traffic["state"] = dict(self._saver.counts)
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
@@ -235,7 +247,8 @@ class ServerShell:
     def _send(self, a: Send) -> None:
         message = a.message
         if isinstance(message, HelloOk):
-            self._greeted.add(a.to)
+            if isinstance(self._asked, Hello):
+                self.door.greeted(a.to, self._asked)
             self._offer(a.to)
             if self.core is not None and self.core.restored[self._told :]:
                 self._told = len(self.core.restored)

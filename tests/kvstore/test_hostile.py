@@ -13,11 +13,14 @@ import pytest
 
 from shoal.errors import RemoteProtocolError
 from shoal.kvstore.arrays import as_payload
+from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Job, Transmit
 from shoal.kvstore.events import Received, Send
+from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.server.door import MAX_PEERS, Door
 from shoal.kvstore.server.freeze import freeze
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.wire.codec import decode, encode
-from shoal.kvstore.wire.messages import Hello, Init, Member, Pull, Push, Refused, Roster
+from shoal.kvstore.wire.messages import Ack, Done, Hello, HelloOk, Init, Member, Pull, Push, Refused, Roster
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.sharing import Sharing
 from tests.kvstore.hostile import damaged, message
@@ -35,10 +38,10 @@ class Wire:
     def __init__(self) -> None:
         self.malformed: Counter[str] = Counter()
         self.sharing = Sharing(lambda fd: None, lambda fd: None, 0)
-        self.sent = 0
+        self.sent: list[tuple[str, Message]] = []
 
     def send(self, peer: str, message: Message, *, stable: bool = True) -> None:
-        self.sent += 1
+        self.sent = [*self.sent[-9:], (peer, message)]
 
 
 def serving() -> ServerShell:
@@ -116,7 +119,10 @@ def test_strangers_replays_and_stolen_identities_change_nothing() -> None:
     try:
         held = tracemalloc.get_traced_memory()[0]
         for n in range(STRANGE):
-            shell.receive(f"stranger{n % 5}", strange(rng), float(n))
+            m = strange(rng)
+            shell.receive(f"stranger{n % 5}", m, float(n))
+            if isinstance(m, Push) and m.incarnation == 3 and m.worker < 2:
+                shell.receive(f"w{m.worker}", m, float(n))  # replayed on the connection that it came on
             assert not shell.failure(), shell.failure()
             if n % 200 == 0:
                 for book in core.ledgers.values():  # a repetition is counted, and is all that changes
@@ -126,7 +132,9 @@ def test_strangers_replays_and_stolen_identities_change_nothing() -> None:
     finally:
         tracemalloc.stop()
     assert grown < 1 << 20
-    assert core.strangers > STRANGE / 4 and duplicates > STRANGE / 8
+    assert core.strangers > STRANGE * 3 / 4 and duplicates > STRANGE / 8
+    assert set(shell.door.refused) == {f"stranger{i}" for i in range(5)}
+    assert shell.report()["strangers_by_peer"] == dict(shell.door.refused)
 
 
 def faulty(rng: random.Random, n: int) -> Push:
@@ -177,3 +185,164 @@ def test_so_many_readers_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -
     said = [a.message for m in reads for a in core.handle(Received("w0", m), 0.0) if isinstance(a, Send)]
     assert len(core.entries[7].parked) == 5
     assert [m.seq for m in said if isinstance(m, Refused)] == [15, 16, 17, 18, 19]
+
+
+# --- who has greeted, and as whom -------------------------------------------------------------------------------------
+
+
+def answers(shell: ServerShell, peer: str, m: Message) -> list[Message]:
+    """What a peer is told because of a message."""
+    wire = shell.transport
+    assert isinstance(wire, Wire)
+    wire.sent = []
+    shell.receive(peer, m, 1.0)
+    return [said for to, said in wire.sent if to == peer]
+
+
+def test_from_a_connection_that_has_not_greeted_only_a_greeting_is_handled() -> None:
+    rng, shell = random.Random(5), serving()
+    before = state(shell)
+    for _ in range(2000):
+        m = message(rng, worker=0, incarnation=3, cluster="run", slice=7, store=1)
+        if not isinstance(m, Hello):
+            assert answers(shell, "nobody", m) == [] and state(shell) == before
+    assert shell.door.refused["nobody"] > 1900
+
+
+def test_a_worker_that_speaks_for_another_is_refused_and_counted_by_peer() -> None:
+    shell = serving()
+    before = state(shell)
+    (refused,) = answers(shell, "w0", genuine(1, clock=1, seq=5))
+    assert isinstance(refused, Refused) and refused.seq == 5
+    assert "a Push of worker 1 (incarnation 3) on a connection of worker 0 (incarnation 3)" in refused.text
+    assert state(shell) == before and shell.door.refused == {"w0": 1}
+
+
+def test_another_incarnation_than_the_one_that_greeted_is_refused() -> None:
+    shell = serving()
+    before = state(shell)
+    for incarnation in (2, 4):
+        (refused,) = answers(shell, "w0", genuine(0, incarnation=incarnation, clock=1, seq=5))
+        assert isinstance(refused, Refused) and state(shell) == before
+    assert shell.door.refused == {"w0": 2}
+
+
+def test_nobody_is_greeted_under_the_name_of_a_worker_that_is_there() -> None:
+    shell = serving()
+    (refused,) = answers(shell, "thief", Hello(cluster="run", worker=0, incarnation=3))
+    assert isinstance(refused, Refused) and "has greeted on another connection" in refused.text
+    assert answers(shell, "thief", genuine(0, clock=1, seq=2)) == []
+    assert [type(m) for m in answers(shell, "w0", Hello(cluster="run", worker=0, incarnation=3))] == [HelloOk]
+
+
+def test_a_connection_does_not_change_hands() -> None:
+    shell = serving()
+    (refused,) = answers(shell, "w0", Hello(cluster="run", worker=1, incarnation=3))
+    assert isinstance(refused, Refused) and shell.door.refused == {"w0": 1}
+    (done,) = answers(shell, "w0", genuine(0, clock=1, seq=2))
+    assert isinstance(done, Ack)
+
+
+def test_a_greeting_of_another_run_opens_nothing() -> None:
+    shell = serving()
+    (refused,) = answers(shell, "w2", Hello(cluster="another", worker=9, incarnation=3))
+    assert isinstance(refused, Refused) and "belongs to run 'another'" in refused.text
+    assert answers(shell, "w2", genuine(0, clock=1, seq=2)) == []
+
+
+def test_a_worker_that_was_replaced_is_told_so_on_its_own_connection() -> None:
+    shell = serving()
+    assert shell.core is not None
+    shell.core.known[0] = shell.core.members[0] = 4
+    (stale,) = answers(shell, "w0", genuine(0, clock=1, seq=2))
+    assert isinstance(stale, Refused) and stale.error == "StaleWorkerError"
+    assert [type(m) for m in answers(shell, "new", Hello(cluster="run", worker=0, incarnation=4))] == [HelloOk]
+    assert [type(m) for m in answers(shell, "new", genuine(0, incarnation=4, clock=1, seq=0))] == [Ack]
+
+
+def test_strangers_of_any_number_are_counted_in_little_memory() -> None:
+    shell = serving()
+    for n in range(3 * MAX_PEERS):
+        shell.receive(f"stranger{n}", genuine(0), 1.0)
+    assert len(shell.door.refused) == MAX_PEERS + 1 and shell.door.refused["others"] == 2 * MAX_PEERS
+    assert len(shell.report()["strangers_by_peer"]) == 50
+
+
+def test_servers_know_again_who_had_greeted() -> None:
+    door, again = serving().door, Door()
+    again.thaw(json.loads(json.dumps(door.freeze())))
+    assert again.knows("w0", genuine(0)) and not again.knows("w0", genuine(1)) and not again.knows("x", genuine(0))
+
+
+class Line:
+    """A client core and a server shell, joined by a line that loses what it is told to."""
+
+    def __init__(self) -> None:
+        self.client, self.now = ClientCore(0, 3, "run", 1), 0.0
+        self.client.register(7, parse_gate("asp"))
+        self.lost: set[type[Message]] = set()
+        self.done: list[Message | None] = []
+        self.serve(1)
+
+    def serve(self, incarnation: int) -> None:
+        self.shell = ServerShell(Wire())  # type: ignore[arg-type]
+        self.shell.start(0, incarnation, "run")
+        members = (Member(role="worker", rank=0, incarnation=3, address="", host="h", pid=1),)
+        self.shell.roster(Roster(generation=1, epoch=0, members=members))
+
+    def carry(self, actions: list[ClientAction]) -> None:
+        for a in actions:
+            if isinstance(a, Complete):
+                self.done.append(a.result)
+            elif isinstance(a, Transmit) and type(a.message) not in self.lost:
+                for m in answers(self.shell, "w0", a.message):
+                    if type(m) not in self.lost:
+                        self.carry(self.client.receive(0, m, self.now))
+
+    def sleep(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            actions, due = self.client.wake(self.now)
+            self.carry(actions)
+            self.now = min(until, max(due, self.now + 0.01))
+
+    def init(self) -> None:
+        value = as_payload(np.zeros(4, np.float32))
+        request = Init(seq=0, store=1, slice=7, key="a", gate="asp", reduce="mean", value=value)
+        self.carry(self.client.submit([Job(server=0, key="a", request=request)], self.now))
+
+    def push(self) -> None:
+        job = Job(server=0, slice=7, key="a", payload=as_payload(np.ones(4, np.float32)))
+        self.carry(self.client.submit([job], self.now))
+
+
+@pytest.mark.parametrize("lost", [Hello, HelloOk])
+def test_a_greeting_that_is_lost_is_repeated_and_nothing_is_sent_before(lost: type[Message]) -> None:
+    line = Line()
+    line.lost = {lost}
+    line.init()
+    line.sleep(3.0)
+    assert line.done == [] and not line.shell.door.refused
+    line.lost = set()
+    line.sleep(2.0)
+    line.push()
+    assert isinstance(line.done[0], Done) and len(line.done) == 2 and not line.shell.door.refused
+
+
+def test_to_a_server_that_was_restarted_a_worker_says_again_who_it_is() -> None:
+    line = Line()
+    line.init()
+    line.serve(2)
+    line.push()  # it does not know yet: the new process does not handle it
+    assert line.shell.door.refused == {"w0": 1} and len(line.done) == 1
+    line.lost = {HelloOk}
+    line.carry(line.client.replaced(0, line.now))
+    line.sleep(1.0)
+    line.lost = set()
+    line.sleep(1.0)
+    line.init()
+    line.sleep(10.0)
+    assert line.shell.core is not None and 7 in line.shell.core.entries
+    assert line.shell.core.ledgers[0].applied == 0, "its push was refused before the key was there again"
+    line.push()
+    assert line.shell.core.ledgers[0].applied == 1
