@@ -76,7 +76,7 @@ class Membership:
 
     Args:
         transport: connected to the scheduler under the name ``"scheduler"``.
-        role: "worker" or "server".
+        role: "worker", "server" or "replica".
         rank: the rank it would like, or -1 for any.
         address: ``host:port`` where this process listens; "" if it does not.
         scheduler: ``host:port``, for texts.
@@ -112,6 +112,7 @@ class Membership:
         )
         self.on_welcome: Callable[[Welcome], None] = _ignore
         self.on_roster: Callable[[Roster], None] = _ignore
+        self.on_news: Callable[[Roster | Left | Replaced | Changed], None] = _ignore  # all of these, in order
         self.on_left: Callable[[Left], None] = _ignore
         self.on_replaced: Callable[[Member], None] = _ignore
         self.on_arrived: Callable[[Member], None] = _ignore
@@ -201,6 +202,8 @@ class Membership:
             log.warning(text, who, where, hush.silent_s, self.core.grace_s, extra=extra)
 
     def _news(self, m: Message) -> None:
+        if isinstance(m, Roster | Left | Replaced | Changed):
+            self.on_news(m)
         match m:
             case Welcome(present=present, missing=missing):
                 if missing:
@@ -459,6 +462,11 @@ class Membership:
         if not isinstance(answer, Controlled):
             raise MembershipError(f"the scheduler answered a change of settings with {type(answer).__name__}")
         return answer.change
+
+    def tell(self, make: Callable[[int], Question]) -> None:
+        """Say what ``make`` makes of a number, until the scheduler has noted it; does not wait."""
+        question = make(self._number())
+        self._enqueue(lambda now: self.core.ask(declare_key(getattr(question, "request", 0)), question, now))
 
     def _number(self) -> int:
         with self._changed:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import check_workers
-from shoal.scheduler.gather import MAX_NODES, Count, as_count, check_servers
+from shoal.scheduler.gather import MAX_NODES, Count, as_count, check_replicas, check_servers
 from shoal.scheduler.log import Founded
 
 __all__ = ["SchedulerConfig", "contradiction", "founding"]
@@ -27,6 +27,7 @@ class SchedulerConfig:
         worker_grace_s: how long after its lease a silent worker may come back, or be replaced, before the others go on
             without it; 0: a lost worker ends the run, and none can come late.
         gather_timeout_s: the run fails if not everybody has joined by then.
+        replicas: of each server, 0 or 1.
         settle_s: where more may come than are waited for, the run begins when nobody has joined for this long.
     """
 
@@ -42,6 +43,7 @@ class SchedulerConfig:
     gather_timeout_s: float = 120.0
     settle_s: float = 5.0
     worker_grace_s: float = 0.0
+    replicas: int = 0
 
     def __post_init__(self) -> None:
         workers = as_count(self.workers)
@@ -49,6 +51,7 @@ class SchedulerConfig:
             raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
         check_workers(self.mode, MAX_NODES if workers.more else workers.least)
         check_servers(as_count(self.servers).least, self.mode)
+        check_replicas(self.replicas, self.servers)
         times = {"lease": self.lease_s, "gathering": self.gather_timeout_s, "settling": self.settle_s}
         if min(times.values()) <= 0 or min(self.grace_s, self.worker_grace_s) < 0:
             got = {**times, "grace": self.grace_s, "grace of workers": self.worker_grace_s}
@@ -58,7 +61,8 @@ class SchedulerConfig:
 def founding(config: SchedulerConfig) -> Founded:
     """The first record of the run's log."""
     c = config
-    return Founded(c.cluster, c.version, str(as_count(c.workers)), str(as_count(c.servers)), c.mode, c.algo, c.seed)
+    counts = str(as_count(c.workers)), str(as_count(c.servers))
+    return Founded(c.cluster, c.version, *counts, c.mode, c.algo, c.seed, c.replicas)
 
 
 def contradiction(founded: Founded, config: SchedulerConfig) -> str:
@@ -68,6 +72,6 @@ def contradiction(founded: Founded, config: SchedulerConfig) -> str:
     'workers: 2, now 3'
     """
     now = founding(config)
-    names = ("version", "workers", "servers", "mode", "algo", "seed")
+    names = ("version", "workers", "servers", "mode", "algo", "seed", "replicas")
     pairs = [(name, getattr(founded, name), getattr(now, name)) for name in names]
     return "; ".join(f"{name}: {then or 'none'}, now {new or 'none'}" for name, then, new in pairs if then != new)

@@ -6,7 +6,8 @@ the log of an earlier one goes on where that one was, under the next term, and c
 
 - a join is known by its token, so that repeating it changes nothing;
 - a node that falls silent before the run begins frees its place; during the run, it ends the run, unless it is a worker
-  and the run is elastic (`shoal.scheduler.workers`): then it is given up after a grace, if nobody takes its place;
+  and the run is elastic (`shoal.scheduler.workers`): then it is given up after a grace, if nobody takes its place; or a
+  server that has a replica, or a replica (`shoal.scheduler.replicas`);
 - a node that gives up, and a server that leaves before the workers are done, end the run; the cause is named to all;
 - a worker that is done is waited for no more, at barriers or anywhere else;
 - when all workers are done the servers are told to stop; when they have said goodbye the run is finished;
@@ -33,9 +34,10 @@ from shoal.kvstore.wire.messages import (
     FromScheduler,
     Goodbye,
     Heartbeat,
+    InStep,
     Join,
+    Lost,
     Meet,
-    Member,
     Noted,
     Placed,
     Refused,
@@ -52,15 +54,14 @@ from shoal.scheduler.barriers import Barriers
 from shoal.scheduler.config import SchedulerConfig, contradiction, founding
 from shoal.scheduler.contacts import Contacts, Watchers
 from shoal.scheduler.control import Asker, Check, Controls
-from shoal.scheduler.gather import ALLREDUCE, Gathering, as_count
+from shoal.scheduler.gather import ALLREDUCE, Gathering, as_count, member_of
 from shoal.scheduler.invariants import check_state
-from shoal.scheduler.keys import new_keys, objection
+from shoal.scheduler.keys import declare
 from shoal.scheduler.log import (
     Aborted,
     Added,
     ClusterState,
     Configured,
-    Declared,
     Departed,
     Dropped,
     Finished,
@@ -77,6 +78,7 @@ from shoal.scheduler.log import (
     describe,
 )
 from shoal.scheduler.refusals import forgotten, lost_text, other_version, silence_text, stranger_text, too_few_text
+from shoal.scheduler.replicas import SERVING, Replicas, late_replica, place_of
 from shoal.scheduler.snapshots import snapshot
 from shoal.scheduler.verdict import Ended, Interrupted
 from shoal.scheduler.workers import Workers
@@ -119,6 +121,7 @@ class SchedulerCore:
         if not as_count(config.servers).least and not as_count(config.servers).more:
             self.mode = ALLREDUCE
         counts = {"server": as_count(config.servers), "worker": as_count(config.workers)}
+        counts["replica"] = as_count(counts["server"].least * config.replicas)
         self.gathering = Gathering(counts, config.settle_s)
         self.state = ClusterState(counts["worker"].least, counts["server"].least)
         self.log: list[Record] = []
@@ -126,6 +129,7 @@ class SchedulerCore:
         self.barriers = Barriers(self.state.opened, lambda name, index: self._commit(Opened(name, index)))
         self.contacts = Contacts()
         self.workers = Workers(config, self.mode, self.state, self.contacts, self.barriers, self._commit)
+        self._replicas = Replicas(self.state, self._commit, lambda m: self._tell(self._live(), m))
         self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
@@ -139,6 +143,7 @@ class SchedulerCore:
             Control: self._control,
             Goodbye: self._goodbye,
             Meet: self._meet,
+            InStep: self._replicas.in_step,
         }
         self._restored = bool(past)
         self._found(past)
@@ -218,6 +223,8 @@ class SchedulerCore:
             return self._watch(sender)
         if isinstance(m, Join):
             return self._join(sender, m)
+        if isinstance(m, Lost):
+            return self._replicas.told_lost(sender, m)
         if isinstance(m, Control) and m.token:
             return self._change(sender, (m.token, m.request), m, m.by[:80], worker=False)
         node = self.state.tokens.get(self.contacts.token_of(sender))
@@ -258,15 +265,9 @@ class SchedulerCore:
             return [_refuse(sender, "JoinRefusedError", reason)]
         late = not dead and self.workers.comes_late(m)
         free = self.workers.free_rank(m) if late else self.gathering.lowest_free(m.role, self.state.nodes)
-        place = m.role, m.rank if m.rank >= 0 else free
-        member = Member(
-            role=m.role,
-            rank=place[1],
-            incarnation=self.state.incarnations.get(place, 0) + 1,
-            address=m.address,
-            host=m.host,
-            pid=m.pid,
-        )
+        rank = place_of(self.state, m) if dead else m.rank
+        place = m.role, rank if rank >= 0 else free
+        member = member_of(m, place[1], self.state.incarnations.get(place, 0) + 1)
         self.contacts.bind(m.token, sender, self._now)
         if dead or late:
             self._commit(Succeeded(member, m.token, sender) if dead else Added(member, m.token, sender))
@@ -290,12 +291,14 @@ class SchedulerCore:
             return [Send(sender, self._welcome(node))]
         news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
         news += self.state.news(node.member)
-        if self._stopping and node.member.role == "server":
+        if self._stopping and node.member.role in SERVING:
             news.append(_STOP)
         return [Send(sender, message) for message in news]
 
     def _succeeds(self, m: Join) -> bool:
-        """Whether this is a server with the snapshots of one that has died, or a worker in the place of one."""
+        """Whether this is a server with the snapshots of one that died, a worker in the place of one, or a replica."""
+        if m.role == "replica":
+            return self.state.phase == "running" and not late_replica(self.state, m)
         node = self.state.nodes.get((m.role, m.rank))
         able = m.role == "server" or self.workers.elastic
         return m.replaces and able and self.state.phase == "running" and node is not None and node.live
@@ -304,6 +307,8 @@ class SchedulerCore:
         """Why this process cannot be taken in; empty when it can."""
         if self.workers.comes_late(m):
             return self.workers.refusal(m)
+        if m.role == "replica" and self.state.phase == "running":
+            return late_replica(self.state, m)
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
 
@@ -359,7 +364,7 @@ class SchedulerCore:
             return self._abort()
         if self.state.phase == "gathering":
             return self._welcome(node)
-        if self._stopping and node.member.role == "server":
+        if self._stopping and node.member.role in SERVING:
             return _STOP
         return Alive(generation=self.state.generation, change=self.workers.change(node))
 
@@ -404,15 +409,8 @@ class SchedulerCore:
         if node.member.role != "worker" or self.state.phase == "gathering":
             text = "only workers declare keys, and only after the run has begun"
             return [_refuse(sender, "LocalProtocolError", text, m.request)]
-        wrong = objection(self.state, self.mode, by, m)
-        if wrong:
-            return [_refuse(sender, *wrong, m.request)]
-        new = new_keys(self.state, m.keys)
-        if new or m.store not in self.state.stores:
-            self._commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
-        layouts = self.state.placement.layouts
-        asked = [spec.key for spec in m.keys] or list(layouts)  # who names none asks what there is
-        return [Send(sender, Placed(request=m.request, layouts=tuple(layouts[key] for key in asked)))]
+        answer = declare(self.state, self.mode, by, m, self._commit)
+        return [Send(sender, answer) if isinstance(answer, Placed) else _refuse(sender, *answer, m.request)]
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -466,19 +464,20 @@ class SchedulerCore:
         if self.state.phase == "failed":
             self._commit(Departed(node.token, "stopped", m.report))
             return [farewell]
-        early = self.state.phase == "gathering" or (node.member.role == "server" and not self._stopping)
+        early = self.state.phase == "gathering" or (node.member.role in SERVING and not self._stopping)
         alone = m.left and not self.workers.may_go_on_without([node])
         if m.failed or early or alone:
             reason = m.failed or m.left or "left before the run was complete"
             reason += "; it was the last worker, and was not done" * (self.workers.elastic and bool(alone))
-            fails = self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
+            spared = self._replicas.lose(node, reason) if node.member.role == "replica" else None
+            fails = spared or self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
             return [farewell, *fails]
         self._commit(Departed(node.token, "left" if m.left else "done", m.report))
         return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
 
     def _worker_left(self) -> list[Action]:
         told = self._tell(self._live(), self.state.departures[-1])
-        stop = self._tell(self._live("server"), _STOP) if self._stopping else []
+        stop = self._tell([n for r in SERVING for n in self._live(r)], _STOP) if self._stopping else []
         return [*told, *self._open_barriers(), *stop]
 
     @property
@@ -519,8 +518,9 @@ class SchedulerCore:
         if all(n.member.role == "worker" for n in silent) and self.workers.may_go_on_without(silent):
             return [a for node in silent for a in self._give_up(node)]
         reason = silence_text(silent_s, lease_s)
+        told, silent = self._replicas.survive(silent, reason)
         culprits = ", ".join(describe(node.member) for node in silent)
-        return self._fail(culprits, reason, tuple(n.token for n in silent), "lost")
+        return [*told, *(self._fail(culprits, reason, tuple(n.token for n in silent), "lost") if silent else [])]
 
     def _give_up(self, node: Node) -> list[Action]:
         """The others go on without a worker that nobody has replaced."""

@@ -20,7 +20,10 @@ __all__ = [
     "Gathering",
     "Place",
     "as_count",
+    "check_reach",
+    "check_replicas",
     "check_servers",
+    "member_of",
     "parse_count",
     "unreachable",
 ]
@@ -62,6 +65,22 @@ def check_servers(servers: int, mode: str) -> None:
         )
 
 
+def check_replicas(replicas: int, servers: "int | Count") -> None:
+    """Raise ConfigError unless each of these servers can have so many replicas."""
+    if replicas not in (0, 1):
+        raise ConfigError(
+            f"a server has 0 or 1 replica, got --replicas {replicas}: a second one would cost another copy of every "
+            "push, and helps only if both others are lost before a new one is filled"
+        )
+    count = as_count(servers)
+    if replicas and count.more:
+        raise ConfigError(f"with --replicas the number of servers must be known, got {count}: say --servers N")
+    if replicas and not count.least:
+        raise ConfigError(
+            "--replicas is for servers; a run without any reduces among its workers, who have all there is"
+        )
+
+
 def parse_count(text: str, least: int = 1) -> Count:
     """``"4"`` or ``"1+"``.
 
@@ -79,6 +98,11 @@ def parse_count(text: str, least: int = 1) -> Count:
             f"a number of processes is {least} to {MAX_NODES}, such as 4, or such as 2+ for at least two; got {text!r}"
         )
     return Count(int(number), text.strip().endswith("+"))
+
+
+def member_of(m: Join, rank: int, incarnation: int) -> Member:
+    """Whoever asks to join, at its place."""
+    return Member(role=m.role, rank=rank, incarnation=incarnation, address=m.address, host=m.host, pid=m.pid)
 
 
 class Gathering:
@@ -126,7 +150,7 @@ class Gathering:
         owner = taken.get((m.role, m.rank))
         if owner:
             return f"rank {m.rank} is taken by pid {owner.pid} on {owner.host}; ask for another rank, or for none"
-        hidden = _hidden(m, taken.values())
+        hidden = check_reach(m, taken.values())
         if hidden:
             return hidden
         here = sum(role == m.role for role, _ in taken)
@@ -178,14 +202,14 @@ def unreachable(workers: Iterable[Member]) -> str:
     return ""
 
 
-def _hidden(m: Join, members: Iterable[Member]) -> str:
+def check_reach(m: Join, members: Iterable[Member]) -> str:
     """Which server cannot be reached by a process on another machine, now that ``m`` comes; empty if all can."""
     for other in members:
         for server, reader in ((m, other), (other, m)):
-            if server.role == "server" and _only_here(server.address) and server.host != reader.host:
+            if server.role != "worker" and _only_here(server.address) and server.host != reader.host:
                 return (
-                    f"the server on {server.host} (pid {server.pid}) is reached at {server.address}, which means "
-                    f"nothing to the {reader.role} on {reader.host}. Start that server with the scheduler's address as "
-                    "other machines know it, or with --advertise."
+                    f"the {server.role} on {server.host} (pid {server.pid}) is reached at {server.address}, which "
+                    f"means nothing to the {reader.role} on {reader.host}. Start that {server.role} with the "
+                    "scheduler's address as other machines know it, or with --advertise."
                 )
     return ""

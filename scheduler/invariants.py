@@ -25,6 +25,7 @@ def check_state(s: ClusterState, log: list[Record], gathering: Gathering, contac
         "a complete cluster is running": (s.phase == "gathering") == (s.roster is None) or s.phase == "failed",
         "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
         "a finished run waits for nobody": s.phase != "finished" or not live,
+        "a replica that may take a place is there": all(("replica", r) in s.nodes for r in s.covered),
         "every live node can be reached": all(contacts.token_of(contacts[n.token].sender) == n.token for n in live),
         "the log adds up to the state": digest(again) == digest(s),
     }
@@ -58,6 +59,7 @@ def digest(state: ClusterState) -> tuple[Any, ...]:
         state.optimizers,
         state.changes,
         state.requests,
+        state.covered,
         state.opened,
         state.placement.layouts,
     )

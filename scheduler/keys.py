@@ -1,17 +1,18 @@
 """Whether a declaration of keys fits what the run has settled on. Pure: a verdict with its reason."""
 
+from collections.abc import Callable
 from math import prod
 
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.placement import CUTS
-from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec
+from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec, Placed
 from shoal.kvstore.wire.packed import MAX_DIMENSIONS
 from shoal.kvstore.wire.schema import ITEM_BYTES
 from shoal.scheduler.gather import ALLREDUCE, unreachable
-from shoal.scheduler.log import ClusterState
+from shoal.scheduler.log import ClusterState, Declared
 
-__all__ = ["Objection", "new_keys", "objection"]
+__all__ = ["Objection", "declare", "new_keys", "objection"]
 
 Objection = tuple[str, str]
 """Name of the error class that the worker raises, and its text."""
@@ -25,6 +26,21 @@ MAX_NAME = 1024
 
 MAX_BYTES = 1 << 42
 """Of all values of a run. A larger size is a mistake, or malice: its slices alone would fill this process's memory."""
+
+
+def declare(
+    state: ClusterState, mode: str, by: str, m: Declare, commit: Callable[[Declared], None]
+) -> Placed | Objection:
+    """Where the keys live that worker ``by`` declares, or why it may not; what is new goes into the log."""
+    wrong = objection(state, mode, by, m)
+    if wrong:
+        return wrong
+    new = new_keys(state, m.keys)
+    if new or m.store not in state.stores:
+        commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
+    layouts = state.placement.layouts
+    asked = [spec.key for spec in m.keys] or list(layouts)  # who names none asks what there is
+    return Placed(request=m.request, layouts=tuple(layouts[key] for key in asked))
 
 
 def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection | None:

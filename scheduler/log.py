@@ -5,7 +5,7 @@ of the records, in order: applying a log to a fresh state gives the same state a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from shoal.errors import LocalProtocolError
@@ -20,15 +20,18 @@ __all__ = [
     "Answered",
     "ClusterState",
     "Configured",
+    "Covered",
     "Declared",
     "Departed",
     "Dropped",
     "Finished",
+    "Forsaken",
     "Founded",
     "GivenUp",
     "Joined",
     "Node",
     "Opened",
+    "Promoted",
     "Record",
     "Reshared",
     "Ruled",
@@ -59,6 +62,7 @@ class Founded:
     mode: str
     algo: str
     seed: int
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,39 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """A process has taken the place of one that died during the run; ``sender`` as of `Joined`."""
+    """A process has taken the place of one that died during the run, or has come as a replica.
+
+    ``sender`` as of `Joined`.
+    """
 
     member: Member
     token: str
     sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The replica of server ``rank``, of this incarnation, has everything: it may take the server's place."""
+
+    rank: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Server ``rank`` was lost: its replica has its place, as this incarnation of the server."""
+
+    rank: int
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forsaken:
+    """The replica of server ``rank`` was lost: the server goes on alone."""
+
+    rank: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +238,9 @@ Record: TypeAlias = (
     | Ruled
     | Joined
     | Succeeded
+    | Covered
+    | Promoted
+    | Forsaken
     | Dropped
     | Started
     | Declared
@@ -276,12 +311,13 @@ class ClusterState:
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
     replacements: list[Replaced] = field(default_factory=list)  # each with the generation that it made, and so are
-    arrivals: list[Arrived] = field(default_factory=list)  # of workers,
+    arrivals: list[Arrived] = field(default_factory=list)  # of workers and replicas,
     shares: list[Shared] = field(default_factory=list)  # who takes part, but for the first: with which the run began,
-    departures: list[Left] = field(default_factory=list)  # of workers,
+    departures: list[Left] = field(default_factory=list)  # of workers and replicas,
     optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
     changes: list[Changed] = field(default_factory=list)  # of settings
     requests: dict[tuple[str, int], int] = field(default_factory=dict)  # token, request: number of its change
+    covered: dict[int, int] = field(default_factory=dict)  # by rank of server, its replica that may take its place
     opened: dict[str, int] = field(default_factory=dict)  # highest occurrence of each barrier that has opened
     placement: Placement = field(init=False)
 
@@ -301,6 +337,12 @@ class ClusterState:
             case Succeeded(member, token, sender):
                 self._succeed(member, token)
                 self.senders[token] = sender
+            case Covered(rank, incarnation):
+                self.covered[rank] = incarnation
+            case Promoted(rank, incarnation):
+                self._promote(rank, incarnation)
+            case Forsaken(rank):
+                self._forsake(rank)
             case Dropped(token):
                 node = self.tokens[token]
                 node.state = "lost"
@@ -353,10 +395,13 @@ class ClusterState:
         place = m.role, m.rank
         if token in self.tokens:
             raise LocalProtocolError(f"{describe(m)} joins twice")
-        before = self.nodes[place]
-        before.state = "lost"
-        opened = dict(self.opened)
-        self.nodes[place] = self.tokens[token] = Node(m, token, "running", late=before.late, opened=opened)
+        before = self.nodes.get(place)
+        if before is not None:
+            before.state = "lost"
+        if m.role in ("server", "replica"):
+            self.covered.pop(m.rank, None)  # what the one has the other has not
+        late, opened = before is not None and before.late, dict(self.opened)
+        self.nodes[place] = self.tokens[token] = Node(m, token, "running", late=late, opened=opened)
         self.incarnations[place] = m.incarnation
         self.generation += 1
         self.replacements.append(Replaced(generation=self.generation, member=m))
@@ -387,6 +432,22 @@ class ClusterState:
         told: list[Arrived | Changed | Left | Replaced | Shared] = [*gone, *self.changes, *self.replacements]
         return sorted([*told, *self.arrivals, *self.shares[1:]], key=lambda m: m.generation)
 
+    def _promote(self, rank: int, incarnation: int) -> None:
+        node = self.nodes.pop(("replica", rank))
+        self.nodes["server", rank].state = "lost"
+        node.member = replace(node.member, role="server", incarnation=incarnation)
+        self.nodes["server", rank] = node
+        self.incarnations["server", rank] = incarnation
+        self.covered.pop(rank, None)
+        self.generation += 1
+        self.replacements.append(Replaced(generation=self.generation, member=node.member))
+
+    def _forsake(self, rank: int) -> None:
+        node = self.nodes["replica", rank]
+        node.state = "lost"
+        self.covered.pop(rank, None)
+        self._left(node.member)
+
     def _start(self) -> None:
         self.phase = "running"
         self.generation += 1
@@ -394,6 +455,7 @@ class ClusterState:
         self.placement = _placement(self.servers)
         for node in self.nodes.values():
             node.state = "running"
+        self.covered = {rank: n.member.incarnation for (role, rank), n in self.nodes.items() if role == "replica"}
         members = tuple(self.nodes[place].member for place in sorted(self.nodes))
         self.roster = Roster(generation=self.generation, epoch=self.epoch, members=members)
         ranks = tuple(m.rank for m in members if m.role == "worker")
@@ -409,11 +471,11 @@ class ClusterState:
     def _depart(self, node: Node, state: str, report: Plain) -> None:
         node.state, node.report = state, report
         if node.member.role == "worker" and state in ("done", "left", "lost"):
-            self.generation += 1
-            m = node.member
-            self.departures.append(
-                Left(role=m.role, rank=m.rank, incarnation=m.incarnation, generation=self.generation)
-            )
+            self._left(node.member)
+
+    def _left(self, m: Member) -> None:
+        self.generation += 1
+        self.departures.append(Left(role=m.role, rank=m.rank, incarnation=m.incarnation, generation=self.generation))
 
 
 def _is_about(left: Left, m: Member) -> bool:

@@ -26,8 +26,10 @@ from shoal.kvstore.wire.messages import (
     FromScheduler,
     Goodbye,
     Heartbeat,
+    InStep,
     Join,
     Left,
+    Lost,
     Meet,
     Met,
     Noted,
@@ -97,7 +99,7 @@ Event: TypeAlias = Received | Woke
 Action: TypeAlias = Send | News | Fail | Hush
 
 
-Question: TypeAlias = Barrier | Declare | Control | Settle | Meet
+Question: TypeAlias = Barrier | Declare | Control | Settle | Meet | InStep | Lost
 """What is repeated until it is answered."""
 
 
@@ -106,7 +108,7 @@ class MemberConfig:
     """Who a process is.
 
     Args:
-        role: "worker" or "server".
+        role: "worker", "server" or "replica".
         rank: the rank it would like, or -1.
         token: random; names this process.
         address: where it listens, ``host:port``; "" if it does not.

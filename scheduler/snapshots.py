@@ -44,7 +44,7 @@ def snapshot(
         reason=state.reason,
         culprit=state.culprit,
         missing=missing,
-        nodes=tuple(_status(node, contacts, now) for node in nodes),
+        nodes=tuple(_status(node, contacts, now, _filling(node, state)) for node in nodes),
         changes=tuple(c.change for c in state.changes),
         generation=state.generation,
         age_s=now - began,
@@ -74,7 +74,12 @@ def _in_stores(node: Node, contacts: Contacts) -> Iterator[Wait]:
                 yield Wait(what=what[:200], who=(who,), on=tuple(str(o)[:80] for o in on), for_s=float(for_s))
 
 
-def _status(node: Node, contacts: Contacts, now: float) -> NodeStatus:
+def _filling(node: Node, state: ClusterState) -> bool:
+    """Whether this is a replica that does not have everything yet."""
+    return node.member.role == "replica" and node.state == "running" and node.member.rank not in state.covered
+
+
+def _status(node: Node, contacts: Contacts, now: float, filling: bool) -> NodeStatus:
     m, contact = node.member, contacts.get(node.token)
     return NodeStatus(
         role=m.role,
@@ -82,7 +87,7 @@ def _status(node: Node, contacts: Contacts, now: float) -> NodeStatus:
         incarnation=m.incarnation,
         host=m.host,
         pid=m.pid,
-        state=node.state,
+        state="filling" if filling else node.state,
         silent_s=now - contact.seen,
         status=contact.status,
         report=node.report,

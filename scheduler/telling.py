@@ -9,13 +9,16 @@ from shoal.scheduler.log import (
     Aborted,
     Added,
     Altered,
+    Covered,
     Declared,
     Departed,
     Dropped,
     Finished,
+    Forsaken,
     GivenUp,
     Joined,
     Opened,
+    Promoted,
     Record,
     Reshared,
     Ruled,
@@ -41,6 +44,9 @@ def tell(record: Record, core: SchedulerCore) -> None:
             log.warning(text, s.cluster, s.phase, term, awaited, extra=extra)
         case Joined(m):
             log.info("%s joined: %s", describe(m), _gathered(core), extra=_came(m))
+        case Succeeded(m) if m.role == "replica":
+            text = "%s has come, and is filled while the run goes on"
+            log.warning(text, describe(m), extra=_came(m))
         case Succeeded(m):
             log.warning("%s takes the place of one that died", describe(m), extra=_came(m))
         case Dropped(token):
@@ -64,6 +70,18 @@ def _tell_more(record: Record, core: SchedulerCore) -> None:
             log.info(
                 "%s declared %d keys of store %d (mode %s, reduce %s)", by, len(keys), store, gate, reduce, extra=extra
             )
+        case Covered(rank):
+            extra = event("replica in step", "it has everything", node=f"replica {rank}")
+            log.info("the replica of server %d may take its place", rank, extra=extra)
+        case Promoted(rank, incarnation, reason):
+            m = core.state.nodes["server", rank].member
+            extra = event("promoted", reason, node=f"server {rank}", incarnation=incarnation, node_pid=m.pid)
+            log.warning(
+                "server %d is lost (%s): its replica (pid %d) takes its place", rank, reason, m.pid, extra=extra
+            )
+        case Forsaken(rank, reason):
+            extra = event("lost", reason, node=f"replica {rank}")
+            log.warning("the replica of server %d is lost (%s): the server goes on alone", rank, reason, extra=extra)
         case Altered(c):
             clock = "at once" if c.at_clock < 0 else f"at clock {c.at_clock}"
             text = " ".join(f"{name}={value}" for name, value in c.settings.items())

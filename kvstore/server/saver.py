@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -125,6 +126,16 @@ class Saver:
             self._cut(core, now)
         self._note(perf_counter() - began)
         return ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether no snapshot is being cut or written."""
+        return not self._cutting and self._thread is None
+
+    @property
+    def directory(self) -> Path:
+        """Where the snapshots are."""
+        return self._files.directory
 
     @property
     def busy(self) -> bool:

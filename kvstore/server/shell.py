@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from math import prod
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,21 +48,28 @@ from shoal.kvstore.wire.messages import (
     Ack,
     Call,
     Change,
+    Changed,
     Done,
     Hello,
     HelloOk,
     Init,
+    Left,
     Offer,
     Pull,
     Push,
     Refused,
     Roster,
+    Stats,
+    StatsReply,
     Value,
 )
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops import optim
+
+if TYPE_CHECKING:
+    from shoal.kvstore.server.forwarding import Forwarding
 
 __all__ = ["ServerShell"]
 
@@ -80,6 +87,13 @@ class ServerShell:
 
     def __init__(self, transport: Transport, saving: Saving | None = None) -> None:
         self.transport, self.table = transport, Table(transport.sharing.arena.array)
+        self._out: Callable[..., None] = transport.send  # what is said to workers
+        self.forwarding: Forwarding | None = None  # to a replica
+        self.replication: Callable[[], dict[str, Any]] | None = (
+            None  # what there is to say of replicas, in a run with any
+        )
+        self.muted = False  # it is a replica: what it handles has been answered by its primary
+        self.heard = 0  # generation of the last news that was handled
         self._branches = Branches(self.table)
         self._copies = Copies(transport.sharing)
         self.core: ServerCore | None = None
@@ -90,7 +104,7 @@ class ServerShell:
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
         self.decode_s = 0.0
-        self._calls = Calls(self.table)
+        self.calls = Calls(self.table)
         self._saving = saving
         self._saver: Saver | None = None
         self._asked: Message | None = None  # what is being answered
@@ -115,15 +129,32 @@ class ServerShell:
     def start(self, rank: int, incarnation: int, cluster: str) -> None:
         """The scheduler has taken this server in."""
         self.core = ServerCore(rank, incarnation, cluster)
-        if self._saving is None:
-            return
-        files = StateFiles(os.path.join(self._saving.directory, f"server-{rank}"))
-        saver = self._saver = Saver(files, self.table, self._calls, self._saving.every, self.transport.wake)
-        if incarnation > 1:
+        saver = None if self.muted else self._save(rank)
+        if saver is not None and incarnation > 1:
             try:
                 self.core = saver.restore(rank, incarnation, cluster)
             except Exception:
-                self._fail(f"its snapshots in {files.directory}")
+                self.fail(f"its snapshots in {saver.directory}")
+
+    def _save(self, rank: int) -> Saver | None:
+        """Take snapshots, if there is a place for them."""
+        if self._saving is not None:
+            files = StateFiles(os.path.join(self._saving.directory, f"server-{rank}"))
+            self._saver = Saver(files, self.table, self.calls, self._saving.every, self.transport.wake)
+        return self._saver
+
+    def news(self, m: Message) -> None:
+        """The scheduler has announced who is there, who has left, or new settings; each piece once, in order."""
+        if self.forwarding is not None:
+            self.forwarding.enter("", m, 0.0)
+        self.heard = max(self.heard, getattr(m, "generation", 0))
+        match m:
+            case Roster():
+                self.roster(m)
+            case Left(role="worker", rank=rank, incarnation=incarnation):
+                self.left(rank, incarnation)
+            case Changed(change=change):
+                self.change(change)
 
     def roster(self, roster: Roster) -> None:
         """The cluster is complete: from now on its workers are served."""
@@ -146,10 +177,12 @@ class ServerShell:
         if not self.door.knows(peer, message) and not self._let_in(self.core, peer, message):
             return
         self._asked = message
+        if self.forwarding is not None and not self.forwarding.takes(self.core, peer, message, now):
+            return
         try:
             actions = self._handle(self.core, peer, message, now)
         except Exception:
-            self._fail(f"{message!r:.200} of {peer}")
+            self.fail(f"{message!r:.200} of {peer}")
         else:
             self._carry_out(actions)
 
@@ -168,6 +201,9 @@ class ServerShell:
         if not isinstance(message, (Push, Pull)):  # a union would be made for every message
             if isinstance(message, Call) and core.known.get(message.worker) == message.incarnation:
                 return self._call(core, peer, message)
+            if isinstance(message, Stats) and self.replication is not None:
+                data = {**core.report(), "replication": self.replication()}
+                return [Send(peer, StatsReply(seq=message.seq, data=data))]
             return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
@@ -186,10 +222,10 @@ class ServerShell:
         return core.handle(Received(peer, message), now)
 
     def _call(self, core: ServerCore, peer: str, m: Call) -> list[Action]:
-        answer = self._calls.answer(core, m)
-        if self._calls.wrote:
+        answer = self.calls.answer(core, m)
+        if self.calls.wrote:
             self._replies.forget()
-        if self._calls.wrote and self._saver is not None:
+        if self.calls.wrote and self._saver is not None:
             self._saver.hold(peer, answer)
             return []
         return [Send(peer, answer)]
@@ -205,13 +241,72 @@ class ServerShell:
 
     def wake(self, now: float) -> float:
         if self.core is not None and self.core.snapshots.open and not self._failure:
-            self._carry_out(self.core.handle(Woke(), now))
+            self.woke(now)
         saver = self._saver
         if saver is None or self.core is None or self._failure:
             return now + IDLE_S
+        if self.forwarding is not None and self.forwarding.cutting:
+            return now + IDLE_S
         for to, message in saver.turn(self.core, now):
-            self.transport.send(to, message)
+            self._out(to, message)
         return min(now + IDLE_S, saver.wake_at(now))
+
+    def woke(self, now: float) -> None:
+        """Time has passed."""
+        actions = self.core.handle(Woke(), now) if self.core is not None else []
+        if actions and self.forwarding is not None:
+            self.forwarding.enter("", None, now)
+        self._carry_out(actions)
+
+    # --- replicas -----------------------------------------------------------------------------------------------------
+
+    def mute(self) -> None:
+        """Handle what a primary handles, and say nothing."""
+        self.muted, self._out = True, _unsaid
+        self._does |= {SendValue: self._look, SendBranch: _unsaid}
+
+    def speak(self) -> None:
+        """From now on this is the primary."""
+        self.muted, self._out = False, self.transport.send
+        self._does |= {SendValue: self._send_value, SendBranch: self._send_branch}
+        if self.core is not None:
+            self._save(self.core.rank)
+
+    def say_through(self, forwarding: "Forwarding | None") -> None:
+        """What is said to workers waits until the replica has what it rests on; None: there is no replica."""
+        self.forwarding = forwarding
+        self._out = self.transport.send if forwarding is None else forwarding.send
+
+    def freeze(self) -> list[Any]:
+        """What this shell knows beside the core and the arrays, as plain data."""
+        owed = [[*key, *error] for key, error in self._owed.items()]
+        return [self.door.freeze(), owed, dict(self._unfit), self._told, [self.bytes_in, self.bytes_out]]
+
+    def thaw(self, data: list[Any]) -> None:
+        """Know what was frozen."""
+        greeted, owed, unfit, self._told, (self.bytes_in, self.bytes_out) = data
+        self.door.thaw(greeted)
+        self._unfit = dict(unfit)
+        self._owed = {(slice_id, rank): (error, text) for slice_id, rank, error, text in owed}
+
+    def _look(self, a: SendValue) -> None:
+        """What reading a value changes."""
+        if not self._owed or self._due(a.to, a.slice, a.rank, a.seq) is None:
+            self.table.was_read(a.slice, a.rank)
+
+    def looks_only(self, m: Pull) -> bool:
+        """Whether reading a slice changes nothing here, if the core answers at once."""
+        cell = self.table.cells.get(m.slice)
+        return not self._owed and (cell is None or cell.update is None or cell.update.rule is None)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether everything that this server knows can be told now: nothing is restored, cut or branched."""
+        core = self.core
+        if core is None or core.recovery is not None or core.snapshots.open or self._failure:
+            return False
+        idle = self._saver is None or self._saver.idle
+        return idle and not any(e.early for e in core.entries.values())
 
     def close(self) -> None:
         """Wait for a snapshot that is being written."""
@@ -230,6 +325,8 @@ class ServerShell:
         traffic |= {"changes_refused": dict(self._unfit), "strangers_by_peer": dict(self.door.refused.most_common(50))}
         if self._saver is not None:
             traffic["state"] = dict(self._saver.counts)
+        if self.replication is not None:
+            traffic["replication"] = self.replication()
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -238,9 +335,9 @@ class ServerShell:
             for action in actions:
                 does[type(action)](action)
         except Exception:  # state is no longer what the core believes: stop, with the reason
-            self._fail(f"{action!r:.200}")
+            self.fail(f"{action!r:.200}")
 
-    def _fail(self, what: str) -> None:
+    def fail(self, what: str) -> None:
         self._failure = f"server failed on {what}\n{traceback.format_exc()}"
         log.error("%s", self._failure)
 
@@ -258,7 +355,7 @@ class ServerShell:
             return
         if self._owed and isinstance(message, Ack) and isinstance(self._asked, Push):
             message = self._due(a.to, self._asked.slice, self._asked.worker, message.seq) or message
-        self.transport.send(a.to, message)
+        self._out(a.to, message)
 
     def _accumulate(self, a: Accumulate) -> None:
         if a.rows is None:
@@ -297,7 +394,7 @@ class ServerShell:
     def _send_value(self, a: SendValue) -> None:
         refusal = self._due(a.to, a.slice, a.rank, a.seq) if self._owed else None
         if refusal is not None:
-            self.transport.send(a.to, refusal)
+            self._out(a.to, refusal)
             return
         self.table.was_read(a.slice, a.rank)
         if a.reply and a.rows is None and self._send_encoded(a):
@@ -309,12 +406,12 @@ class ServerShell:
             copy = self._copies.make(a.to, a.slice, a.seq, payload)
             stable, payload = copy is not None, copy or payload
         value = Value(seq=a.seq, version=a.version, floor=a.floor, taken=a.taken, value=payload)
-        self.transport.send(a.to, value, stable=stable)
+        self._out(a.to, value, stable=stable)
 
     def _send_branch(self, a: SendBranch) -> None:
         payload = self._branches.value(a.slice, a.reader)
         self.bytes_out += payload.data.nbytes
-        self.transport.send(a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=payload))
+        self._out(a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=payload))
 
     def _send_encoded(self, a: SendValue) -> bool:
         """Whether the value could be sent encoded."""
@@ -333,15 +430,17 @@ class ServerShell:
             value=first,
             more=tuple(more),
         )
-        self.transport.send(a.to, value, stable=True)
+        self._out(a.to, value, stable=True)
         return True
 
     def _offer(self, to: str) -> None:
         """Should the worker be on this host, it may share memory with this server."""
+        if self.muted:
+            return
         self._copies.forget()
         name, token = self.transport.sharing.offer(to)
         if name:
-            self.transport.send(to, Offer(name=name, token=token))
+            self._out(to, Offer(name=name, token=token))
 
     def _alter(self, a: Alter) -> None:
         try:
@@ -359,13 +458,17 @@ class ServerShell:
             rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
             self.table.configure(rule, a.lr_mult, a.wd_mult, a.store, rules.parse(a.rule), a.keys)
         except ShoalError as e:
-            self.transport.send(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
+            self._out(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:
             done = Done(seq=a.seq)
             if self._saver is None:
-                self.transport.send(a.to, done)
+                self._out(a.to, done)
             else:
                 self._saver.hold(a.to, done)
+
+
+def _unsaid(*_: object, **__: object) -> None:
+    """A replica's answer."""
 
 
 def _check_rows(entry: Entry, rows: Payload, ascending: bool) -> None:

@@ -94,6 +94,20 @@ class Snapshots:
         self._ended: dict[tuple[int, int, int], int] = {}  # by store, reader and incarnation, the last that is over
         self._kept_bytes = 0
 
+    @property
+    def ended(self) -> list[list[int]]:
+        """What is over, as plain data: a late message of it is known as such."""
+        return [[*key, number] for key, number in self._ended.items()]
+
+    @ended.setter
+    def ended(self, data: list[list[int]]) -> None:
+        self._ended = {(store, reader, incarnation): number for store, reader, incarnation, number in data}
+
+    def shift(self, seconds: float) -> None:
+        """The clock that is told from now on goes ahead of the one before by so much."""
+        for known in self.open.values():
+            known.asked += seconds
+
     # --- what readers ask ---------------------------------------------------------------------------------------------
 
     def survey(self, sender: str, m: Survey, now: float) -> list[Action]:

@@ -30,8 +30,9 @@ Nothing on the wire executes: there is no pickle, and an optimizer travels as a 
 or surplus fields, wrong types and payloads of the wrong length are counted under the peer's name and dropped; what is
 no message at all, or longer than 64 MiB, ends the connection.
 
-Kinds 1 to 31 are between the scheduler and every other process; 32 to 63 between workers and servers; 64 and up
-between workers, for all-reduce. Every request may be repeated without harm.
+Kinds 1 to 31 are between the scheduler and every other process; 32 to 63, and 80 to 95, between workers and servers; 64
+to 79 between workers, for all-reduce; 96 and up between a server and its replica. Every request may be repeated without
+harm.
 
 Whatever is said to or by a scheduler names the run (`cluster`) and the scheduler's *term*, a number that grows with
 every start of that run's scheduler: members ignore a smaller one than they know, and what another run's scheduler says;

@@ -66,7 +66,7 @@ class ToScheduler(Message):
 class Member:
     """One process of the cluster."""
 
-    role: str  # "worker" or "server"
+    role: str  # "worker", "server" or "replica"
     rank: int
     incarnation: int  # grows each time that a process takes this role and rank
     address: str  # where it listens; "" if it does not
@@ -141,7 +141,7 @@ class NodeStatus:
     incarnation: int
     host: str
     pid: int
-    state: str  # "joined", "running", "done", "failed", "lost"
+    state: str  # "joined", "running", "filling", "done", "failed", "lost"
     silent_s: float  # since its last sign of life
     status: Plain  # what its last heartbeat said
     report: Plain  # what its goodbye said; None until then
@@ -287,7 +287,7 @@ class Farewell(FromScheduler):
 
 @message(13, "scheduler -> node")
 class Left(FromScheduler):
-    """A worker has finished, has left before, or was given up; nobody need wait for it any more."""
+    """A worker has finished, has left before, or was given up, or a replica is lost; nobody need wait for it."""
 
     role: str
     rank: int
@@ -382,7 +382,10 @@ class Noted(FromScheduler):
 
 @message(24, "scheduler -> node")
 class Replaced(FromScheduler):
-    """Another process has taken the place of one that died. Like departures, in order: each is a generation."""
+    """Another process has taken the place of one that died, or has come as a replica.
+
+    Like departures, in order: each is a generation.
+    """
 
     generation: int
     member: Member

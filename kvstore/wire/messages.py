@@ -46,6 +46,7 @@ from shoal.kvstore.wire.membership import (
     Welcome,
 )
 from shoal.kvstore.wire.schema import Message, Payload, Plain, message, record
+from shoal.kvstore.wire.standby import Entered, Follow, Imaged, InStep, Kept, Lost
 
 __all__ = [
     "PROTOCOL",
@@ -68,8 +69,10 @@ __all__ = [
     "Counted",
     "Declare",
     "Done",
+    "Entered",
     "Farewell",
     "Fetch",
+    "Follow",
     "Forget",
     "FromScheduler",
     "Goodbye",
@@ -79,11 +82,15 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "HelloOk",
+    "Imaged",
+    "InStep",
     "Init",
     "Join",
+    "Kept",
     "KeyLayout",
     "KeySpec",
     "Left",
+    "Lost",
     "Meet",
     "Member",
     "Met",
