@@ -112,7 +112,7 @@ class Membership:
         )
         self.on_welcome: Callable[[Welcome], None] = _ignore
         self.on_roster: Callable[[Roster], None] = _ignore
-        self.on_news: Callable[[Roster | Left | Replaced | Changed], None] = _ignore  # all of these, in order
+        self.on_news: Callable[[Message], None] = _ignore  # the roster, and all that has a generation, in order
         self.on_left: Callable[[Left], None] = _ignore
         self.on_replaced: Callable[[Member], None] = _ignore
         self.on_arrived: Callable[[Member], None] = _ignore
@@ -202,7 +202,7 @@ class Membership:
             log.warning(text, who, where, hush.silent_s, self.core.grace_s, extra=extra)
 
     def _news(self, m: Message) -> None:
-        if isinstance(m, Roster | Left | Replaced | Changed):
+        if isinstance(m, Roster | Left | Replaced | Changed | Arrived | Shared):
             self.on_news(m)
         match m:
             case Welcome(present=present, missing=missing):

@@ -1,6 +1,7 @@
 """The processes of a cluster, put together from their parts: scheduler, server, worker."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,13 +15,15 @@ from shoal.kvstore.exposition import Family, provide
 from shoal.kvstore.metrics import process_families
 from shoal.kvstore.server.metrics import server_families
 from shoal.kvstore.server.saver import Saving
+from shoal.kvstore.server.shard import Identity, Shard
 from shoal.kvstore.server.shell import ServerShell
 from shoal.kvstore.server.vitals import vitals
 from shoal.kvstore.trace import recorder as tracing
 from shoal.kvstore.trace.tap import open_transport, traced_apply
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Left, Roster
+from shoal.kvstore.wire.messages import InStep, Lost, Member, Roster
+from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.tuning import settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
@@ -52,6 +55,7 @@ class ServerRole:
         access: who may join.
         saving: where its snapshots are kept, if they are.
         replaces: the server of this rank is dead, and its snapshots are there.
+        replica: begin as the replica of the server of this rank.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class ServerRole:
         access: Access = LOOPBACK,
         saving: Saving | None = None,
         replaces: bool = False,
+        replica: bool = False,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.code = 0
@@ -79,32 +84,35 @@ class ServerRole:
             self.transport.close()
             raise
         log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
-        self.store = ServerShell(self.transport, saving)
+        self._saving, self._address = saving, address
         self.membership = Membership(
             self.transport,
-            role="server",
+            role="replica" if replica else "server",
             scheduler=scheduler,
             rank=rank,
             address=address,
             join_timeout_s=join_timeout_s,
             replaces=replaces,
         )
-        self.membership.on_roster = self._complete
-        self.membership.on_left = self._left
-        self.membership.on_change = self.store.change
+        self.membership.on_news = self._news
         self.membership.on_stop = self._leave
         self.membership.vitals = self._vitals
         self._partial = 0  # rounds closed without somebody, that were told
-        self.loop = Loop(self.transport, {"scheduler": self.membership, "": self.store})
-        self._trace()
+        self.loop = Loop(self.transport, {"scheduler": self.membership})
+        self.shard = Shard(self._make, self.loop, replica=replica, on_step=self._in_step, on_silence=self._silent)
 
-    def _trace(self) -> None:
-        """Record what is done, if this process is to be traced."""
-        recorder = tracing.current()
-        if recorder is None:
-            return
-        self.store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
-        recorder.about = lambda: about(self.membership, self.store)
+    @property
+    def store(self) -> ServerShell:
+        """This server's part of the store."""
+        return self.shard.store
+
+    def _make(self) -> ServerShell:
+        """A store; what it does is recorded, if this process is to be traced."""
+        store, recorder = ServerShell(self.transport, self._saving), tracing.current()
+        if recorder is not None:
+            store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
+            recorder.about = lambda: about(self.membership, store)
+        return store
 
     def run(self, quiet: bool = False) -> int:
         """Serve until the run is over; the exit code.
@@ -137,7 +145,9 @@ class ServerRole:
         self._leave(stopped_by(number))
 
     def _leave(self, failed: str = "", detail: str = "") -> None:
-        self.membership.request_goodbye(self.store.report(), failed, detail)
+        follows, store = self.shard.follows, self.store
+        report = store.replication() if follows and store.replication is not None else store.report()
+        self.membership.request_goodbye(report, failed, detail)
 
     def _vitals(self, now: float) -> dict[str, Any]:
         core = self.store.core
@@ -146,18 +156,23 @@ class ServerRole:
             reason = "who was missing has left, rests, or pushes to this store no more"
             extra = event("round closed without somebody", reason, rounds=count, total=core.partial)
             log.debug("%d rounds were closed without somebody", count, extra=extra)
-        return vitals(self.store)
+        return vitals(self.store) | self.shard.vitals(now)
 
-    def _complete(self, roster: Roster) -> None:
+    def _news(self, news: Message) -> None:
         m = self.membership
-        if self.store.core is None:
+        if isinstance(news, Roster):
             self.settle(m.rank)
-        self.store.start(m.rank, m.incarnation, m.cluster)
-        self.store.roster(roster)
+            lease_s = m.core.welcome.lease_s if m.core.welcome is not None else 0.0
+            me = Identity(m.rank, m.incarnation, m.cluster, lease_s, self._address, os.getpid())
+            self.shard.begin(me)
+        self.shard.hear(news)
 
-    def _left(self, left: Left) -> None:
-        if left.role == "worker":
-            self.store.left(left.rank, left.incarnation)
+    def _in_step(self, replica: Member) -> None:
+        self.membership.tell(lambda n: InStep(request=n, incarnation=replica.incarnation))
+
+    def _silent(self, r: Member, silent_s: float) -> None:
+        reason = f"its server has had no acknowledgement for {silent_s:.1f} s"
+        self.membership.tell(lambda n: Lost(request=n, role=r.role, rank=r.rank, pid=r.pid, host=r.host, reason=reason))
 
 
 def about(m: Membership, store: ServerShell) -> dict[str, Any]:
@@ -185,6 +200,7 @@ def run_server(
     access: Access = LOOPBACK,
     saving: Saving | None = None,
     replaces: bool = False,
+    replica: bool = False,
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
@@ -198,6 +214,7 @@ def run_server(
         access=access,
         saving=saving,
         replaces=replaces,
+        replica=replica,
     )
     role.settle = settle_server
     provide("server", lambda: [*_process(role.membership), *server_families(role.store)])

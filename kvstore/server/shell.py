@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from math import prod
@@ -89,9 +90,7 @@ class ServerShell:
         self.transport, self.table = transport, Table(transport.sharing.arena.array)
         self._out: Callable[..., None] = transport.send  # what is said to workers
         self.forwarding: Forwarding | None = None  # to a replica
-        self.replication: Callable[[], dict[str, Any]] | None = (
-            None  # what there is to say of replicas, in a run with any
-        )
+        self.replication: Callable[[], dict[str, Any]] | None = None  # what there is to say of replicas
         self.muted = False  # it is a replica: what it handles has been answered by its primary
         self.heard = 0  # generation of the last news that was handled
         self._branches = Branches(self.table)
@@ -338,7 +337,8 @@ class ServerShell:
             self.fail(f"{action!r:.200}")
 
     def fail(self, what: str) -> None:
-        self._failure = f"server failed on {what}\n{traceback.format_exc()}"
+        """This server cannot go on, because of the error that is being handled, if any."""
+        self._failure = f"server failed on {what}\n{traceback.format_exc() if sys.exc_info()[0] else ''}"
         log.error("%s", self._failure)
 
     def _send(self, a: Send) -> None:

@@ -46,6 +46,7 @@ class Succession:
         self._rank, self._me = rank, (address, pid)
         self.primary: Member | None = None
         self.replica: Member | None = None
+        self.failovers = 0  # how often a replica has taken the primary's place
         self._known = False  # this process has been named
         self._leads = False
 
@@ -74,6 +75,7 @@ class Succession:
         else:
             if self.replica is not None and (m.address, m.pid) == (self.replica.address, self.replica.pid):
                 self.replica = None  # it has been promoted
+                self.failovers += 1
             self.primary = m
 
     def _is_me(self, m: Member) -> bool:
