@@ -514,8 +514,11 @@ class ClientCore:
         self._look_due = min(due, default=now + RETRY_S)
         return actions, self._look_due
 
-    def was_stopped(self, now: float) -> None:
-        """This process has not run for a while: that it has heard nothing is nobody's fault."""
+    def was_stopped(self, now: float, paused_s: float) -> None:
+        """This process has not run for so long: that it has not got on in this time is nobody's fault."""
+        waiting = {id(j): j for jobs in (self.flying.values(), *(x.jobs for x in self.lanes.values())) for j in jobs}
+        for job in waiting.values():
+            job.since, job.warned = job.since + paused_s, job.warned + paused_s
         for link in self.links.values():
             link.heard = now
             link.hello_since = now if link.hello_since >= 0 else link.hello_since

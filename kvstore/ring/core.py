@@ -450,8 +450,10 @@ class AllReduceCore:
     def _talks_to(self, rank: int) -> bool:
         return bool(self.ops or self.peers[rank].flights)
 
-    def was_stopped(self, now: float) -> None:
-        """This process has not run for a while: that it has heard nothing is nobody's fault."""
+    def was_stopped(self, now: float, paused_s: float) -> None:
+        """This process has not run for so long: that it has not got on in this time is nobody's fault."""
+        for op in self.ops.values():
+            op.since, op.warned = op.since + paused_s, op.warned + paused_s
         for peer in self.peers.values():
             peer.heard = now
 

@@ -194,7 +194,7 @@ class RingShell:
         if self._broken is not None:
             return now + 1.0
         if now - self._woke > STOPPED_S:
-            self.core.was_stopped(now)
+            self.core.was_stopped(now, now - self._woke)
         self._woke = now
         self._take_calls(now)
         actions, due = self.core.wake(now)

@@ -89,7 +89,7 @@ def test_scheduler_and_server_are_killed_by_step_and_clock_and_the_run_balances(
 
 
 def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_time(tmp_path: Path) -> None:
-    every = {"who": "worker * <-> server *", "percent": 1}
+    every = {"who": "worker * <-> server *", "percent": 4}
     ran = Ran(
         tmp_path,
         6.0,
@@ -99,9 +99,9 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
         twice={"what": "duplicate", **every},
         late={"what": "reorder", **every},
         far={"what": "delay", "who": "worker 1 -> server 0", "delay_s": 0.001},
-        cut={"what": "partition", "who": "worker 0 <-> server 1", "at_s": 0.5, "for_s": 0.5},
+        cut={"what": "partition", "who": "worker 0 <-> server *", "at_s": 0.5, "for_s": 0.5},
         full={"what": "full-disk", "who": "server 0", "at_s": 0.2, "for_s": 1},
-        jump={"what": "clock-jump", "who": ["worker 1", "server 1", "scheduler"], "at_s": 1, "by_s": 100},
+        jump={"what": "clock-jump", "who": ["worker 1", "server 1", "scheduler"], "at_s": 1, "by_s": 1000},
         slow={"what": "slow", "who": "worker 0", "at_s": 0.2, "for_s": 1},
         stop={"what": "stop", "who": "server 1", "at_s": 1.5, "for_s": 0.5},
     )
@@ -119,7 +119,7 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
         "slow",
         "stop",
     }
-    assert all(done[what]["messages"] > 0 for what in ("drop", "duplicate", "reorder", "delay", "partition"))
+    assert all(done[what]["messages"] > 0 for what in ("drop", "duplicate", "reorder", "delay")), done
     assert "no snapshot: cannot save to" in ran.err and "No space left on device" in ran.err
     assert {e["role"] for e in ran.events if e["reason"] == "clock-jump"} == {"scheduler", "server", "worker"}
 

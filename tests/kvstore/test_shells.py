@@ -163,7 +163,7 @@ def test_a_worker_that_was_stopped_itself_blames_no_server_for_that_time(greeted
     """The process was suspended for a quarter of an hour; the answers are there, and are read after it has looked."""
     wire = Wire()
     shell = client(wire)
-    shell.core.timeout_s = 3600.0
+    shell.core.timeout_s = 300.0
     call = read(shell)
     shell.wake(0.0)
     if greeted:
