@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
 
+from shoal.kvstore import dumps
+from shoal.kvstore.dumps import Checked, Recent
 from shoal.kvstore.events import Received, Send, Woke
 from shoal.kvstore.exposition import provide
 from shoal.kvstore.trace import recorder as tracing
@@ -60,6 +62,7 @@ class SchedulerShell:
         self.ended: Ended | None = None
         self._journal = journal
         self._actions: list[Action] = []
+        self.recent: Recent | None = None  # what happened last, where the core is checked
         self._logged = len(journal.records) if journal else 0
         self._next_progress = 0.0
         self._signal = 0
@@ -92,6 +95,8 @@ class SchedulerShell:
         if new:
             self._write(new)
         actions, self._actions = self._actions, []
+        if self.recent is not None:
+            self.recent.acted(actions)
         for action in actions:
             match action:
                 case Send(to, message):
@@ -216,7 +221,8 @@ def _serve(
         _announce(ready_fd, bound)
     loop = Loop(transport, {})
     shell = SchedulerShell(transport, core, loop.stop, on_progress, journal)
-    loop.drivers[""] = shell
+    shell.recent = recent = Recent() if dumps.dumps().check else None
+    loop.drivers[""] = shell if recent is None else Checked(shell, lambda: core, recent)
     provide("scheduler", lambda: scheduler_families(transport, core))
     recorder = tracing.current()
     if recorder is not None:
@@ -224,6 +230,11 @@ def _serve(
     try:
         with handling(shell.interrupt):
             loop.run()
+    except Exception as e:
+        who = {"rank": 0, "incarnation": core.state.term, "cluster": core.state.cluster}
+        why = f"{type(e).__name__}: {e}"
+        log.error("the scheduler failed: %s%s", why, dumps.write(who, core, why, recent))
+        raise
     finally:
         tracing.finish()
     if journal is not None and shell.ended is not None and not core.deposed:

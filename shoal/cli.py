@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import disturbing, observing, saving, tracing
+from shoal import disturbing, dumping, observing, saving, tracing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -121,8 +121,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_worker,
         _add_control,
         observing.add_commands,
-        tracing.add_commands,
         _add_ledger,
+        tracing.add_commands,
+        dumping.add_command,
         _add_simulate,
         _add_keys,
         _add_doctor,
@@ -468,7 +469,7 @@ def _run(o: argparse.Namespace) -> int:
         metrics=o.metrics,
         events=o.events and os.path.abspath(o.events),
         stall_after_s=o.stall_after,
-        env={"SHOAL_SHM": "0"} if o.no_shm else {},
+        env={**({"SHOAL_SHM": "0"} if o.no_shm else {}), **dumping.variables(o)},
         keys=os.path.abspath(o.keys) if o.keys else "",
         **tracing.job_fields(o),
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from shoal import tracing
+from shoal import dumping, tracing
 from shoal.errors import MembershipError
 from shoal.keying import access_of, key_options
 
@@ -62,6 +62,7 @@ def add_options(p: argparse.ArgumentParser, *, stalls: bool = False, run: bool =
     text = "keep decisions and their reasons as JSON lines: in DIR, a file for each process, or all in FILE.jsonl"
     p.add_argument("--events", metavar="DIR", default=os.environ.get("SHOAL_EVENTS", ""), help=text)
     tracing.add_options(p, run=run)
+    dumping.add_options(p)
     if stalls:
         text = "say who is waited for when nobody gets on for so long; 0: never (default: $SHOAL_STALL_AFTER_S, or 60)"
         after = os.environ.get("SHOAL_STALL_AFTER_S", "60")
@@ -111,6 +112,7 @@ def observe(o: argparse.Namespace) -> None:
 
         keep_events(o.events, o.command, getattr(o, "rank", 0))
     tracing.begin(o)
+    dumping.begin(o)
     if o.metrics:
         from shoal.kvstore.client.shell import Call
         from shoal.kvstore.exposition import Histogram

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.kvstore.dumps import dumps
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.events import Apply
 from shoal.kvstore.exposition import Family, provide
 from shoal.kvstore.metrics import process_families
+from shoal.kvstore.server.checked import CheckedShell
 from shoal.kvstore.server.metrics import server_families
 from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.server.shard import Identity, Shard
@@ -108,7 +110,8 @@ class ServerRole:
 
     def _make(self) -> ServerShell:
         """A store; what it does is recorded, if this process is to be traced."""
-        store, recorder = ServerShell(self.transport, self._saving), tracing.current()
+        made = CheckedShell if dumps().check else ServerShell
+        store, recorder = made(self.transport, self._saving), tracing.current()
         if recorder is not None:
             store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
             recorder.about = lambda: about(self.membership, store)

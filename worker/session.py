@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any
 
 from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError
-from shoal.kvstore import api, exposition
+from shoal.kvstore import api, dumps, exposition
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
 from shoal.kvstore.client.vitals import vitals
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
+from shoal.kvstore.dumps import Recent
 from shoal.kvstore.gates import mode_label
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
@@ -98,6 +99,7 @@ class Session:
         self.membership.vitals = self._vitals
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
+        self._recent = Recent() if dumps.dumps().check else None
         self.stores: list[DistKVStore | AllReduceKVStore] = []
         self.aborted = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="shoal-io", daemon=True)
@@ -112,9 +114,14 @@ class Session:
             self.loop.run()
         except BaseException as e:  # a caller must learn that nobody will answer it
             log.error("the I/O thread failed\n%s", traceback.format_exc())
-            error = MembershipError(f"this worker's I/O thread failed: {type(e).__name__}: {e}")
+            dump = "" if self.shell is None else self._dump(self.shell.core, f"{type(e).__name__}: {e}")
+            error = MembershipError(f"this worker's I/O thread failed: {type(e).__name__}: {e}{dump}")
             self.membership.failure = error
             self._give_up(error)
+
+    def _dump(self, core: ClientCore, why: str) -> str:
+        who = {"rank": core.rank, "incarnation": core.incarnation, "cluster": core.cluster}
+        return dumps.write(who, core, why, self._recent)
 
     def _on_roster(self, roster: Roster) -> None:
         servers = [m for m in roster.members if m.role == "server"]
@@ -127,7 +134,7 @@ class Session:
         self.ring.join(me.rank, me.incarnation, me.cluster, workers, self.timeout_s)
         core = ClientCore(me.rank, me.incarnation, me.cluster, len(servers), self.timeout_s)
         self.shell = ClientShell(self.transport, core, self.loop)
-        self.loop.drivers[""] = self.shell
+        self.loop.drivers[""] = self.shell if self._recent is None else self.shell.checked(self._recent)
 
     def _on_left(self, left: Left) -> None:
         log.debug("%s %d has left", left.role, left.rank)

@@ -16,10 +16,11 @@ from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
+from shoal.kvstore.dumps import Checked, Recent
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
-from shoal.kvstore.wire.loop import Loop
+from shoal.kvstore.wire.loop import Driver, Loop
 from shoal.kvstore.wire.messages import Called, Offer, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import address_of
@@ -246,6 +247,11 @@ class ClientShell:
             raise
         if driven and self._open:
             self.transport.wake()  # others wait, too
+
+    def checked(self, recent: Recent) -> Driver:
+        """This shell, whose core is looked at after each event; if it is broken, what drives it fails."""
+        self._does = {kind: recent.watched(carry_out) for kind, carry_out in self._does.items()}
+        return Checked(self, lambda: self.core, recent)
 
     def fail_all(self, error: BaseException) -> None:
         """The cluster is gone: every call, now and later, raises ``error``. On the I/O thread."""

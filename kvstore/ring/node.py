@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Mapping
 
 from shoal.errors import MembershipError
+from shoal.kvstore import dumps
+from shoal.kvstore.dumps import Checked, Recent
 from shoal.kvstore.ring.core import AllReduceCore
 from shoal.kvstore.ring.shell import RingShell, peer_name
 from shoal.kvstore.trace.tap import open_transport
@@ -40,6 +42,7 @@ class RingNode:
         self._thread = threading.Thread(target=self._drive, name="shoal-allreduce", daemon=True)
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._recent = Recent() if dumps.dumps().check else None
 
     def join(self, rank: int, incarnation: int, cluster: str, addresses: Mapping[int, str], timeout_s: float) -> None:
         """The cluster is complete.
@@ -66,7 +69,9 @@ class RingNode:
                 for rank, address in self._addresses.items():
                     self.transport.connect(peer_name(rank), address)
                 self._loop = Loop(self.transport, {})
-                self._shell = self._loop.drivers[""] = RingShell(self.transport, self._core, self._loop)
+                core, self._shell = self._core, RingShell(self.transport, self._core, self._loop)
+                recent = self._recent
+                self._loop.drivers[""] = self._shell if recent is None else Checked(self._shell, lambda: core, recent)
                 self._thread.start()
             return self._shell
 
@@ -82,7 +87,15 @@ class RingNode:
             self._loop.run()
         except BaseException as e:  # a caller must learn that nobody will answer it
             log.error("the thread of all-reduce failed\n%s", traceback.format_exc())
-            self.fail_all(MembershipError(f"this worker's all-reduce thread failed: {type(e).__name__}: {e}"))
+            text = f"this worker's all-reduce thread failed: {type(e).__name__}: {e}"
+            self.fail_all(MembershipError(text + self._dump(text)))
+
+    def _dump(self, why: str) -> str:
+        core = self._core
+        if core is None:
+            return ""
+        who = {"rank": core.rank, "incarnation": core.incarnation, "cluster": core.cluster}
+        return dumps.write(who, core, why, self._recent)
 
     def left(self, rank: int) -> None:
         """Worker ``rank`` has said goodbye to the cluster."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
-from shoal.kvstore import codecs, rules
+from shoal.kvstore import codecs, dumps, rules
 from shoal.kvstore.arrays import Array, as_array, as_payload, dtype_named
+from shoal.kvstore.dumps import Recent
 from shoal.kvstore.events import (
     Accumulate,
     Action,
@@ -41,6 +42,7 @@ from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.door import Door
+from shoal.kvstore.server.freeze import freeze
 from shoal.kvstore.server.saver import Saver, Saving
 from shoal.kvstore.server.statefiles import StateFiles
 from shoal.kvstore.server.table import Table
@@ -99,6 +101,7 @@ class ServerShell:
         self.bytes_in = self.bytes_out = 0
         self._failure = ""
         self.door = Door()
+        self.recent: Recent | None = None  # what happened last, where the core is checked
         self._told = 0  # statements about what was lost
         self._codecs = codecs.Codecs()
         self._replies = codecs.Replies(self._codecs)
@@ -338,8 +341,17 @@ class ServerShell:
 
     def fail(self, what: str) -> None:
         """This server cannot go on, because of the error that is being handled, if any."""
-        self._failure = f"server failed on {what}\n{traceback.format_exc() if sys.exc_info()[0] else ''}"
+        told = traceback.format_exc() if sys.exc_info()[0] else ""
+        self._failure = f"server failed on {what}{self._dump(what)}\n{told}"
         log.error("%s", self._failure)
+
+    def _dump(self, what: str) -> str:
+        """Write down what the core knows; where, for the error's text."""
+        core = self.core
+        if core is None:
+            return ""
+        who = {"rank": core.rank, "incarnation": core.incarnation, "cluster": core.cluster}
+        return dumps.write(who, core, what, self.recent, freeze(core))
 
     def _send(self, a: Send) -> None:
         message = a.message

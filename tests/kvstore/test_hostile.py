@@ -44,9 +44,9 @@ class Wire:
         self.sent = [*self.sent[-9:], (peer, message)]
 
 
-def serving() -> ServerShell:
+def serving(kind: type[ServerShell] = ServerShell) -> ServerShell:
     """A server in the middle of a run of two workers, with one slice, at version 1."""
-    shell = ServerShell(Wire())  # type: ignore[arg-type]
+    shell = kind(Wire())  # type: ignore[arg-type]
     shell.start(0, 1, "run")
     members = tuple(Member(role="worker", rank=r, incarnation=3, address="", host="h", pid=1) for r in range(2))
     shell.roster(Roster(generation=1, epoch=0, members=members))
