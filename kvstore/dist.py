@@ -40,6 +40,7 @@ from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.exchange import Alone, Entry, Exchange, Fused, Recent
 from shoal.kvstore.client.initial import init_jobs, key_spec
 from shoal.kvstore.client.loading import load, pieces
+from shoal.kvstore.client.moving import insisting, readdress
 from shoal.kvstore.client.reading import InPlace, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
@@ -316,7 +317,12 @@ class DistKVStore(OperatedKVStore):
         wanted = self._reads(names, outs)
         reads = self._jobs(wanted, priority)
         self.flush()
+        return wanted.results, insisting(lambda: self._cut(reads, timeout_s))
+
+    def _cut(self, reads: list[Job], timeout_s: float | None) -> Cut:
+        """Take a snapshot of the slices that are to be read."""
         with self._snapping:
+            readdress(self._shell.core, reads)
             self._snapshots += 1
             place = self.number, self._snapshots
             try:
@@ -324,7 +330,7 @@ class DistKVStore(OperatedKVStore):
                 self._within(fetches(reads, *place, cut), timeout_s)
             finally:
                 self._run(ends(reads, *place), None)
-        return wanted.results, cut
+        return cut
 
     def _within(self, jobs: list[Job], timeout_s: float | None) -> Group:
         """Carry out requests, and wait; each may take so long."""

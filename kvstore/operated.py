@@ -10,6 +10,7 @@ from typing import Any
 from shoal.kvstore import functions
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.moving import insisting
 from shoal.kvstore.client.shell import Call as ClientCall
 from shoal.kvstore.client.shell import ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Plan, Switch
@@ -127,12 +128,16 @@ class OperatedKVStore(KVStore):
         if found.writes:
             index, self._writes = self._writes, self._writes + 1
             self._meet(f"call of store {self._own_number()}")
+        return insisting(lambda: self._call(function, names, args, index))
+
+    def _call(self, function: str, names: list[str], args: dict[str, Any], index: int) -> list[Any]:
+        moved = self._shell.core.moved
         places: dict[int, list[tuple[int, CallPart]]] = {}
         for name in names:
             for s in self.layout(name).slices:
                 at = sum(map(len, places.values()))
                 part = CallPart(slice=s.id, key=name, start=s.start, stop=s.stop, offset=s.offset)
-                places.setdefault(s.server, []).append((at, part))
+                places.setdefault(moved.get(s.id, s.server), []).append((at, part))
         jobs = [self._call_job(server, function, args, index, parts) for server, parts in places.items()]
         group = Group(len(jobs))
         self._submit(jobs, group).result()

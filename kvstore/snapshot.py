@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cut", "Snapshot"]
+__all__ = ["GIVEN_UP", "Cut", "Snapshot"]
+
+GIVEN_UP = "has been given up: take another"
+"""What a server says of a snapshot that it does not know, or knows no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from shoal.kvstore.wire.messages import (
     Control,
     Controlled,
     Declare,
+    Drain,
+    Draining,
     Farewell,
     KeyLayout,
     KeySpec,
@@ -31,8 +33,10 @@ from shoal.kvstore.wire.messages import (
     Meet,
     Member,
     Met,
+    Moved,
     Noted,
     Placed,
+    Rebalance,
     Refused,
     Released,
     Replaced,
@@ -116,6 +120,7 @@ class Membership:
         self.on_left: Callable[[Left], None] = _ignore
         self.on_replaced: Callable[[Member], None] = _ignore
         self.on_arrived: Callable[[Member], None] = _ignore
+        self.on_placing: Callable[[Rebalance | Moved], None] = _ignore
         self.on_shared: Callable[[Shared], None] = _ignore
         self.on_stop: Callable[[], None] = _ignore
         self.on_abort: Callable[[ShoalError], None] = _ignore
@@ -127,6 +132,7 @@ class Membership:
         self.failure: ShoalError | None = None
         self.aborted = False  # the scheduler has said that the run has failed
         self.gone = False  # nothing more will be said
+        self.draining = False  # the scheduler has taken up the request that this server be drained
         self._changed = threading.Condition()
         self._inbox: deque[Callable[[float], list[Action]]] = deque()
         self._welcome: Welcome | None = None
@@ -202,7 +208,7 @@ class Membership:
             log.warning(text, who, where, hush.silent_s, self.core.grace_s, extra=extra)
 
     def _news(self, m: Message) -> None:
-        if isinstance(m, Roster | Left | Replaced | Changed | Arrived | Shared):
+        if isinstance(m, Roster | Left | Replaced | Changed | Arrived | Shared | Rebalance | Moved):
             self.on_news(m)
         match m:
             case Welcome(present=present, missing=missing):
@@ -224,6 +230,10 @@ class Membership:
                 self.on_replaced(member)
             case Arrived(member=member):
                 self.on_arrived(member)
+            case Rebalance() | Moved():
+                self.on_placing(m)
+            case Draining():
+                self.draining = True
             case Shared():
                 self._gone -= set(m.ranks)
                 self.on_shared(m)
@@ -432,6 +442,25 @@ class Membership:
         if not isinstance(answer, Placed):
             raise MembershipError(f"the scheduler answered a declaration with {type(answer).__name__}")
         return answer.layouts
+
+    def repeat(self, key: str, message: Question) -> None:
+        """Say this to the scheduler again and again, until `hush` is called with the same ``key``; does not wait."""
+        self._enqueue(lambda now: self.core.ask(key, message, now))
+
+    def hush(self, key: str) -> None:
+        """Say no more what was said under this key."""
+        self._enqueue(lambda now: self.core.forget(key))
+
+    def request_drain(self) -> int:
+        """Ask that what this server has be moved away, and it be told to stop: a number for `refusal`. Waits not."""
+        request = self._number()
+        self.repeat(declare_key(request), Drain(request=request, server=self.rank))
+        return request
+
+    def refusal(self, request: int) -> str:
+        """Why a request has been refused; empty if it has not."""
+        answer = self._answers.get(declare_key(request))
+        return answer.text if isinstance(answer, Refused) else ""
 
     def settle(
         self, store: int, optimizer: str, params: Plain, gradients: bool = True, timeout_s: float | None = 60.0

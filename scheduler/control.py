@@ -9,7 +9,7 @@ state, which repetitions rebuild.
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from shoal.kvstore.wire.messages import Change, Changed, Control, Controlled
+from shoal.kvstore.wire.messages import Change, Changed, Control, Controlled, Noted, Settle
 from shoal.scheduler.log import Altered, Answered, ClusterState, Configured, Record
 
 __all__ = ["Asker", "Check", "Controls"]
@@ -50,6 +50,14 @@ class Controls:
             number = self._state.requests[asker]
         self._waiting[asker] = sender
         return self._state.changes[number - 1], ""
+
+    def settle(self, by: str, m: Settle) -> Noted:
+        """Worker ``by`` says what the servers have installed."""
+        known = self._state.optimizers.get(m.store)
+        repeated = known is not None and (known.by, known.request) == (by, m.request)
+        if self._state.phase == "running" and not repeated:
+            self._commit(Configured(by, m.request, m.store, m.optimizer, m.params, m.gradients))
+        return Noted(request=m.request)
 
     def _make(self, m: Control, settings: dict[str, Any], by: str, asker: Asker) -> Altered:
         number = len(self._state.changes) + 1

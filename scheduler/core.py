@@ -30,16 +30,16 @@ from shoal.kvstore.wire.messages import (
     BarrierWaiting,
     Control,
     Declare,
+    Drain,
     Farewell,
     FromScheduler,
     Goodbye,
+    Handed,
     Heartbeat,
     InStep,
     Join,
     Lost,
     Meet,
-    Noted,
-    Placed,
     Refused,
     Released,
     Settle,
@@ -51,17 +51,17 @@ from shoal.kvstore.wire.messages import (
 )
 from shoal.kvstore.wire.schema import Message, Plain
 from shoal.scheduler.barriers import Barriers
+from shoal.scheduler.compaction import compacted
 from shoal.scheduler.config import SchedulerConfig, contradiction, founding
 from shoal.scheduler.contacts import Contacts, Watchers
 from shoal.scheduler.control import Asker, Check, Controls
 from shoal.scheduler.gather import ALLREDUCE, Gathering, as_count, member_of
 from shoal.scheduler.invariants import check_state
-from shoal.scheduler.keys import declare
+from shoal.scheduler.keys import declared
 from shoal.scheduler.log import (
     Aborted,
     Added,
     ClusterState,
-    Configured,
     Departed,
     Dropped,
     Finished,
@@ -74,9 +74,9 @@ from shoal.scheduler.log import (
     Ruled,
     Started,
     Succeeded,
-    compacted,
     describe,
 )
+from shoal.scheduler.placing import Placing
 from shoal.scheduler.refusals import forgotten, lost_text, other_version, silence_text, stranger_text, too_few_text
 from shoal.scheduler.replicas import SERVING, Replicas, late_replica, place_of
 from shoal.scheduler.snapshots import snapshot
@@ -130,20 +130,23 @@ class SchedulerCore:
         self.contacts = Contacts()
         self.workers = Workers(config, self.mode, self.state, self.contacts, self.barriers, self._commit)
         self._replicas = Replicas(self.state, self._commit, lambda m: self._tell(self._live(), m))
+        self.placing = Placing(self.mode, self.state, self.contacts, self._commit)
         self._watchers = Watchers()
         self._now = self._began = self._next_check = self._ended_at = self._joined_at = 0.0
         self._woken = self._ended = False
         self._next_call = 0.0
         self.deposed = False  # a later scheduler rules
-        self._handlers: dict[type[Message], Callable[[Node, str, Any], list[Action]]] = {
+        self._handlers: dict[type[Message], Callable[[Node, str, Any], Sequence[Action]]] = {
             Heartbeat: self._heartbeat,
             Barrier: self._barrier,
             Declare: self._declare,
-            Settle: self._settle,
+            Settle: lambda node, to, m: [Send(to, self._controls.settle(describe(node.member), m))],
             Control: self._control,
             Goodbye: self._goodbye,
             Meet: self._meet,
             InStep: self._replicas.in_step,
+            Handed: self.placing.handed,
+            Drain: self.placing.drain,
         }
         self._restored = bool(past)
         self._found(past)
@@ -227,6 +230,8 @@ class SchedulerCore:
             return self._replicas.told_lost(sender, m)
         if isinstance(m, Control) and m.token:
             return self._change(sender, (m.token, m.request), m, m.by[:80], worker=False)
+        if isinstance(m, Drain) and m.token:
+            return [*self.placing.asked(sender, m, m.by[:80])]
         node = self.state.tokens.get(self.contacts.token_of(sender))
         handler = self._handlers.get(type(m))
         if node is None:
@@ -236,7 +241,7 @@ class SchedulerCore:
         if node.state == "lost":
             return [_refuse(sender, "StaleWorkerError", lost_text(node.member, self.config.lease_s))]
         self.contacts.heard(node.token, self._now)
-        return handler(node, sender, m)
+        return [*handler(node, sender, m)]
 
     def _call(self) -> list[Action]:
         """Call for the members that have not been heard since this scheduler took over."""
@@ -254,8 +259,7 @@ class SchedulerCore:
     # --- joining ------------------------------------------------------------------------------------------------------
 
     def _join(self, sender: str, m: Join) -> list[Action]:
-        node = self.state.tokens.get(m.token)
-        if node is not None:
+        if (node := self.state.tokens.get(m.token)) is not None:
             return self._rejoin(sender, node, m)
         if self.state.phase == "failed":
             return [Send(sender, self._abort())]
@@ -263,8 +267,9 @@ class SchedulerCore:
         reason = other_version(m, self.config.version) or ("" if dead else self._unfit(m) or forgotten(m))
         if reason:
             return [_refuse(sender, "JoinRefusedError", reason)]
-        late = not dead and self.workers.comes_late(m)
-        free = self.workers.free_rank(m) if late else self.gathering.lowest_free(m.role, self.state.nodes)
+        late = not dead and (self.workers.comes_late(m) or self.placing.comes_late(m))
+        worker = late and m.role == "worker"
+        free = self.workers.free_rank(m) if worker else self.gathering.lowest_free(m.role, self.state.nodes)
         rank = place_of(self.state, m) if dead else m.rank
         place = m.role, rank if rank >= 0 else free
         member = member_of(m, place[1], self.state.incarnations.get(place, 0) + 1)
@@ -289,7 +294,8 @@ class SchedulerCore:
             return [Send(sender, self._standing(node))]
         if self.workers.awaits_servers(node):
             return [Send(sender, self._welcome(node))]
-        news: list[Message] = [self._welcome(node), *([self.state.roster] if self.state.roster else [])]
+        roster = self.state.current_roster()
+        news: list[Message] = [self._welcome(node), *([roster] if roster else [])]
         news += self.state.news(node.member)
         if self._stopping and node.member.role in SERVING:
             news.append(_STOP)
@@ -309,6 +315,8 @@ class SchedulerCore:
             return self.workers.refusal(m)
         if m.role == "replica" and self.state.phase == "running":
             return late_replica(self.state, m)
+        if self.placing.comes_late(m):
+            return self.placing.refusal(m)
         taken = {place: node.member for place, node in self.state.nodes.items()}
         return self.gathering.objection(m, taken, begun=self.state.phase != "gathering")
 
@@ -366,6 +374,8 @@ class SchedulerCore:
             return self._welcome(node)
         if self._stopping and node.member.role in SERVING:
             return _STOP
+        if (stop := self.placing.stop_for(node)) is not None:
+            return stop
         return Alive(generation=self.state.generation, change=self.workers.change(node))
 
     def _barrier(self, node: Node, sender: str, m: Barrier) -> list[Action]:
@@ -381,7 +391,7 @@ class SchedulerCore:
         if opened:
             return opened
         missing = self.barriers.missing(m.name, m.index, self._expected())
-        names = tuple(self._name_of(("worker", rank)) for rank in missing)
+        names = tuple(self.state.name_of(("worker", rank)) for rank in missing)
         return [Send(sender, BarrierWaiting(name=m.name, index=m.index, missing=names))]
 
     def _expected(self) -> tuple[int, ...]:
@@ -389,10 +399,6 @@ class SchedulerCore:
         if self.state.phase == "gathering":
             return tuple(rank for role, rank in self.gathering.places(self.state.nodes) if role == "worker")
         return tuple(node.member.rank for node in self.workers.entered())
-
-    def _name_of(self, place: tuple[str, int]) -> str:
-        node = self.state.nodes.get(place)
-        return describe(node.member) if node else f"{place[0]} {place[1]} (not joined yet)"
 
     def _open_barriers(self) -> list[Action]:
         return [
@@ -405,21 +411,9 @@ class SchedulerCore:
     def _declare(self, node: Node, sender: str, m: Declare) -> list[Action]:
         if self.state.phase == "failed" or not node.live:
             return [Send(sender, self._standing(node))]
-        by = describe(node.member)
-        if node.member.role != "worker" or self.state.phase == "gathering":
-            text = "only workers declare keys, and only after the run has begun"
-            return [_refuse(sender, "LocalProtocolError", text, m.request)]
-        answer = declare(self.state, self.mode, by, m, self._commit)
-        return [Send(sender, answer) if isinstance(answer, Placed) else _refuse(sender, *answer, m.request)]
+        return [Send(sender, declared(self.state, self.mode, node, m, self._commit))]
 
     # --- settings -----------------------------------------------------------------------------------------------------
-
-    def _settle(self, node: Node, sender: str, m: Settle) -> list[Action]:
-        by, known = describe(node.member), self.state.optimizers.get(m.store)
-        repeated = known is not None and (known.by, known.request) == (by, m.request)
-        if self.state.phase == "running" and not repeated:
-            self._commit(Configured(by, m.request, m.store, m.optimizer, m.params, m.gradients))
-        return [Send(sender, Noted(request=m.request))]
 
     def _control(self, node: Node, sender: str, m: Control) -> list[Action]:
         if node.member.role != "worker":
@@ -453,7 +447,7 @@ class SchedulerCore:
         answers = self.workers.told(self._now)
         shared = [a for share in self.workers.shared() for a in self._tell(self._live(), share)]
         called = [Send(self._to(n), self._standing(n)) for n in self.workers.announce()]
-        return [*shared, *answers, *called]
+        return [*shared, *answers, *called, *self.placing.advance()]
 
     # --- leaving and failing ------------------------------------------------------------------------------------------
 
@@ -464,7 +458,8 @@ class SchedulerCore:
         if self.state.phase == "failed":
             self._commit(Departed(node.token, "stopped", m.report))
             return [farewell]
-        early = self.state.phase == "gathering" or (node.member.role in SERVING and not self._stopping)
+        worker, drained = node.member.role == "worker", self.placing.may_leave(node)
+        early = self.state.phase == "gathering" or not (worker or drained or self._stopping)
         alone = m.left and not self.workers.may_go_on_without([node])
         if m.failed or early or alone:
             reason = m.failed or m.left or "left before the run was complete"
@@ -472,10 +467,10 @@ class SchedulerCore:
             spared = self._replicas.lose(node, reason) if node.member.role == "replica" else None
             fails = spared or self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
             return [farewell, *fails]
-        self._commit(Departed(node.token, "left" if m.left else "done", m.report))
-        return [farewell, *(self._worker_left() if node.member.role == "worker" else [])]
+        self._commit(Departed(node.token, "left" if m.left else "drained" if drained else "done", m.report))
+        return [farewell, *(self._has_left() if worker or drained else [])]
 
-    def _worker_left(self) -> list[Action]:
+    def _has_left(self) -> list[Action]:
         told = self._tell(self._live(), self.state.departures[-1])
         stop = self._tell([n for r in SERVING for n in self._live(r)], _STOP) if self._stopping else []
         return [*told, *self._open_barriers(), *stop]
@@ -515,6 +510,8 @@ class SchedulerCore:
         if not silent:
             return []
         silent_s = self._now - min(self.contacts[n.token].seen for n in silent)
+        if self.placing.may_be_lost(silent):
+            return [a for node in silent for a in self._give_up(node)]
         if all(n.member.role == "worker" for n in silent) and self.workers.may_go_on_without(silent):
             return [a for node in silent for a in self._give_up(node)]
         reason = silence_text(silent_s, lease_s)
@@ -523,10 +520,13 @@ class SchedulerCore:
         return [*told, *(self._fail(culprits, reason, tuple(n.token for n in silent), "lost") if silent else [])]
 
     def _give_up(self, node: Node) -> list[Action]:
-        """The others go on without a worker that nobody has replaced."""
-        self.workers.forget(node.member.rank)
+        """The others go on without a worker that nobody has replaced, or a server that had nothing."""
+        if node.member.role == "worker":
+            self.workers.forget(node.member.rank)
         self._commit(GivenUp(node.token, self._now - self.contacts[node.token].seen))
-        return self._worker_left()
+        left = self._has_left()
+        self.placing.gone(node)
+        return left
 
     def _gathered_too_long(self) -> list[Action]:
         if self._now < self._gather_until:

@@ -26,6 +26,9 @@ def check_state(s: ClusterState, log: list[Record], gathering: Gathering, contac
         "a failed run names its culprit": (s.phase == "failed") == bool(s.culprit),
         "a finished run waits for nobody": s.phase != "finished" or not live,
         "a replica that may take a place is there": all(("replica", r) in s.nodes for r in s.covered),
+        "what is to move is where it is to move from": all(
+            s.placement.homes[m.slice].server == m.source for m in s.plan.values()
+        ),
         "every live node can be reached": all(contacts.token_of(contacts[n.token].sender) == n.token for n in live),
         "the log adds up to the state": digest(again) == digest(s),
     }
@@ -55,6 +58,13 @@ def digest(state: ClusterState) -> tuple[Any, ...]:
         state.replacements,
         state.departures,
         state.arrivals,
+        state.placings,
+        state.plan,
+        state.draining,
+        state.pinned,
+        state.epoch,
+        state.placement.load_bytes,
+        state.placement.closed,
         state.shares,
         state.optimizers,
         state.changes,

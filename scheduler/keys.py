@@ -6,13 +6,13 @@ from math import prod
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.placement import CUTS
-from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec, Placed
+from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec, Placed, Refused
 from shoal.kvstore.wire.packed import MAX_DIMENSIONS
 from shoal.kvstore.wire.schema import ITEM_BYTES
 from shoal.scheduler.gather import ALLREDUCE, unreachable
-from shoal.scheduler.log import ClusterState, Declared
+from shoal.scheduler.log import ClusterState, Declared, Node, Record, describe
 
-__all__ = ["Objection", "declare", "new_keys", "objection"]
+__all__ = ["Objection", "declared", "new_keys", "objection"]
 
 Objection = tuple[str, str]
 """Name of the error class that the worker raises, and its text."""
@@ -28,21 +28,6 @@ MAX_BYTES = 1 << 42
 """Of all values of a run. A larger size is a mistake, or malice: its slices alone would fill this process's memory."""
 
 
-def declare(
-    state: ClusterState, mode: str, by: str, m: Declare, commit: Callable[[Declared], None]
-) -> Placed | Objection:
-    """Where the keys live that worker ``by`` declares, or why it may not; what is new goes into the log."""
-    wrong = objection(state, mode, by, m)
-    if wrong:
-        return wrong
-    new = new_keys(state, m.keys)
-    if new or m.store not in state.stores:
-        commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
-    layouts = state.placement.layouts
-    asked = [spec.key for spec in m.keys] or list(layouts)  # who names none asks what there is
-    return Placed(request=m.request, layouts=tuple(layouts[key] for key in asked))
-
-
 def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection | None:
     """Why worker ``by`` may not declare this; None when it may.
 
@@ -53,6 +38,25 @@ def objection(state: ClusterState, mode: str, by: str, m: Declare) -> Objection 
     wrong = _wrong_store(state, mode, by, m) or _excess(m.keys, by)
     wrong = wrong or next((w for spec in m.keys if (w := _wrong_key(state, by, spec))), None)
     return wrong or _contradiction(m.keys, by) or _too_large(state, m.keys, by)
+
+
+def declared(
+    state: ClusterState, mode: str, node: Node, m: Declare, commit: Callable[[Record], None]
+) -> Placed | Refused:
+    """What a worker is answered that declares keys; new ones are written to the log."""
+    by = describe(node.member)
+    if node.member.role != "worker" or state.phase == "gathering":
+        text = "only workers declare keys, and only after the run has begun"
+        return Refused(seq=m.request, error="LocalProtocolError", text=text)
+    wrong = objection(state, mode, by, m)
+    if wrong:
+        return Refused(seq=m.request, error=wrong[0], text=wrong[1])
+    new = new_keys(state, m.keys)
+    if new or m.store not in state.stores:
+        commit(Declared(by, canonical_mode(m.gate), m.reduce, new, m.store, m.private))
+    layouts = state.placement.layouts
+    asked = [spec.key for spec in m.keys] or list(layouts)  # who names none asks what there is
+    return Placed(request=m.request, layouts=tuple(layouts[key] for key in asked))
 
 
 def _excess(keys: tuple[KeySpec, ...], by: str) -> Objection | None:

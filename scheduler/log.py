@@ -4,13 +4,27 @@ Whatever changes who is in the cluster, or what its keys are, is one record here
 of the records, in order: applying a log to a fresh state gives the same state again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from shoal.errors import LocalProtocolError
+from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.placement import Placement
-from shoal.kvstore.wire.messages import Arrived, Change, Changed, KeySpec, Left, Member, Replaced, Roster, Shared
+from shoal.kvstore.wire.messages import (
+    Arrived,
+    Change,
+    Changed,
+    KeySpec,
+    Left,
+    Member,
+    Moved,
+    Rebalance,
+    Replaced,
+    Roster,
+    Seat,
+    Shared,
+    Shift,
+)
 from shoal.kvstore.wire.schema import Plain
 
 __all__ = [
@@ -32,12 +46,13 @@ __all__ = [
     "Node",
     "Opened",
     "Promoted",
+    "Rebalanced",
     "Record",
     "Reshared",
     "Ruled",
+    "Shifted",
     "Started",
     "Succeeded",
-    "compacted",
     "describe",
 ]
 
@@ -199,7 +214,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A worker has joined while the run is under way; ``sender`` as of `Joined`."""
+    """A process has joined while the run is under way; ``sender`` as of `Joined`."""
 
     member: Member
     token: str
@@ -214,6 +229,27 @@ class Reshared:
     ranks: tuple[int, ...]
     cursors: dict[str, Plain]
     counted: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalanced:
+    """What is to move from now on, all of it; servers that may be given slices from now on, and that may not.
+
+    ``by`` says who wants it, or why.
+    """
+
+    moves: tuple[Shift, ...]
+    opened: tuple[int, ...]
+    closed: tuple[int, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """From now on ``server`` has the slice: the next placement epoch."""
+
+    slice: int
+    server: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +288,15 @@ Record: TypeAlias = (
     | GivenUp
     | Added
     | Reshared
+    | Rebalanced
+    | Shifted
     | Aborted
     | Finished
 )
+
+
+News: TypeAlias = Arrived | Changed | Left | Moved | Rebalance | Replaced | Shared
+"""What every member hears of, in order: each is a generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +310,10 @@ class Settled:
 
 @dataclass(slots=True)
 class Node:
-    """A process that has joined. ``state``: "joined", "running", "done", "left", "stopped", "failed" or "lost"."""
+    """A process that has joined.
+
+    ``state``: "joined", "running", "done", "left", "drained", "stopped", "failed" or "lost".
+    """
 
     member: Member
     token: str
@@ -311,15 +356,19 @@ class ClusterState:
     declared_by: dict[str, str] = field(default_factory=dict)
     roster: Roster | None = None  # as the run began
     replacements: list[Replaced] = field(default_factory=list)  # each with the generation that it made, and so are
-    arrivals: list[Arrived] = field(default_factory=list)  # of workers and replicas,
+    arrivals: list[Arrived] = field(default_factory=list)  # of workers, servers and replicas,
     shares: list[Shared] = field(default_factory=list)  # who takes part, but for the first: with which the run began,
-    departures: list[Left] = field(default_factory=list)  # of workers and replicas,
+    departures: list[Left] = field(default_factory=list)  # of workers and replicas, and of servers that had nothing,
     optimizers: dict[int, Configured] = field(default_factory=dict)  # by store
     changes: list[Changed] = field(default_factory=list)  # of settings
     requests: dict[tuple[str, int], int] = field(default_factory=dict)  # token, request: number of its change
     covered: dict[int, int] = field(default_factory=dict)  # by rank of server, its replica that may take its place
     opened: dict[str, int] = field(default_factory=dict)  # highest occurrence of each barrier that has opened
     placement: Placement = field(init=False)
+    placings: list[Rebalance | Moved] = field(default_factory=list)  # what was to move, and has
+    plan: dict[int, Shift] = field(default_factory=dict)  # by slice, what is to move
+    draining: dict[int, str] = field(default_factory=dict)  # servers that are to go, or have gone: who wants it
+    pinned: dict[int, int] = field(default_factory=dict)  # by store, the slice that cannot move: its rounds' desk
 
     def __post_init__(self) -> None:
         self.placement = _placement(self.servers)
@@ -371,6 +420,10 @@ class ClusterState:
                 self.senders[token] = sender
             case Reshared():
                 self._share(record)
+            case Rebalanced():
+                self._rebalance(record)
+            case Shifted(slice=slice_id, server=server):
+                self._shift(slice_id, server)
             case Aborted(culprit, reason, tokens, state, report, detail):
                 self.phase, self.culprit, self.reason, self.detail = "failed", culprit, reason, detail
                 for token in tokens:
@@ -410,9 +463,12 @@ class ClusterState:
         place, before = (m.role, m.rank), self.nodes.get((m.role, m.rank))
         if token in self.tokens or (before is not None and before.live):
             raise LocalProtocolError(f"{describe(m)} joins a place that is taken, or joins twice")
-        self.nodes[place] = self.tokens[token] = Node(m, token, "running", late=True, opened=dict(self.opened))
+        self.nodes[place] = self.tokens[token] = Node(m, token, "running", opened=dict(self.opened))
+        self.nodes[place].late = m.role == "worker"
         self.incarnations[place] = m.incarnation
-        self.workers = sum(role == "worker" for role, _ in self.nodes)
+        self.workers, self.servers = (sum(role == r for r, _ in self.nodes) for role in ("worker", "server"))
+        if m.role == "server":
+            self.placement.closed.add(self.placement.grow())
         self.generation += 1
         self.arrivals.append(Arrived(generation=self.generation, member=m))
 
@@ -426,10 +482,46 @@ class ClusterState:
             )
         )
 
-    def news(self, about: Member | None = None) -> list[Arrived | Changed | Left | Replaced | Shared]:
+    def _rebalance(self, r: Rebalanced) -> None:
+        self.placement.closed -= set(r.opened)
+        self.placement.closed |= set(r.closed)
+        self.draining |= dict.fromkeys(r.closed, r.by)
+        self.plan = {m.slice: m for m in r.moves}
+        self.generation += 1
+        self.placings.append(Rebalance(generation=self.generation, moves=r.moves))
+
+    def _shift(self, slice_id: int, server: int) -> None:
+        self.placement.move(slice_id, server)
+        self.plan.pop(slice_id, None)
+        self.generation += 1
+        self.epoch += 1
+        moved = Moved(generation=self.generation, epoch=self.epoch, slice=slice_id, server=server)
+        self.placings.append(moved)
+
+    def current_roster(self) -> Roster | None:
+        """Who was there as the run began, with the servers that are there now, and the slices that have moved."""
+        if self.roster is None or not (self.placings or self.replacements or self.arrivals):
+            return self.roster
+        workers = [m for m in self.roster.members if m.role == "worker"]
+        servers = [n.member for (role, _), n in sorted(self.nodes.items()) if role == "server" and n.live]
+        last = {m.slice: m for m in self.placings if isinstance(m, Moved)}
+        seats = tuple(Seat(slice=i, server=m.server, epoch=m.epoch) for i, m in last.items())
+        return replace(self.roster, members=(*servers, *workers), seats=seats)
+
+    def name_of(self, place: tuple[str, int]) -> str:
+        """Who is at a place, for texts."""
+        node = self.nodes.get(place)
+        return describe(node.member) if node else f"{place[0]} {place[1]} (not joined yet)"
+
+    def _placed(self) -> list[Rebalance | Moved]:
+        """As `placings`; but of old plans it is not told any more what they were."""
+        plan = tuple(self.plan.values())
+        return [replace(m, moves=plan) if isinstance(m, Rebalance) else m for m in self.placings]
+
+    def news(self, about: Member | None = None) -> list[News]:
         """What has happened since the run began, in order; not that ``about`` has left."""
         gone = [x for x in self.departures if about is None or not _is_about(x, about)]
-        told: list[Arrived | Changed | Left | Replaced | Shared] = [*gone, *self.changes, *self.replacements]
+        told: list[News] = [*gone, *self.changes, *self.replacements, *self._placed()]
         return sorted([*told, *self.arrivals, *self.shares[1:]], key=lambda m: m.generation)
 
     def _promote(self, rank: int, incarnation: int) -> None:
@@ -465,12 +557,15 @@ class ClusterState:
         self.stores.setdefault(d.store, Settled(d.gate, d.reduce, d.by))
         if not self.gate and not d.private:
             self.gate = d.gate
-        self.placement.add(d.keys)
+        layouts = self.placement.add(d.keys)
+        if layouts and d.store not in self.pinned and parse_gate(self.stores[d.store].gate).asks:
+            self.pinned[d.store] = layouts[0].slices[0].id
         self.declared_by.update((spec.key, d.by) for spec in d.keys)
 
     def _depart(self, node: Node, state: str, report: Plain) -> None:
         node.state, node.report = state, report
-        if node.member.role == "worker" and state in ("done", "left", "lost"):
+        said = {"worker": ("done", "left", "lost"), "server": ("drained", "lost")}
+        if state in said.get(node.member.role, ()):
             self._left(node.member)
 
     def _left(self, m: Member) -> None:
@@ -485,21 +580,3 @@ def _is_about(left: Left, m: Member) -> bool:
 def _placement(servers: int) -> Placement:
     """Keys are cut and numbered in a run without servers too, as if there were one."""
     return Placement(max(1, servers))
-
-
-def compacted(records: Sequence[Record]) -> list[Record]:
-    """A shorter log of the same state: of the terms the last, of each barrier the last occurrence.
-
-    Everything else is bounded by what the run is; barriers, and restarts, are not.
-    """
-    last = {_superseded_by(record): i for i, record in enumerate(records)}
-    return [record for i, record in enumerate(records) if last[_superseded_by(record)] == i or _stays(record)]
-
-
-def _stays(record: Record) -> bool:
-    return not isinstance(record, Ruled | Opened)
-
-
-def _superseded_by(record: Record) -> tuple[str, str]:
-    """Later records of the same mark make an earlier one superfluous, unless it stays."""
-    return type(record).__name__, record.name if isinstance(record, Opened) else ""

@@ -22,9 +22,12 @@ from shoal.kvstore.wire.messages import (
     Control,
     Controlled,
     Declare,
+    Drain,
+    Draining,
     Farewell,
     FromScheduler,
     Goodbye,
+    Handed,
     Heartbeat,
     InStep,
     Join,
@@ -32,8 +35,10 @@ from shoal.kvstore.wire.messages import (
     Lost,
     Meet,
     Met,
+    Moved,
     Noted,
     Placed,
+    Rebalance,
     Refused,
     Released,
     Replaced,
@@ -99,7 +104,7 @@ Event: TypeAlias = Received | Woke
 Action: TypeAlias = Send | News | Fail | Hush
 
 
-Question: TypeAlias = Barrier | Declare | Control | Settle | Meet | InStep | Lost
+Question: TypeAlias = Barrier | Declare | Control | Settle | Meet | InStep | Lost | Handed | Drain
 """What is repeated until it is answered."""
 
 
@@ -356,7 +361,7 @@ class MemberCore:
                 return []  # older than the welcome, or of no use any more
             case Roster():
                 return self._complete(m)
-            case Left() | Replaced() | Arrived() | Shared():
+            case Left() | Replaced() | Arrived() | Shared() | Rebalance() | Moved():
                 return self._left(m)
             case Changed():
                 return self._changed(m)
@@ -376,6 +381,8 @@ class MemberCore:
                 return self._answered(declare_key(request), m)
             case Controlled(request=request):
                 return self._answered(declare_key(request), m)
+            case Draining():
+                return [News(m)]
             case Stop():
                 return self._stop(m)
         return []
@@ -398,15 +405,17 @@ class MemberCore:
         self.phase, self.roster, self.generation = "running", m, m.generation
         return [News(m)]
 
-    def _left(self, m: Left | Replaced | Arrived | Shared) -> list[Action]:
+    def _left(self, m: Left | Replaced | Arrived | Shared | Rebalance | Moved) -> list[Action]:
         """Departures come in order: one that skips a generation waits until the missed ones are sent again.
 
-        A worker waits until the servers have heard of those that come, so that a server says so at once.
+        A worker waits until the servers have heard of those that come, so that a server says so at once; slices move to
+        a server that has come when everybody has heard of it.
         """
         if self.roster is None or m.generation != self.generation + 1:
             return []
         self.generation = m.generation
         waited_for = self.config.role == "server" and isinstance(m, Arrived | Shared)
+        waited_for = waited_for or (isinstance(m, Arrived) and m.member.role == "server")
         beat = Heartbeat(status=self.status, generation=self.generation)
         return [News(m), *(self._send(beat) if waited_for else [])]
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from shoal.kvstore.wire.tuning import settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
+from shoal.scheduler.neighbours import Neighbourhood
 from shoal.scheduler.signals import handling, insisting, stopped_by
 from shoal.version import VERSION
 
@@ -38,6 +40,9 @@ __all__ = ["run_scheduler", "run_server", "run_worker"]
 log = logging.getLogger("shoal.server")
 
 run_scheduler = shell.run_scheduler
+
+DRAIN_ANSWER_S = 5.0
+"""A server that has been told to end waits so long for the scheduler to say that it is being drained."""
 
 DETAIL_CHARS = 8000
 """Of a server's traceback, its end, that every worker is told."""
@@ -87,6 +92,7 @@ class ServerRole:
             raise
         log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
         self._saving, self._address = saving, address
+        self._drain, self._drain_by = 0, 0.0  # the number of the request to be drained, if that was made
         self.membership = Membership(
             self.transport,
             role="replica" if replica else "server",
@@ -96,6 +102,7 @@ class ServerRole:
             join_timeout_s=join_timeout_s,
             replaces=replaces,
         )
+        self.neighbours = Neighbourhood(self.transport, self.membership)
         self.membership.on_news = self._news
         self.membership.on_stop = self._leave
         self.membership.vitals = self._vitals
@@ -112,6 +119,7 @@ class ServerRole:
         """A store; what it does is recorded, if this process is to be traced."""
         made = CheckedShell if dumps().check else ServerShell
         store, recorder = made(self.transport, self._saving), tracing.current()
+        store.neighbours = self.neighbours
         if recorder is not None:
             store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
             recorder.about = lambda: about(self.membership, store)
@@ -129,6 +137,8 @@ class ServerRole:
         try:
             while not self.membership.gone:
                 self.loop.step(spins=True)
+                if self._drain:
+                    self._await_drain()
                 if self.store.failure():
                     self.code = 1
                     self._leave(_summary(self.store.failure()), self.store.failure()[-DETAIL_CHARS:])
@@ -143,9 +153,26 @@ class ServerRole:
             self.transport.close()
 
     def stop(self, number: int) -> None:
-        """A signal says that this process must end: say so to the scheduler first. Safe in a signal handler."""
+        """A signal says that this process must end: say so to the scheduler first. Safe in a signal handler.
+
+        After SIGTERM that is when its slices are elsewhere, if that can be; after another one, at once.
+        """
+        if number == signal.SIGTERM and not self._drain and self.membership.core.phase == "running":
+            log.warning("told to end: its slices move to other servers first; another signal ends it at once")
+            self._drain, self._drain_by = self.membership.request_drain(), time.monotonic() + DRAIN_ANSWER_S
+            return
         self.code = 128 + number
         self._leave(stopped_by(number))
+
+    def _await_drain(self) -> None:
+        """End at once if the scheduler does not let this server be drained, or says nothing."""
+        why = self.membership.refusal(self._drain)
+        if not why and (self.membership.draining or time.monotonic() < self._drain_by):
+            return
+        self._drain = 0
+        log.warning("it cannot be drained: %s", why or f"the scheduler has not answered for {DRAIN_ANSWER_S:g} s")
+        self.code = 128 + signal.SIGTERM
+        self._leave(stopped_by(signal.SIGTERM))
 
     def _leave(self, failed: str = "", detail: str = "") -> None:
         follows, store = self.shard.follows, self.store
@@ -168,6 +195,7 @@ class ServerRole:
             lease_s = m.core.welcome.lease_s if m.core.welcome is not None else 0.0
             me = Identity(m.rank, m.incarnation, m.cluster, lease_s, self._address, os.getpid())
             self.shard.begin(me)
+        self.neighbours.hear(news)
         self.shard.hear(news)
 
     def _in_step(self, replica: Member) -> None:

@@ -27,7 +27,7 @@ from shoal.kvstore.ring.vitals import vitals as ring_vitals
 from shoal.kvstore.trace.tap import open_transport
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
-from shoal.kvstore.wire.messages import Left, Member, Roster
+from shoal.kvstore.wire.messages import Left, Member, Moved, Rebalance, Roster
 from shoal.kvstore.wire.transport import tune_malloc
 from shoal.ops import random
 from shoal.scheduler.address import address_towards, advertised
@@ -95,6 +95,8 @@ class Session:
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
         self.membership.on_replaced = self._on_replaced
+        self.membership.on_arrived = self._on_arrived
+        self.membership.on_placing = self._on_placing
         self.membership.on_abort = self._give_up
         self.membership.vitals = self._vitals
         self.loop = Loop(self.transport, {"scheduler": self.membership})
@@ -127,19 +129,35 @@ class Session:
         servers = [m for m in roster.members if m.role == "server"]
         if self.shell is not None:
             return
-        for m in servers:
-            self.transport.connect(f"server{m.rank}", m.address)
         me = self.membership
         workers = {m.rank: m.address for m in roster.members if m.role == "worker"}
         self.ring.join(me.rank, me.incarnation, me.cluster, workers, self.timeout_s)
-        core = ClientCore(me.rank, me.incarnation, me.cluster, len(servers), self.timeout_s)
+        core = ClientCore(me.rank, me.incarnation, me.cluster, 0, self.timeout_s)
         self.shell = ClientShell(self.transport, core, self.loop)
         self.loop.drivers[""] = self.shell if self._recent is None else self.shell.checked(self._recent)
+        for m in servers:
+            self._on_arrived(m)
+        for seat in roster.seats:
+            self.shell.moved(seat.slice, seat.server, seat.epoch, self.loop.clock())
 
     def _on_left(self, left: Left) -> None:
         log.debug("%s %d has left", left.role, left.rank)
         if left.role == "worker":
             self.ring.left(left.rank)
+        elif self.shell is not None:
+            log.info("server %d has been drained, and has left", left.rank)
+            self.shell.departed(left.rank, self.loop.clock())
+            self.transport.disconnect(f"server{left.rank}")
+
+    def _on_arrived(self, m: Member) -> None:
+        """A process has come while the run is under way; a server is asked when slices have moved to it."""
+        if m.role == "server" and self.shell is not None and m.rank not in self.shell.core.links:
+            self.transport.connect(f"server{m.rank}", m.address)
+            self.shell.arrived(m.rank, self.loop.clock())
+
+    def _on_placing(self, m: Rebalance | Moved) -> None:
+        if isinstance(m, Moved) and self.shell is not None:
+            self.shell.moved(m.slice, m.server, m.epoch, self.loop.clock())
 
     def _on_replaced(self, m: Member) -> None:
         """Another process has taken the place of a server."""

@@ -25,13 +25,16 @@ from shoal.kvstore.client.jobs import (
     Warn,
 )
 from shoal.kvstore.client.lane import CREDIT_BYTES, Lane, Link
+from shoal.kvstore.client.moving import elsewhere, readdress
 from shoal.kvstore.client.standing import stand
+from shoal.kvstore.client.wording import describe, refusal, too_late
 from shoal.kvstore.gates import Gate, altered_gate
 from shoal.kvstore.wire.messages import (
     Ack,
     Call,
     Called,
     Done,
+    Elsewhere,
     Fetch,
     Forget,
     Granted,
@@ -84,6 +87,9 @@ class ClientCore:
         self.lanes: dict[int, Lane] = {}
         self.links = {s: Link() for s in range(servers)}
         self.flying: dict[int, Job] = {}
+        self.moved: dict[int, int] = {}  # by slice that is not where its layout says, its server ...
+        self.epochs: dict[int, int] = {}  # ... and since which placement epoch
+        self.departed: set[int] = set()  # servers that have left
         self.tickets: dict[tuple[int, int], Place] = {}  # by store and turn
         self.barriers: dict[int, int] = {}  # by store, the last one that a server knows this worker has come to
         self.retired: set[int] = set()  # stores that it pushes to no more
@@ -123,6 +129,9 @@ class ClientCore:
 
     def submit(self, jobs: list[Job], now: float) -> list[ClientAction]:
         """Take jobs in; those that may start, start."""
+        over: list[ClientAction] = []
+        if self.moved or self.departed:
+            jobs, over = readdress(self, jobs)
         for job in jobs:
             job.since = job.warned = now
             if job.slice >= 0:
@@ -132,7 +141,7 @@ class ClientCore:
                     self._make_ready(job)
             else:
                 self._make_ready(job)
-        return self._pump(now)
+        return [*over, *self._pump(now)] if over else self._pump(now)
 
     def _make_ready(self, job: Job) -> None:
         self._order += 1
@@ -397,20 +406,14 @@ class ClientCore:
                 return self._finish(job, m, now)
             case Done() | StatsReply() | Surveyed() | Called():
                 return self._finish(job, m, now)
+            case Elsewhere():
+                return elsewhere(self, job, m, now)
             case Refused():
                 if m.counted and job.stage is Stage.PUSH:
                     self.lanes[job.slice].clock += 1
                 self._settle(job, now)
-                return [*self._failed(job, m.error, self._refusal(job, m)), *self._pump(now)]
+                return [*self._failed(job, m.error, refusal(self.rank, job, m)), *self._pump(now)]
         return []
-
-    def _refusal(self, job: Job, m: Refused) -> str:
-        if m.error != "KeyNotInitializedError":
-            return m.text
-        return (
-            f"worker {self.rank}: nobody has given {job.key!r} a value yet, and worker 0 must. Every worker calls init "
-            f"for the same keys in the same order. ({m.text})"
-        )
 
     def _acknowledged(self, job: Job, m: Ack | Value, now: float) -> list[ClientAction]:
         if job.stage is not Stage.PUSH:
@@ -532,7 +535,7 @@ class ClientCore:
     def _look_at(self, job: Job, now: float) -> list[ClientAction]:
         if now < job.due or job.stage is Stage.OVER:
             return []
-        text = self._too_late(job, now)
+        text = too_late(self, job, now)
         if text:
             if job.stage is Stage.PUSH:
                 self._landed(now)
@@ -549,35 +552,8 @@ class ClientCore:
         actions: list[ClientAction] = [Transmit(job.server, self._message(job))]
         if now - job.warned >= WARN_S:
             job.warned = now
-            actions.append(Warn(f"{self.describe(job)} for {now - job.since:.0f} s so far"))
+            actions.append(Warn(f"{describe(self.rank, job)} for {now - job.since:.0f} s so far"))
         return actions
-
-    def _too_late(self, job: Job, now: float) -> str:
-        """Why the job must fail; empty while it may wait."""
-        quiet = now - max(self.links[job.server].heard, job.since)
-        limit = job.timeout_s or self.timeout_s
-        if now - job.since >= limit:
-            return f"{self.describe(job)} for {now - job.since:.0f} s, the limit (timeout_s={limit:g})"
-        if quiet >= self.silence_s:
-            about = type(job.request).__name__ if job.request is not None else f"{job.key!r} at clock {job.clock}"
-            return (
-                f"server {job.server} has said nothing to worker {self.rank} for {quiet:.0f} s, which waits for the "
-                f"{job.stage.value} of {about}: is it cut off from this worker?"
-            )
-        return ""
-
-    def describe(self, job: Job) -> str:
-        """Who waits for whom, about which key and clock."""
-        what = f"{type(job.request).__name__}" if job.request is not None else f"{job.key!r} at clock {job.clock}"
-        late = ", ".join(f"worker {r}" for r in job.missing)
-        if isinstance(job.request, Fetch) and late:
-            return (
-                f"worker {self.rank} takes a snapshot and has waited for {late} to push {job.key!r} as often as the "
-                f"other keys (server {job.server} is alive)"
-            )
-        if job.missing and (job.stage in (Stage.ENTER, Stage.READ) or job.ticket is not None):
-            return f"worker {self.rank} has waited for {late} to push {what} (server {job.server} is alive)"
-        return f"worker {self.rank} has waited for server {job.server}: {job.stage.value} of {what}"
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken; tests call it after every event."""

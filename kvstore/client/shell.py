@@ -14,6 +14,7 @@ import numpy as np
 from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
+from shoal.kvstore.client.moving import arrive, depart, relocate
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
 from shoal.kvstore.dumps import Checked, Recent
@@ -273,6 +274,21 @@ class ClientShell:
         """Another process has taken the place of a server; the transport is connected to it. On the I/O thread."""
         if self._broken is None:
             self._carry_out(self.core.replaced(server, now))
+
+    def arrived(self, server: int, now: float) -> None:
+        """One more server has come; the transport is connected to it. On the I/O thread."""
+        self._servers[f"server{server}"], self._peers[server] = server, f"server{server}"
+        arrive(self.core, server, now)
+
+    def moved(self, slice_id: int, server: int, epoch: int, now: float) -> None:
+        """A slice has another server. On the I/O thread."""
+        if self._broken is None:
+            self._carry_out(relocate(self.core, slice_id, server, epoch, now))
+
+    def departed(self, server: int, now: float) -> None:
+        """A server has left, after its slices have. On the I/O thread."""
+        self._carry_out(depart(self.core, server, now))
+        self._servers.pop(self._peers.pop(server, ""), None)
 
     def wake(self, now: float) -> float:
         if self._broken is not None:

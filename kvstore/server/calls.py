@@ -1,6 +1,7 @@
 """Calls of server functions: each part of a slice in turn; one that writes is run once, whoever asks how often."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -37,10 +38,9 @@ class Calls:
         return [[_write_call(call), _write_called(called)] for call, called in self._results.values()]
 
     def thaw(self, data: list[Any]) -> None:
-        """Keep the results that were frozen."""
+        """Keep the results that were frozen, or that have come with a slice."""
         for call, called in data:
-            made = _read_call(call)
-            self._results[made.store, made.index] = made, _read_called(called)
+            self._keep(_read_call(call), _read_called(called))
 
     def answer(self, core: ServerCore, m: Call) -> Called | Refused:
         """Run the function, unless it writes and has run.
@@ -65,23 +65,50 @@ class Calls:
             return Refused(seq=m.seq, error=error, text=text)
 
     def _once(self, core: ServerCore, function: functions.Function, m: Call) -> Called | Refused:
-        kept = self._results.get((m.store, m.index))
-        if kept is None:
-            self.wrote = True
-            for part in m.parts:
-                self._table.touch(self._table.cells[part.slice])
-            kept = self._results[m.store, m.index] = (m, self._run(core, function, m))
-            while len(self._results) > KEPT:
-                self._results.popitem(last=False)
-        first, called = kept
-        if (first.name, first.args, first.parts) != (m.name, m.args, m.parts):
+        first, called = self._results.get(
+            (m.store, m.index), (replace(m, parts=()), Called(seq=0, server=0, results=()))
+        )
+        alike = (first.name, first.args) == (m.name, m.args) and (core.moves or first.parts in ((), m.parts))
+        if not alike:
             text = (
                 f"worker {m.worker} calls {m.name!r} with {m.args} on {len(m.parts)} parts; worker {first.worker} "
                 f"called {first.name!r} with {first.args} on {len(first.parts)}. A function that writes is called by "
                 "every worker, in the same way."
             )
             return Refused(seq=m.seq, error="ConfigError", text=text)
-        return Called(seq=m.seq, server=core.rank, results=called.results)
+        missing = tuple(p for p in m.parts if p not in first.parts)
+        if missing:  # all of them, or what has moved here since
+            self.wrote = True
+            for part in missing:
+                self._table.touch(self._table.cells[part.slice])
+            new = self._run(core, function, replace(m, parts=missing))
+            first, called = self._keep(replace(first, parts=missing), new)
+        found = dict(zip(first.parts, called.results, strict=True))
+        return Called(seq=m.seq, server=core.rank, results=tuple(found[p] for p in m.parts))
+
+    def _keep(self, m: Call, called: Called) -> tuple[Call, Called]:
+        """Keep results, beside those of the same call that are kept already; all of them."""
+        before = self._results.get((m.store, m.index))
+        if before is not None:
+            fresh = [i for i, p in enumerate(m.parts) if p not in before[0].parts]
+            results = tuple(called.results[i] for i in fresh)
+            m = replace(before[0], parts=(*before[0].parts, *(m.parts[i] for i in fresh)))
+            called = replace(called, results=(*before[1].results, *results))
+        self._results[m.store, m.index] = m, called
+        while len(self._results) > KEPT:
+            self._results.popitem(last=False)
+        return m, called
+
+    def of(self, slice_id: int) -> list[Any]:
+        """What functions that write have returned for a slice, as plain data, for the server that it moves to."""
+        told = []
+        for m, called in self._results.values():
+            mine = [i for i, p in enumerate(m.parts) if p.slice == slice_id]
+            if mine:
+                part = replace(m, parts=tuple(m.parts[i] for i in mine))
+                results = tuple(called.results[i] for i in mine)
+                told.append([_write_call(part), _write_called(replace(called, results=results))])
+        return told
 
     def _run(self, core: ServerCore, function: functions.Function, m: Call) -> Called:
         results = tuple(self._part(core, function, m, part) for part in m.parts)

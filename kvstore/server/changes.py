@@ -1,6 +1,6 @@
 """Changes of settings on one server: which slices have yet to take them, and when they did."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from shoal.kvstore.wire.messages import Change
@@ -35,6 +35,15 @@ class Changes:
     def of(self, store: int) -> list[Change]:
         """What a new slice of a store has yet to take."""
         return [c for c in self._known.get(store, ()) if c.number not in self._over or of_gate(c.settings)]
+
+    def numbers(self, store: int) -> list[int]:
+        """The numbers of the changes of a store that were announced."""
+        return sorted(c.number for c in self._known.get(store, ()))
+
+    def over(self, numbers: Collection[int] = ()) -> list[int]:
+        """The numbers of the changes whose optimizer has been replaced since; ``numbers`` are some more."""
+        self._over |= set(numbers)
+        return sorted(self._over)
 
     def in_force(self, c: Change) -> dict[str, Any]:
         """The settings of a change that count for a slice that takes it now."""

@@ -36,6 +36,7 @@ from shoal.kvstore.server.books import Ledger, accounts, staleness_by_key
 from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.entry import Entry, Parked
+from shoal.kvstore.server.moving import Moves
 from shoal.kvstore.server.recovery import Recovery, check_survives
 from shoal.kvstore.server.snapshots import Snapshots
 from shoal.kvstore.wire.messages import (
@@ -94,6 +95,8 @@ class ServerCore:
         self.recovery: Recovery | None = None  # while it waits to hear how far the workers are
         self.restored: list[str] = []  # what was lost
         self.retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
+        self.unhoused: dict[int, dict[int, int]] = {}  # as `Desk.barriers`, by store, of stores with no slice here
+        self.moves: Moves | None = None  # once slices have moved, or are to
         self._handlers: dict[type[Any], Any] = {
             Hello: self._hello,
             Init: self._init,
@@ -128,6 +131,10 @@ class ServerCore:
             self._now = now
             if self.recovery is not None and not isinstance(event.message, Hello | Stand | Stats):
                 return []  # it will be repeated
+            if self.moves is not None:
+                held = self.moves.intercept(event.sender, event.message)
+                if held is not None:
+                    return held
             answer: list[Action] = handler(event.sender, event.message)
             return answer
         if isinstance(event, PeerGone):
@@ -194,7 +201,7 @@ class ServerCore:
             return [_refuse(sender, m.seq, "ConfigError", str(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
-        desk = self.desks.setdefault(m.store, Desk(gate))
+        desk = self.desks.setdefault(m.store, Desk(gate, barriers=self.unhoused.pop(m.store, {})))
         progress = Progress(self._live(m.store), desk.resting if gate.slack is not None else frozenset())
         dtype, shape = m.value.dtype, m.value.shape
         entry = Entry(m.store, m.key, dtype, shape, gate, m.reduce, progress, desk, m.width)
@@ -476,6 +483,9 @@ class ServerCore:
     def _rest(self, m: Retire, mine: dict[int, Entry]) -> list[Action]:
         """Worker ``m.worker`` is at a barrier: nobody waits for it until all are there, or it pushes again."""
         desk = self.desks.get(m.store)
+        if desk is None:
+            came = self.unhoused.setdefault(m.store, {})
+            came[m.worker] = max(m.barrier, came.get(m.worker, 0))
         if desk is None or not desk.rest(m.worker, m.seq, m.barrier):
             return []
         actions: list[Action] = []

@@ -18,10 +18,11 @@ from shoal.kvstore.server.changes import Changes
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.entry import Entry
+from shoal.kvstore.server.moving import Moves, position
 from shoal.kvstore.wire.messages import Change, Granted, Refused
 from shoal.kvstore.wire.schema import listed
 
-__all__ = ["freeze", "thaw"]
+__all__ = ["freeze", "freeze_slice", "thaw", "thaw_slice"]
 
 _COUNTS = ("applied", "rejected", "dropped", "duplicate", "lost")
 _write_change, _read_change = listed(Change)
@@ -43,7 +44,17 @@ def freeze(core: ServerCore) -> dict[str, Any]:
         "configured": [[*key, seq] for key, seq in core.configured.items()],
         "retired": sorted(map(list, core.retired)),
         "entries": [[slice_id, _freeze_entry(e)] for slice_id, e in core.entries.items()],
+        "unhoused": [[store, _pairs(came)] for store, came in core.unhoused.items()],
+        **_freeze_moves(core),
     }
+
+
+def _freeze_moves(core: ServerCore) -> dict[str, Any]:
+    """Slices that have moved, and those that are here but not this server's yet."""
+    if core.moves is None:
+        return {}
+    staged = [[i, _freeze_entry(e)] for i, e in core.moves.staged.items()]
+    return {"seats": [[i, *seat] for i, seat in core.moves.seats.items()], "staged": staged}
 
 
 def thaw(data: Mapping[str, Any], incarnation: int) -> ServerCore:
@@ -64,9 +75,55 @@ def thaw(data: Mapping[str, Any], incarnation: int) -> ServerCore:
         core.retired = {(store, rank) for store, rank in data["retired"]}
         for slice_id, entry in data["entries"]:
             core.entries[slice_id] = _thaw_entry(entry, core.desks)
+        core.unhoused = {store: _ints(came) for store, came in data.get("unhoused", ())}
+        if "seats" in data:
+            core.moves = Moves(core)
+            core.moves.seats = {i: (epoch, server) for i, epoch, server in data["seats"]}
+            core.moves.staged = {i: _thaw_entry(entry, core.desks) for i, entry in data["staged"]}
     except (KeyError, TypeError, ValueError, IndexError, RemoteProtocolError) as e:
         raise CheckpointError(f"the state of a server cannot be read: {type(e).__name__}: {e}") from e
     return core
+
+
+def freeze_slice(core: ServerCore, slice_id: int) -> dict[str, Any]:
+    """A slice with what the server that takes it in must know besides, as JSON-like data."""
+    entry = core.entries[slice_id]
+    refusals = [[rank, _freeze_ledger(book)[1]] for rank, book in core.ledgers.items() if book.refusals]
+    return {
+        "entry": _freeze_entry(entry),
+        "desk": _freeze_desk(entry.desk),
+        "position": position(core, entry.store),
+        "over": core.changes.over(),
+        "refusals": refusals,
+    }
+
+
+def thaw_slice(core: ServerCore, data: Mapping[str, Any]) -> Entry:
+    """The slice that was frozen, for ``core``, which has heard the same; its desk is the one that is here, if one is.
+
+    Raises:
+        CheckpointError: this is not what `freeze_slice` made.
+    """
+    try:
+        store, came = data["entry"]["store"], _thaw_desk(data["desk"])
+        desk = core.desks.get(store)
+        if desk is None:
+            desk, came.queue = came, {}
+            core.unhoused.pop(store, None)
+            core.retired |= {(store, rank) for rank in data["position"]["retired"]}
+            core.changes.over(data["over"])
+        entry = _thaw_entry(data["entry"], {store: desk})
+        core.desks[store] = desk
+        for rank, seq in came.latest.items():
+            if rank not in came.resting:
+                desk.active(rank, seq)
+        for rank, refusals in data["refusals"]:
+            for seq, send in _thaw_ledger([[0] * len(_COUNTS), refusals, []]).refusals.items():
+                if rank in core.ledgers:
+                    core.ledgers[rank].refusals.setdefault(seq, send)
+    except (KeyError, TypeError, ValueError, IndexError, RemoteProtocolError) as e:
+        raise CheckpointError(f"a slice that has come cannot be read: {type(e).__name__}: {e}") from e
+    return entry
 
 
 def _pairs(values: Mapping[int, Any]) -> list[list[Any]]:

@@ -15,7 +15,7 @@ from shoal.kvstore.server.table import Cell, Table, Update
 from shoal.kvstore.wire.messages import Segment
 from shoal.ops import optim
 
-__all__ = ["Image", "draw", "draw_stores", "hang", "hang_stores"]
+__all__ = ["Image", "draw", "draw_store", "draw_stores", "hang", "hang_store", "hang_stores"]
 
 Part = tuple[int, int]
 """Rank and clock of a contribution that waits."""
@@ -111,6 +111,21 @@ def hang_stores(table: Table, data: Iterable[Any]) -> None:
             table.defaults[store] = _hang_update(table, store, update)
     except (KeyError, ValueError, TypeError, ShoalError) as e:
         raise CheckpointError(f"the optimizers of a server's state cannot be read: {type(e).__name__}: {e}") from e
+
+
+def draw_store(table: Table, store: int) -> dict[str, Any] | None:
+    """How later keys of one store are updated, as plain data; None if nothing has been said."""
+    update = table.defaults.get(store)
+    return None if update is None else _draw_update(update)
+
+
+def hang_store(table: Table, store: int, data: Mapping[str, Any]) -> None:
+    """Give a table what `draw_store` drew.
+
+    Raises:
+        CheckpointError: as `hang_stores`.
+    """
+    hang_stores(table, [(store, data)])
 
 
 def _draw_update(update: Update) -> dict[str, Any]:

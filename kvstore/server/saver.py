@@ -17,7 +17,7 @@ from shoal.errors import CheckpointError, ConfigError
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.rows import RowSparse
 from shoal.kvstore.server.calls import Calls
-from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.freeze import freeze, thaw
 from shoal.kvstore.server.image import Image, Part, draw, draw_stores, hang, hang_stores
 from shoal.kvstore.server.statefiles import StateFiles
@@ -99,8 +99,10 @@ class Saver:
             core = thaw(saved.state, incarnation)
             stores, calls = saved.stores
             hang_stores(self._table, stores)
+            staged = core.moves.staged if core.moves is not None else {}
             for slice_id, image in saved.images.items():
-                hang(self._table, slice_id, image)
+                if slice_id in core.entries or slice_id in staged:
+                    hang(self._table, slice_id, image)
             self._calls.thaw(calls)
             text = "server %d goes on with snapshot %d: %d slices, read in %.2f s"
             log.warning(text, rank, saved.number, len(saved.images), perf_counter() - began)
@@ -170,7 +172,7 @@ class Saver:
         everything = self._files.full
         for slice_id, cell in self._table.cells.items():
             if everything or cell.guard is None or not self._files.knows(slice_id):
-                pending = core.entries[slice_id].pending.values()
+                pending = _entry(core, slice_id).pending.values()
                 self._due[slice_id] = {(p.rank, p.clock) for parts in pending for p in parts}
                 cell.guard = self._guard(slice_id, cell)
         self._cutting = True
@@ -220,7 +222,7 @@ class Saver:
             self.counts["failed"] += 1
             if not self._failing:
                 log.warning("no snapshot: %s; should this server die, more is lost, or the run ends", self._error)
-            for slice_id in self._images:
+            for slice_id in self._images.keys() & self._table.cells.keys():  # others have moved away
                 self._table.cells[slice_id].guard = None
         else:
             self.counts["snapshots"] += 1
@@ -230,3 +232,12 @@ class Saver:
 
     def _note(self, seconds: float) -> None:
         self.counts["longest_pause_s"] = max(self.counts["longest_pause_s"], seconds)
+
+
+def _entry(core: ServerCore, slice_id: int) -> Entry:
+    """Of a slice that has arrays here, also if it is not this server's yet."""
+    entry = core.entries.get(slice_id)
+    if entry is None and core.moves is not None:
+        staged: Entry = core.moves.staged[slice_id]
+        return staged
+    return core.entries[slice_id] if entry is None else entry

@@ -43,9 +43,10 @@ from shoal.kvstore.server.copies import Copies
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.door import Door
 from shoal.kvstore.server.freeze import freeze
+from shoal.kvstore.server.mover import Mover, Neighbours
 from shoal.kvstore.server.saver import Saver, Saving
 from shoal.kvstore.server.statefiles import StateFiles
-from shoal.kvstore.server.table import Table
+from shoal.kvstore.server.table import Cell, Table
 from shoal.kvstore.wire.loop import IDLE_S
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -53,15 +54,21 @@ from shoal.kvstore.wire.messages import (
     Change,
     Changed,
     Done,
+    HandOver,
+    Have,
     Hello,
     HelloOk,
     Init,
     Left,
+    Moved,
     Offer,
+    Propose,
     Pull,
     Push,
+    Rebalance,
     Refused,
     Roster,
+    Seat,
     Stats,
     StatsReply,
     Value,
@@ -111,6 +118,9 @@ class ServerShell:
         self._saver: Saver | None = None
         self._asked: Message | None = None  # what is being answered
         self._owed: dict[tuple[int, int], tuple[str, str]] = {}  # by slice and rank, an error that is to be told
+        self.neighbours: Neighbours | None = None  # without them no slice moves
+        self._mover: Mover | None = None  # once slices are to move, or have moved
+        self._left_behind: list[Array] = []  # values of slices that have left, which workers may still look at
         self._unfit: dict[str, str] = {}  # by number of the change, why a slice could not take it
         self._does: dict[type[Any], Callable[[Any], None]] = {
             Send: self._send,
@@ -157,21 +167,85 @@ class ServerShell:
                 self.left(rank, incarnation)
             case Changed(change=change):
                 self.change(change)
+            case Rebalance() | Moved():
+                self.placing(m)
 
     def roster(self, roster: Roster) -> None:
         """The cluster is complete: from now on its workers are served."""
         if self.core is not None:
             self._carry_out(self.core.roster(roster))
+        for seat in roster.seats:
+            self._seat(seat)
 
     def left(self, rank: int, incarnation: int) -> None:
         """Worker ``rank`` is done: nobody waits for it any more."""
-        if self.core is not None:
+        if self.core is not None and not self._deferred(lambda: self.left(rank, incarnation)):
             self._carry_out(self.core.handle(PeerGone(rank, incarnation), 0.0))
 
     def change(self, change: Change) -> None:
         """A store has new settings."""
-        if self.core is not None and not self._failure:
+        if self.core is not None and not self._failure and not self._deferred(lambda: self.change(change)):
             self._carry_out(self.core.change(change))
+
+    def _deferred(self, news: Callable[[], None]) -> bool:
+        """Whether news wait, because a slice is changing hands between two servers that have heard the same."""
+        if self._mover is None or not self._mover.busy:
+            return False
+        self._mover.deferred.append(news)
+        return True
+
+    def placing(self, m: Rebalance | Moved) -> None:
+        """News of where slices are to be, or are."""
+        mover = self._moving()
+        if mover is None or self._failure:
+            return
+        if isinstance(m, Rebalance):
+            mover.plan(m.moves)
+            self.transport.wake()
+        else:
+            self._seat(Seat(slice=m.slice, server=m.server, epoch=m.epoch))
+
+    def _seat(self, seat: Seat) -> None:
+        mover = self._moving()
+        if mover is not None:
+            self._carry_out(mover.seat(seat))
+            self.transport.wake()
+
+    def _moving(self) -> Mover | None:
+        if self._mover is None and self.core is not None and self.neighbours is not None:
+            keep = None if self._saver is None else self._saver.hold
+            send = self.transport.send
+            made = Mover(self.core, self.table, self.neighbours, send, keep, self._owed, self.calls, self._forget_slice)
+            self._mover = made
+        return self._mover
+
+    def _forget_slice(self, slice_id: int, cell: Cell) -> None:
+        """A slice has left; workers of this host may look at its value until they push again."""
+        if self.transport.sharing.peers():
+            self._left_behind.append(cell.value)
+
+    def _heard(self, core: ServerCore, peer: str, m: Propose | HandOver | Have, now: float) -> list[Action]:
+        """What another server says; it says nothing before there is a plan, but for one that has just been made."""
+        mover = self._mover
+        if isinstance(m, Have) and mover is not None:
+            return mover.heard(m, now)
+        known = 0 if self.neighbours is None or isinstance(m, Have) else self.neighbours.incarnation(m.server)
+        if isinstance(m, Have) or (m.cluster, m.incarnation) != (core.cluster, known):
+            core.strangers += 1
+            self.door.turn_away(peer, f"a {type(m).__name__} of a server that is not known")
+        elif mover is not None:
+            mover.asked(peer, m, now)
+        return []
+
+    def _move(self, mover: Mover, now: float) -> float:
+        """Get on with moves, and with what has waited for them; when to be called again."""
+        due = mover.turn(now)
+        messages, news = mover.released()
+        for each in news:
+            each()
+        for peer, message in messages:
+            self.receive(peer, message, now)
+        return due
 
     def receive(self, peer: str, message: Message, now: float) -> None:
         if self.core is None or not self.core.known or self._failure:
@@ -206,6 +280,8 @@ class ServerShell:
             if isinstance(message, Stats) and self.replication is not None:
                 data = {**core.report(), "replication": self.replication()}
                 return [Send(peer, StatsReply(seq=message.seq, data=data))]
+            if isinstance(message, Propose | HandOver | Have):
+                return self._heard(core, peer, message, now)
             return core.handle(Received(peer, message), now)
         if isinstance(message, Push):
             self.bytes_in += message.value.data.nbytes + sum([p.data.nbytes for p in message.more])
@@ -224,6 +300,10 @@ class ServerShell:
         return core.handle(Received(peer, message), now)
 
     def _call(self, core: ServerCore, peer: str, m: Call) -> list[Action]:
+        if core.moves is not None:
+            elsewhere = core.moves.obstructed(peer, m.seq, [p.slice for p in m.parts], m)
+            if elsewhere is not None:
+                return elsewhere
         answer = self.calls.answer(core, m)
         if self.calls.wrote:
             self._replies.forget()
@@ -244,14 +324,16 @@ class ServerShell:
     def wake(self, now: float) -> float:
         if self.core is not None and self.core.snapshots.open and not self._failure:
             self.woke(now)
-        saver = self._saver
+        saver, due = self._saver, now + IDLE_S
+        if self._mover is not None and not self._failure:
+            due = self._move(self._mover, now)
         if saver is None or self.core is None or self._failure:
-            return now + IDLE_S
+            return due
         if self.forwarding is not None and self.forwarding.cutting:
-            return now + IDLE_S
+            return due
         for to, message in saver.turn(self.core, now):
             self._out(to, message)
-        return min(now + IDLE_S, saver.wake_at(now))
+        return min(due, now + IDLE_S, saver.wake_at(now))
 
     def woke(self, now: float) -> None:
         """Time has passed."""
@@ -329,6 +411,8 @@ class ServerShell:
             traffic["state"] = dict(self._saver.counts)
         if self.replication is not None:
             traffic["replication"] = self.replication()
+        if self._mover is not None:
+            traffic["moves"] = self._mover.report()
         return {**data, **traffic, "decode_s": self.decode_s, "encode_s": self._replies.encode_s}
 
     def _carry_out(self, actions: list[Action]) -> None:

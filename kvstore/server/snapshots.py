@@ -24,6 +24,7 @@ from shoal.kvstore.events import (
 )
 from shoal.kvstore.gates import Gate, Progress
 from shoal.kvstore.server.desk import Desk
+from shoal.kvstore.snapshot import GIVEN_UP
 from shoal.kvstore.wire.messages import Count, Done, Fetch, Forget, Refused, Survey, Surveyed, Waiting
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
@@ -135,7 +136,7 @@ class Snapshots:
         entry, known = self._entries.get(m.slice), self.open.get((m.store, m.worker))
         branch = None if entry is None else entry.branches.get(m.worker)
         if entry is None or branch is None or known is None or not known.is_of(m):
-            text = f"worker {m.worker} reads a snapshot of slice {m.slice} that has been given up: take another"
+            text = f"worker {m.worker} reads a snapshot of slice {m.slice} that {GIVEN_UP}"
             return [_refuse(sender, m.seq, "StoreError", text)]
         known.asked = now
         actions: list[Action] = []
@@ -186,6 +187,11 @@ class Snapshots:
     def gone(self, rank: int) -> list[Action]:
         """Worker ``rank`` reads no more."""
         return [a for store, reader in list(self.open) if reader == rank for a in self._end(store, reader)]
+
+    def give_up(self, slice_id: int) -> list[Action]:
+        """A slice is to leave this server: snapshots that it is part of cannot be gone on with."""
+        mine = [key for key, known in self.open.items() if slice_id in known.slices]
+        return [a for store, reader in mine for a in self._end(store, reader)]
 
     def expire(self, now: float) -> list[Action]:
         """Give up what nobody has asked about for long."""

@@ -31,8 +31,8 @@ or surplus fields, wrong types and payloads of the wrong length are counted unde
 no message at all, or longer than 64 MiB, ends the connection.
 
 Kinds 1 to 31 are between the scheduler and every other process; 32 to 63, and 80 to 95, between workers and servers; 64
-to 79 between workers, for all-reduce; 96 and up between a server and its replica. Every request may be repeated without
-harm.
+to 79 between workers, for all-reduce; 96 to 99 between a server and its replica; 100 and up are about slices that
+move. Every request may be repeated without harm.
 
 Whatever is said to or by a scheduler names the run (`cluster`) and the scheduler's *term*, a number that grows with
 every start of that run's scheduler: members ignore a smaller one than they know, and what another run's scheduler says;
@@ -48,7 +48,7 @@ def protocol_page() -> str:
         parts.append(f"## {kind} {cls.__name__}\n\n{flow}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n")
         parts.append(_table(cls))
     parts.append("# Records\n")
-    for name in ("Member", "KeySpec", "Slice", "KeyLayout", "NodeStatus", "Wait"):
+    for name in ("Member", "KeySpec", "Slice", "KeyLayout", "NodeStatus", "Shift", "Seat", "Wait"):
         record = getattr(messages, name)
         parts.append(f"## {name}\n\n{inspect.cleandoc(record.__doc__ or '')}\n")
         parts.append(_table(record))

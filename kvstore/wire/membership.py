@@ -33,6 +33,7 @@ __all__ = [
     "Released",
     "Replaced",
     "Roster",
+    "Seat",
     "Settle",
     "Shared",
     "Shift",
@@ -122,6 +123,15 @@ class Shift:
 
 
 @record
+class Seat:
+    """A slice that is not where it was first: which server has it, since which placement epoch."""
+
+    slice: int
+    server: int
+    epoch: int
+
+
+@record
 class Change:
     """New settings of a store while it is in use, as the scheduler's log numbers them."""
 
@@ -201,6 +211,7 @@ class Roster(FromScheduler):
     generation: int
     epoch: int
     members: tuple[Member, ...]
+    seats: tuple[Seat, ...] = ()  # of slices that have moved
 
 
 @message(4, "node -> scheduler")
@@ -393,7 +404,10 @@ class Replaced(FromScheduler):
 
 @message(28, "scheduler -> node")
 class Arrived(FromScheduler):
-    """A worker has joined while the run is under way. It may read; it takes part from the `Shared` on that names it."""
+    """A process has joined while the run is under way.
+
+    A worker may read; it takes part from the `Shared` on that names it. A server has nothing until slices move to it.
+    """
 
     generation: int
     member: Member

@@ -143,8 +143,8 @@ def push_head(payload: list[Any]) -> list[bytes]:
         ),
         ([*push_head(["|O", [1]]), b"12345678"], "one of the dtypes"),
         ([*push_head(["<f4", [-1]]), b""], "non-negative"),
-        (head(PROTOCOL, 3, "c", 1, 1, 2, [["worker", 1]]), "6 fields of Member"),
-        (head(PROTOCOL, 3, "c", 1, 1, 2, "x"), "a list"),
+        (head(PROTOCOL, 3, "c", 1, 1, 2, [["worker", 1]], []), "6 fields of Member"),
+        (head(PROTOCOL, 3, "c", 1, 1, 2, "x", []), "a list"),
         (head(PROTOCOL, 4, "c", 1, {"a": b"bytes"}, 0, 0.0), "plain data"),
     ],
 )

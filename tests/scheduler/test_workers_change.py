@@ -180,7 +180,7 @@ def test_the_others_are_called_to_the_end_of_a_batch_and_then_share_anew() -> No
     assert [m.change for to, m in said if to == "w0" and isinstance(m, Alive)] == [1]
     assert meets(s, "w0").gone == (2,)
     waits = meets(s, "w0", r2=(7, 8))
-    assert waits.missing == (s.core._name_of(("worker", 1)),) and not waits.later
+    assert waits.missing == (s.core.state.name_of(("worker", 1)),) and not waits.later
     met = meets(s, "w1", steps=6)
     assert met.missing[0].startswith("server 0"), "it counts when the servers have heard of it"
     told = servers_hear(s)

@@ -1,0 +1,114 @@
+"""Slices go from server to server while workers train: real sockets in threads."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.kvstore.dist import DistKVStore
+from shoal.ops import optim
+from tests.kvstore.moving import MovingCluster, moving_cluster
+
+STEPS = 60
+SHAPES = {"a": (40,), "b": (300,), "c": (7, 9), "d": (1000,)}
+
+
+def gradient(rank: int, step: int, key: str) -> np.ndarray:
+    rng = np.random.default_rng([rank, step, ord(key)])
+    return rng.standard_normal(SHAPES[key]).astype(np.float32)
+
+
+def train(store: DistKVStore, steps: int, at: Any = None, **config: Any) -> dict[str, np.ndarray]:
+    """Push and pull every key ``steps`` times; ``at(step)`` is called by worker 0 before each."""
+    keys = list(SHAPES)
+    store.init(keys, [np.zeros(SHAPES[k], np.float32) for k in keys])
+    if config:
+        options = dict(config)
+        rule = options.pop("rule", None)
+        store.set_optimizer(optim.create(options.pop("name"), **options), rule=rule)
+    for step in range(steps):
+        if at is not None and store.rank == 0:
+            at(step)
+        store.pushpull(keys, [gradient(store.rank, step, k) for k in keys])
+    store.barrier()
+    return dict(zip(keys, store.pull(keys), strict=True))
+
+
+def applied(cluster: MovingCluster) -> int:
+    return sum(b.applied for s in cluster.shells if s.core for b in s.core.ledgers.values())
+
+
+def disturb(cluster: MovingCluster) -> Any:
+    def at(step: int) -> None:
+        if step == 10:
+            cluster.add()
+        if step == 30:
+            cluster.settled()
+            cluster.drain(0)
+
+    return at
+
+
+@pytest.mark.parametrize(
+    ("mode", "config"),
+    [
+        ("bsp", {}),
+        ("bsp", {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}),
+        ("bsp", {"name": "adam", "learning_rate": 0.01}),
+    ],
+)
+def test_synchronous_weights_are_the_same_bits_with_and_without_moves(mode: str, config: dict[str, Any]) -> None:
+    with moving_cluster(2, 2, mode, 1024) as quiet:
+        want = quiet.each(lambda s: train(s, STEPS, **config))[0]
+    with moving_cluster(2, 2, mode, 1024) as cluster:
+        got = cluster.each(lambda s: train(s, STEPS, disturb(cluster), **config))
+        cluster.settled()
+        assert set(cluster.owners()) == {1, 2}
+        slices = len(cluster.owners())
+        assert applied(cluster) == 2 * STEPS * slices
+        assert sum(b.rejected for s in cluster.shells if s.core for b in s.core.ledgers.values()) == 0
+    for each in got:
+        for key, value in want.items():
+            np.testing.assert_array_equal(each[key], value)
+
+
+@pytest.mark.parametrize("mode", ["ssp:2", "essp:2", "asp", "fedbuff:2"])
+def test_every_contribution_counts_once_whatever_the_gate(mode: str) -> None:
+    """The sum of all contributions, with plain SGD, is the same in any order up to rounding."""
+    with moving_cluster(3, 2, mode, 1024) as cluster:
+        sgd = {"name": "sgd", "learning_rate": 1.0, "wd": 0.0, "rescale_grad": 1.0}
+        got = cluster.each(lambda s: train(s, STEPS, disturb(cluster), **sgd), reduce="sum")
+        cluster.settled()
+        assert applied(cluster) == 3 * STEPS * len(cluster.owners())
+        assert set(cluster.owners()) == {1, 2}
+    for key in SHAPES:
+        total = -sum(gradient(r, t, key).astype(np.float64) for r in range(3) for t in range(STEPS))
+        np.testing.assert_allclose(got[0][key], total, atol=1e-3)
+
+
+def test_the_longest_pause_is_told() -> None:
+    with moving_cluster(1, 2, "bsp", 1024) as cluster:
+        cluster.each(lambda s: train(s, 5))
+        mine = cluster.owners().count(1)
+        cluster.drain(1)
+        cluster.settled()
+        moves = cluster.shells[1].report()["moves"]
+        assert moves["out"] == mine
+        assert 0 < moves["longest_pause_s"] < 5
+        assert cluster.shells[0].report()["moves"]["in"] == mine
+
+
+def test_while_the_scheduler_is_away_the_slice_waits_and_nothing_is_lost() -> None:
+    with moving_cluster(2, 2, "bsp", 1024) as cluster:
+        cluster.confirms = False
+
+        def at(step: int) -> None:
+            if step == 5:
+                cluster.drain(0)
+                threading.Timer(0.3, cluster.confirm).start()
+
+        got = cluster.each(lambda s: train(s, 20, at))
+        cluster.settled()
+        assert applied(cluster) == 2 * 20 * len(cluster.owners())
+    assert np.isfinite(got[0]["a"]).all()
