@@ -24,6 +24,11 @@ class Elastic(Protocol):
         ...
 
     @property
+    def leaving(self) -> str:
+        """Why this worker is to leave at the end of its batch; "" if it stays."""
+        ...
+
+    @property
     def chief(self) -> int:
         """The smallest rank that takes part."""
         ...

@@ -103,7 +103,6 @@ class Trainer:
 
     def _take_part(self, store: KVStore) -> None:
         """The set of workers may change while this trains, and this worker may be one that comes later."""
-        self._steps = self._course.steps
 
         def settle() -> None:
             if self._ready:
@@ -112,6 +111,7 @@ class Trainer:
 
         site = self._site
         self._course.trains(Work(self.strategy.steps_of, lambda: site.pushes, self._adopt, settle, self._resume))
+        self._steps = self._course.steps
 
     def _check_store(self) -> None:
         store = self._kvstore

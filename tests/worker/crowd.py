@@ -38,7 +38,7 @@ class Seat:
     """One worker's view of the crowd; ``arrives`` is called when it comes to a boundary where the set changes."""
 
     def __init__(self, crowd: Crowd, rank: int) -> None:
-        self.crowd, self.rank, self.changing = crowd, rank, False
+        self.crowd, self.rank, self.changing, self.leaving = crowd, rank, False, ""
         self.arrives: Callable[[], None] = lambda: None
         self.seen: list[dict[str, Any]] = []
 

@@ -131,6 +131,17 @@ def test_local_steps_are_contributed_before_the_set_changes(spec: str, pushes: i
         assert (seat.seen[0]["pushes"], seat.seen[0]["total"]) == (pushes, steps)
 
 
+def test_local_steps_of_who_leaves_are_given_up() -> None:
+    seat = Seat(Crowd(1), 0)
+    with on(Course(0, seat)):
+        model = net()
+        learner = trainer(model, strategy="local:h=4", kvstore=LocalKVStore())
+        grow(model, shoal.np.ones((1, 2)), learner)
+        seat.changing, seat.leaving = True, "stopped by SIGTERM"
+        grow(model, shoal.np.ones((1, 2)), learner)
+        assert seat.seen[0]["pushes"] == 0
+
+
 @pytest.mark.parametrize(
     ("spec", "steps"),
     [("gradient", 3), ("local:h=4", 12), ("bmuf:h=5", 15), ("diloco:h=6", 18), ("easgd:tau=2", 6), ("dn:h=7", 21)],
@@ -191,7 +202,9 @@ def test_a_loop_of_its_own_comes_to_a_boundary_before_each_batch() -> None:
         seat.arrives = lambda: crowd.share((0,), w1=1)
         third = boundary()
         assert (third.ranks, third.index, third.done) == ((0,), 0, 2)
-        assert seat.seen[0]["pushes"] == 2
+        seat.changing = True
+        boundary()
+        assert [(c["pushes"], c["steps"]) for c in seat.seen] == [(2, 2), (3, 1)]
 
 
 def test_a_script_by_itself_has_the_boundaries_of_one_worker() -> None:

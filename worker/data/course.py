@@ -35,6 +35,8 @@ class Group(Protocol):
     def shares(self) -> Sequence[Record]: ...  # one for each set of workers so far; the first is that of the beginning
     @property
     def changing(self) -> bool: ...  # a change waits for this worker
+    @property
+    def leaving(self) -> str: ...  # why this worker is to leave; "" if it stays
     def meet(self, cursor: Any, timeout_s: float) -> object: ...  # returns when it is settled, or comes later
     def enter(self, timeout_s: float) -> object: ...  # of a newcomer: returns when it takes part
 
@@ -96,7 +98,7 @@ class Course:
         self._seen = 1 if group is None or first else len(group.shares)
         self._works: list[Work] = []
         self._steps = self._handed = 0  # training steps of this rank; of them, since the last change
-        self._before = 0  # pushes that predecessors made
+        self._before = self._made = 0  # pushes that predecessors made; steps of this process
         self._recalled = False
         self._place = 0  # in the queue of the plan's last segment
         self._per_step, self._pending = 1, 0  # batches that make a step; of them, handed out
@@ -172,20 +174,21 @@ class Course:
         """A training step that no loader has handed out."""
         self._steps += 1
         self._handed += 1
+        self._made += 1
 
     def cursor(self) -> dict[str, Any]:
         """How far this worker is, for everybody's plan."""
         return {
             "steps": self._handed,
             "at": self._place,
-            "pushes": self._before + (self._works[0].pushes() if self._works else self._handed),
+            "pushes": self._before + (self._works[0].pushes() if self._works else self._made),
             "total": self._steps,
             "over": self.over,
         }
 
     def _meet(self, group: Group) -> None:
-        for work in self._works:
-            work.settle()
+        for work in self._works if not group.leaving else ():  # who leaves in the middle of local steps gives them up:
+            work.settle()  # nobody could tell how many they were, and others make them again
         if group.changing:
             group.meet(self.cursor(), MEET_S)
         if len(group.shares) > self._seen:  # if not, somebody waits for this worker elsewhere: it goes on first
@@ -306,7 +309,7 @@ class Course:
 
 
 _course = Course(0, None)
-_place = cluster.current()
+_place: cluster.Place | None = None  # that it was made for
 
 
 def current_course() -> Course:
