@@ -56,6 +56,7 @@ class Options:
         seeds: how many undisturbed runs.
         kill: roles whose processes are killed; all are stopped and cut off.
         for_s: how long a process stands still or is cut off.
+        noise: per cent of the messages between workers and servers that are lost, that come twice, and that come late.
         snapshot_every: of the servers.
         folder: where the runs' files are kept; "" for nowhere.
     """
@@ -72,6 +73,7 @@ class Options:
     seeds: int = 3
     kill: tuple[str, ...] = ("scheduler", "server")
     for_s: float = 1.0
+    noise: float = 0.0
     snapshot_every: str = "1s"
     folder: str = ""
 
@@ -101,6 +103,8 @@ def _chaos(o: Options, seed: int) -> Plan:
     period_s = o.every_s * len(events)
     times = {"every_s": period_s, "jitter_s": o.every_s / 2}
     found = [{**e, **times, "first_s": o.every_s * (i + 0.5)} for i, e in enumerate(events)]
+    poor = {"who": "worker * <-> server *", "percent": o.noise}
+    found += [{"what": what, **poor} for what in ("drop", "duplicate", "reorder") if o.noise]
     return parse_plan({"seed": seed, "chaos": found}, "soak")
 
 
@@ -146,9 +150,10 @@ def _task(o: Options, task: str, number: int, folder: Path, say: Any) -> dict[st
 
 def _as_data(plan: Plan) -> dict[str, Any]:
     def shown(event: Any) -> dict[str, Any]:
-        fields = {"what": list(event.what), "who": list(map(str, event.who)), "every_s": event.every_s}
-        more = {"first_s": event.first_s, "jitter_s": event.jitter_s, "for_s": event.for_s}
-        return fields | {k: v for k, v in more.items() if v is not None}
+        fields = {"what": list(event.what), "who": list(map(str, event.who)), "percent": event.percent or None}
+        if event.every_s is not None:
+            fields |= {"every_s": event.every_s, "first_s": event.first_s, "jitter_s": event.jitter_s}
+        return {k: v for k, v in (fields | {"for_s": event.for_s}).items() if v is not None}
 
     return {"seed": plan.seed, "chaos": [shown(e) for e in plan.events]}
 
@@ -197,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--rate", type=float, default=d.rate, help="steps a second of each worker")
     p.add_argument("--seeds", type=int, default=d.seeds, help="undisturbed runs to compare with")
     p.add_argument("--kill", default=",".join(d.kill), help=f"roles that are killed, with commas: {', '.join(ROLES)}")
+    p.add_argument("--noise", type=float, default=d.noise, help="per cent of messages lost, doubled and late")
     p.add_argument("--snapshot-every", default=d.snapshot_every)
     p.add_argument("--folder", default="", help="keep the runs' files here")
     p.add_argument("--json", default="", metavar="FILE", help="write the result here, not to stdout")

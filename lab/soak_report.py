@@ -15,6 +15,9 @@ __all__ = ["judge", "read_events", "recoveries", "summaries", "tables"]
 GRAIN = 0.01
 """Accuracies that differ by less are not told apart: the held-out data are a few hundred samples."""
 
+KINDS = ("kill", "stop", "partition")
+"""Of faults that one recovers from; the others go on all the time."""
+
 Row = dict[str, Any]
 
 
@@ -43,7 +46,11 @@ def recoveries(events: Sequence[Row], workers: int) -> list[Row]:
             steps[e["rank"]].append(e["time"])
         elif e["event"] == "scheduler is back":
             back.append(e["time"])
-    faults = [e for e in events if e["event"] == "chaos" and e["role"] == "launcher" and not e.get("skipped")]
+    faults = [
+        e
+        for e in events
+        if e["event"] == "chaos" and e["role"] == "launcher" and not e.get("skipped") and e["what"] in KINDS
+    ]
     over = {e["number"]: e["time"] for e in events if e["event"] == "chaos is over"}
     rows = []
     for i, fault in enumerate(faults):

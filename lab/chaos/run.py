@@ -282,5 +282,5 @@ def _rules(fault: Fault, name: str) -> Sequence[tuple[int, str, str, str, float]
 
 
 def _peer(name: str) -> str:
-    """As transports call it: "server 1" is the peer server1."""
-    return name.replace(" ", "")
+    """As transports call it: "server 1" is the peer server1; a server has one replica."""
+    return "replica" if name.startswith("replica") else name.replace(" ", "")
