@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from shoal.errors import ConfigError
 from shoal.lab.chaos.cast import Cast
 from shoal.lab.chaos.plan import Plan, parse_plan
 from shoal.lab.chaos.schedule import timetable
@@ -34,6 +35,9 @@ SCRIPT = Path(__file__).with_name("soak_train.py")
 
 KILLS_A_MINUTE = 3
 """So often the launcher starts the same process again."""
+
+ALONE_S = 25.0
+"""Where not all roles are killed, those that are are so no more often than this."""
 
 LIMIT_S = 300.0
 """A disturbed run that takes longer than it should by so much hangs."""
@@ -90,7 +94,10 @@ def chaos_of(o: Options, task: int) -> Plan:
         plan = _chaos(o, o.seed + 1000 * task + 100_000 * more)
         if _bearable(plan, cast, o.seconds):
             return plan
-    return plan
+    raise ConfigError(
+        f"a fault every {o.every_s:g} s of {o.seconds:g} s kills the same process more often than {KILLS_A_MINUTE} times a "
+        "minute, which the launcher does not mend: let there be more time between them (--every-s)"
+    )
 
 
 def _chaos(o: Options, seed: int) -> Plan:
@@ -103,6 +110,9 @@ def _chaos(o: Options, seed: int) -> Plan:
     period_s = o.every_s * len(events)
     times = {"every_s": period_s, "jitter_s": o.every_s / 2}
     found = [{**e, **times, "first_s": o.every_s * (i + 0.5)} for i, e in enumerate(events)]
+    for e in found:
+        if e["what"] == "kill":
+            e["every_s"] = max(period_s, ALONE_S)
     poor = {"who": "worker * <-> server *", "percent": o.noise}
     found += [{"what": what, **poor} for what in ("drop", "duplicate", "reorder") if o.noise]
     return parse_plan({"seed": seed, "chaos": found}, "soak")
@@ -114,7 +124,13 @@ def _bearable(plan: Plan, cast: Cast, seconds: float) -> bool:
 
 
 def soak(o: Options, say: Any = print) -> dict[str, Any]:
-    """Train every task undisturbed and disturbed; what became of it, as plain data."""
+    """Train every task undisturbed and disturbed; what became of it, as plain data.
+
+    Raises:
+        ConfigError: the folder is there already, or more is to be killed than the launcher mends.
+    """
+    if o.folder and Path(o.folder).exists():
+        raise ConfigError(f"the soak's files cannot go to {o.folder!r}: it is there already")
     with tempfile.TemporaryDirectory(prefix="shoal-soak-") as private:
         root = Path(o.folder or private)
         found = {task: _task(o, task, i, root / task, say) for i, task in enumerate(o.tasks)}
@@ -160,7 +176,7 @@ def _as_data(plan: Plan) -> dict[str, Any]:
 
 def _run(o: Options, task: str, folder: Path, options: Sequence[str], rate: float) -> dict[str, Any]:
     """One `shoal run`: its ``code``, the ``end`` of what it said, and its ``report``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     report = folder / "report.json"
     command = [sys.executable, "-m", "shoal", "run", "-n", str(o.workers), "-s", str(o.servers), "--mode", o.mode]
     command += ["--no-progress", "--report", str(report), *options, str(SCRIPT)]
@@ -204,13 +220,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--kill", default=",".join(d.kill), help=f"roles that are killed, with commas: {', '.join(ROLES)}")
     p.add_argument("--noise", type=float, default=d.noise, help="per cent of messages lost, doubled and late")
     p.add_argument("--snapshot-every", default=d.snapshot_every)
-    p.add_argument("--folder", default="", help="keep the runs' files here")
+    p.add_argument("--folder", default="", help="keep the runs' files in this directory, which must not be there yet")
     p.add_argument("--json", default="", metavar="FILE", help="write the result here, not to stdout")
     named = vars(p.parse_args(argv))
     place = named.pop("json")
     for name in ("tasks", "kill"):
         named[name] = tuple(filter(None, named[name].split(",")))
-    found = soak(Options(**named), lambda text: print(text, file=sys.stderr, flush=True))
+    try:
+        found = soak(Options(**named), lambda text: print(text, file=sys.stderr, flush=True))
+    except ConfigError as e:
+        print(f"shoal.lab.soak: {e}", file=sys.stderr)
+        return 2
     Console(stderr=True, width=120).print(tables(found))
     text = json.dumps(found, indent=2)
     if place:

@@ -1,11 +1,13 @@
 """What a soak concludes from reports and event logs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shoal.errors import ConfigError
 from shoal.lab.chaos.cast import Cast
 from shoal.lab.chaos.schedule import timetable
 from shoal.lab.soak import Options, chaos_of
@@ -121,3 +123,14 @@ def test_the_result_is_shown_and_is_json() -> None:
     result = judge([ran()], ran(), "sync", 0) | {"recoveries": []}
     found = {"held": True, "tasks": {"digits": result}, "recovery_s": summaries([])}
     assert json.loads(json.dumps(found)) and tables(found) is not None
+
+
+def test_more_kills_than_the_launcher_mends_are_refused() -> None:
+    with pytest.raises(ConfigError, match="more often than 3 times a minute"):
+        chaos_of(Options(every_s=0.5, seconds=120, kill=("scheduler", "server", "worker")), 0)
+
+
+def test_the_scheduler_alone_is_killed_less_often() -> None:
+    plan = chaos_of(Options(every_s=2, seconds=120, kill=("scheduler",)), 0)
+    kills = [f.at_s for f in timetable(plan, Cast(3, 2), 120) if f.what == "kill"]
+    assert len(kills) >= 4 and min(b - a for a, b in pairwise(kills)) > 23
