@@ -95,7 +95,7 @@ def chaos_of(o: Options, task: int) -> Plan:
         if _bearable(plan, cast, o.seconds):
             return plan
     raise ConfigError(
-        f"a fault every {o.every_s:g} s of {o.seconds:g} s kills the same process more often than {KILLS_A_MINUTE} times a "
+        f"a fault every {o.every_s:g} s of {o.seconds:g} s kills the same process more than {KILLS_A_MINUTE} times a "
         "minute, which the launcher does not mend: let there be more time between them (--every-s)"
     )
 

@@ -126,7 +126,7 @@ def test_the_result_is_shown_and_is_json() -> None:
 
 
 def test_more_kills_than_the_launcher_mends_are_refused() -> None:
-    with pytest.raises(ConfigError, match="more often than 3 times a minute"):
+    with pytest.raises(ConfigError, match="more than 3 times a minute"):
         chaos_of(Options(every_s=0.5, seconds=120, kill=("scheduler", "server", "worker")), 0)
 
 
