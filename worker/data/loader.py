@@ -90,6 +90,7 @@ class DataLoader:
         self._next = self._reached = (0, 0)
         self._left: Left | None = None  # of the next iteration, if that is not what its step says
         self._reached_left: Left | None = None
+        self._course: Course | None = None  # while it is being followed
 
     @property
     def sharding(self) -> Sharding:
@@ -140,6 +141,8 @@ class DataLoader:
 
         Where workers have come or gone in this epoch, also what was left of it then, as ranges of places in its order.
         """
+        if self._course is not None:
+            self._stand(self._course)
         (epoch, step), left = self._reached, self._reached_left
         return {"epoch": epoch, "step": step, **({} if left is None else {"left": as_ranges(left.order)})}
 
@@ -192,12 +195,11 @@ class DataLoader:
             while True:
                 if course.between:
                     course.come()
-                self._stand(course)
+                self._course = course
                 at, turns = course.at, course.upcoming()
                 with closing(self._ahead(self._batch(course.samples(t, at)) for t in turns)) as batches:
                     for batch in batches:
                         course.took()
-                        self._stand(course)
                         yield _tensors(batch)
                         if course.between:
                             course.come()
@@ -206,6 +208,9 @@ class DataLoader:
                     else:
                         return
         finally:
+            if self._course is not None:
+                self._stand(course)
+                self._course = None
             course.end()
 
     def _stand(self, course: Course) -> None:

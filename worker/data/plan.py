@@ -84,6 +84,7 @@ class Plan:
         self.num_samples, self.batch_size, self.last_batch = num_samples, batch_size, last_batch
         begun = {} if left is None else {0: left}
         self.segments = [Segment(tuple(sorted(ranks)), left=begun, fresh=len(begun))]
+        self._deals: dict[tuple[int, int], Deal] = {}
 
     def steps(self, at: int, rank: int, number: int) -> int:
         """Batches of pass ``number`` that ``rank`` is dealt in segment ``at``."""
@@ -116,16 +117,21 @@ class Plan:
         start, stop = deal.part(takers.index(rank), turn.step)
         left = segment.left.get(turn.number)
         if left is None:
-            return np.arange(start, stop) % self.num_samples
+            places = np.arange(start, stop)
+            return places if stop <= self.num_samples else places % self.num_samples
         beyond = np.arange(max(start, deal.size), max(stop, deal.size)) - deal.size  # padded: as the pass begins
         return np.concatenate([left.order[start:stop], beyond % self.num_samples])
 
     def upcoming(self, at: int, rank: int, place: int, number: int) -> Iterator[Turn]:
         """The batches of ``rank`` from ``place`` on, of passes up to ``number``."""
-        for later in range(place, self.end(at, rank, number)):
-            turn = self.turn(at, rank, later)
+        last = self.end(at, rank, number)
+        while place < last:
+            turn = self.turn(at, rank, place)
             assert turn is not None
-            yield turn
+            after = self.end(at, rank, turn.number)
+            for later in range(after - place):
+                yield Turn(turn.number, turn.step + later)
+            place = after
 
     def share(
         self,
@@ -156,12 +162,12 @@ class Plan:
 
     def _deal(self, segment: Segment, number: int) -> Deal:
         left = segment.left.get(number)
-        return Deal(
-            size=self.num_samples if left is None else len(left.order),
-            batch_size=self.batch_size,
-            parts=len(segment.takers(number)),
-            last_batch=self.last_batch,
-        )
+        size, parts = self.num_samples if left is None else len(left.order), len(segment.takers(number))
+        deal = self._deals.get((size, parts))
+        if deal is None:
+            deal = Deal(size=size, batch_size=self.batch_size, parts=parts, last_batch=self.last_batch)
+            self._deals[size, parts] = deal
+        return deal
 
     @staticmethod
     def _first(segment: Segment, number: int) -> int:
