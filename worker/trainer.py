@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError
+from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError, MembershipError
 from shoal.kvstore.api import KVStore, attached, create
 from shoal.kvstore.codecs import Plan, Spec
 from shoal.kvstore.control import altered_optimizer
@@ -55,6 +55,7 @@ class Trainer:
     Raises:
         ConfigError: an option is not what it should be, or options contradict each other; for instance an asynchronous
             store that shall not update.
+        MembershipError: this process has joined a run that is under way, in which the servers do not have the weights.
     """
 
     def __init__(
@@ -103,6 +104,12 @@ class Trainer:
 
     def _take_part(self, store: KVStore) -> None:
         """The set of workers may change while this trains, and this worker may be one that comes later."""
+        if self._course.later and not self._on_store:
+            raise MembershipError(
+                f"worker {cluster.rank()} has joined a run that is under way, and cannot train: with "
+                "update_on_kvstore=False weights and optimizer are on the workers, and no server has them. Let the "
+                "store apply the update, or start the run anew from a checkpoint"
+            )
 
         def settle() -> None:
             if self._ready:

@@ -10,6 +10,7 @@ import pytest
 
 import shoal
 from shoal import nn
+from shoal.errors import MembershipError
 from shoal.kvstore import api
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import random
@@ -101,6 +102,11 @@ def test_gradients_of_weights_that_had_not_come_do_not_count(caplog: pytest.LogC
         assert "count as zero" in caplog.text
         grow(model, shoal.np.ones((1, 2)), learner)
         assert not np.array_equal(model[0].weight.data().asnumpy(), W)
+
+
+def test_where_the_weights_are_on_the_workers_nobody_can_come_later() -> None:
+    with on(replacement(Crowd(2))), pytest.raises(MembershipError, match=r"worker 1 .* update_on_kvstore=False"):
+        trainer(net(), update_on_kvstore=False, kvstore=LocalKVStore())
 
 
 def test_without_a_loader_the_end_of_a_step_is_a_boundary() -> None:
