@@ -48,8 +48,11 @@ class Coordinator(Protocol):
     def mode(self) -> str: ...
     @property
     def changes(self) -> Sequence[Change]: ...  # of settings, so far; only ever grows
+    @property
+    def chief(self) -> int: ...  # the rank that does what one worker does for all
     def barrier(self, name: str, timeout_s: float) -> None: ...
     def layouts(self, gate: str, reduce: str, store: int, timeout_s: float) -> Sequence[KeyLayout]: ...  # of all stores
+    def passed(self, name: str) -> bool: ...  # whether the next occurrence had opened before this process joined
     def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None: ...
     def control(self, store: int, settings: dict[str, Any], at_clock: int, timeout_s: float) -> Change: ...
     def declare(
@@ -556,23 +559,21 @@ def chosen_keys(keys: Key | Sequence[Key] | None) -> list[str]:
     """The keys that a call is about; none for all of them."""
     if keys is None:
         return []
-    names, _ = as_lists(keys)
-    if not names:
-        raise ConfigError("keys=[] names no key; leave it out to mean all of them")
-    return names
+    if names := as_lists(keys)[0]:
+        return names
+    raise ConfigError("keys=[] names no key; leave it out to mean all of them")
 
 
 def merge_devices(value: Any) -> Array:
     """One array from a value that may be a list of them: their sum."""
     if not isinstance(value, list | tuple):
         return host_array(value)
-    parts: Iterable[Array] = [host_array(v) for v in value]
-    total = None
-    for part in parts:
+    total: Array | None = None
+    for part in [host_array(v) for v in value]:
         total = part.copy() if total is None else np.add(total, part, out=total)
-    if total is None:
-        raise ConfigError("an empty list is not a value")
-    return total
+    if total is not None:
+        return total
+    raise ConfigError("an empty list is not a value")
 
 
 def _read_only(future: Future[Any]) -> Future[Any]:

@@ -117,6 +117,7 @@ class DistKVStore(OperatedKVStore):
             self._compressor = Compressor.of(self._fixed, self.rank)
         self._in_place = InPlace(shell.transport.sharing)
         self._needs_whole = False  # the optimizer does not take slices
+        shell.rests.append(self.rest)
         self._snapshots, self._snapping = 0, Lock()  # how many were begun; one is taken at a time
 
     @property
@@ -153,9 +154,10 @@ class DistKVStore(OperatedKVStore):
             self._entries[name] = Entry(layout, array.shape, array.dtype, *places.get(layout.key, ()))
             self._called[layout.key] = name
         self._register(layouts)
-        if self.rank == 0:
+        everywhere = f"init of store {self.number}"
+        if self.rank == self._coordinator.chief and not self._coordinator.passed(everywhere):
             self._run(init_jobs(shared, layouts, arrays, (self.number, self._gate.name, self.reduce)), None).result()
-        self._coordinator.barrier(f"init of store {self.number}", self._timeout_s)
+        self._coordinator.barrier(everywhere, self._timeout_s)
 
     def _register(self, layouts: Sequence[KeyLayout]) -> None:
         """Tell the client of new slices; the server of the store's first one gives places in its rounds."""
@@ -168,6 +170,7 @@ class DistKVStore(OperatedKVStore):
                 "to all of them; call init for these keys earlier"
             )
         self._shell.register([(i, self._gate, self.number, self._desk) for i in slices])
+        self._clocks |= self._shell.past_clocks(slices)
 
     @property
     def number(self) -> int:
@@ -490,7 +493,8 @@ class DistKVStore(OperatedKVStore):
         self._optimizer = optimizer
         corrects, lr, wd = parse(rule), multipliers(lr_mult), multipliers(wd_mult)
         self._meet(f"before set_optimizer of store {self.number}")
-        if self.rank == 0:
+        installed = f"set_optimizer of store {self.number}"
+        if self.rank == self._coordinator.chief and not self._coordinator.passed(installed):
             spec = optimizer.spec()
             request = SetOptimizer(
                 worker=0,
@@ -508,7 +512,7 @@ class DistKVStore(OperatedKVStore):
             if not names:
                 self._settled(optimizer)
         self._hyper = self._hyper if names else {}
-        self._coordinator.barrier(f"set_optimizer of store {self.number}", self._timeout_s)
+        self._coordinator.barrier(installed, self._timeout_s)
 
     def _own_keys(self, keys: Key | Sequence[Key] | None) -> list[str]:
         """The keys that are to have an optimizer of their own; none for all."""

@@ -299,6 +299,14 @@ class Progress:
         if before == self.floor:
             self._leave()
 
+    def add(self, rank: int, counted: int) -> None:
+        """Worker ``rank``, which has made ``counted`` contributions before, takes part: as far as the slowest is."""
+        self.clocks[rank] = self.floor
+        self.clocks = dict(sorted(self.clocks.items()))
+        if self.floor != counted:
+            self.skipped[rank] = self.floor - counted
+        self.settle()
+
     def drop(self, rank: int) -> None:
         """Nobody waits for worker ``rank`` any more; the floor may rise."""
         if self.clocks.pop(rank, None) == self.floor:

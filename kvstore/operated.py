@@ -179,6 +179,18 @@ class OperatedKVStore(KVStore):
             self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=number, barrier=self._barriers))
         self._coordinator.barrier(name, self._timeout_s)
 
+    def rest(self, number: int) -> None:
+        """Nothing is under way any more, and until this worker pushes again nobody waits for it.
+
+        Args:
+            number: of the change of the set of workers that it waits for; 0 if it goes.
+        """
+        self.flush()
+        if number and self.keys():
+            for call in list(self._looking):
+                call.peek(self._timeout_s + 5.0)
+            self._ask_all(Retire(worker=0, incarnation=0, seq=0, store=self._own_number(), meeting=number))
+
     def _note_reading(self, call: ClientCall) -> ClientCall:
         """A read may look at the server's own memory, which is not written before this worker pushes, or rests."""
         if self._gate.rounds:

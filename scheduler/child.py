@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
-__all__ = ["Child", "describe_exit", "follow_parent", "thread_limits", "usable_cores"]
+__all__ = ["Child", "describe_exit", "ending_signal", "follow_parent", "thread_limits", "usable_cores"]
 
 PARENT = "SHOAL_PARENT_PID"
 """Environment variable through which a launcher tells its children whom to follow."""
@@ -90,6 +90,15 @@ def describe_exit(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+def ending_signal() -> int:
+    """By which a launcher ends its children: SIGHUP, because SIGTERM asks one of them to leave, and the run goes on.
+
+    Where SIGHUP is ignored (``nohup``) it is SIGTERM all the same.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return int(signal.SIGTERM if ignored else signal.SIGHUP)
+
+
 def follow_parent() -> bool:
     """If a launcher started this process: end when the launcher does, however it ends.
 
@@ -100,7 +109,7 @@ def follow_parent() -> bool:
     if not parent.isdecimal():
         return False
     with suppress(OSError, AttributeError):  # not Linux: only an orderly end of the launcher is followed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ending_signal(), 0, 0, 0)
     if os.getppid() != int(parent):  # it died before this process could ask to be told
         raise SystemExit(128 + signal.SIGTERM)
     return True

@@ -334,6 +334,11 @@ class Membership:
         return sum(m.role == "server" for m in self.roster.members)
 
     @property
+    def elastic(self) -> bool:
+        """Whether the run goes on when its workers change."""
+        return self._welcomed().elastic
+
+    @property
     def late(self) -> bool:
         """Whether this worker has joined while the run was under way, and not in the place of another."""
         return self._welcomed().late

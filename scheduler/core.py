@@ -331,6 +331,7 @@ class SchedulerCore:
             seed=self.config.seed,
             present=tuple(f"{role} {rank}" for role, rank in sorted(self.state.nodes)),
             missing=self.workers.awaits_servers(node) or self.missing(),
+            elastic=self.workers.elastic,
             late=node.late,
             opened=node.opened,
         )
@@ -443,7 +444,6 @@ class SchedulerCore:
         """Workers hear that the set of them is to change, and that it has."""
         if self.state.phase != "running":
             return []
-        self.workers.notice(self._now)
         answers = self.workers.told(self._now)
         shared = [a for share in self.workers.shared() for a in self._tell(self._live(), share)]
         called = [Send(self._to(n), self._standing(n)) for n in self.workers.announce()]
@@ -462,8 +462,7 @@ class SchedulerCore:
         early = self.state.phase == "gathering" or not (worker or drained or self._stopping)
         alone = m.left and not self.workers.may_go_on_without([node])
         if m.failed or early or alone:
-            reason = m.failed or m.left or "left before the run was complete"
-            reason += "; it was the last worker, and was not done" * (self.workers.elastic and bool(alone))
+            reason = m.failed or self.workers.last_words(m) or "left before the run was complete"
             spared = self._replicas.lose(node, reason) if node.member.role == "replica" else None
             fails = spared or self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
             return [farewell, *fails]

@@ -23,11 +23,12 @@ from shoal.kvstore.gates import canonical_mode, check_workers
 from shoal.kvstore.wire.keys import Access, load_keys
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.address import record_address
-from shoal.scheduler.child import Child, describe_exit, thread_limits, usable_cores
+from shoal.scheduler.child import Child, describe_exit, ending_signal, thread_limits, usable_cores
 from shoal.scheduler.disturb import Calm, Disturber
 from shoal.scheduler.endpoint import check_ports, parse_endpoint
 from shoal.scheduler.gather import ALLREDUCE, check_servers
 from shoal.scheduler.relay import Relay
+from shoal.scheduler.revival import Revivals, is_given_up
 from shoal.scheduler.signals import handling, stopped_by
 from shoal.scheduler.watch import Watcher
 
@@ -44,13 +45,6 @@ VERDICT_S = 1.0
 
 END_S = 20.0
 """After the workers, or the scheduler, have ended well, how long the others have to end too."""
-
-REVIVALS = 3
-"""How often a scheduler that is killed is started again ..."""
-
-REVIVALS_S = 60.0
-"""... within this time: more often, and something is wrong that starting it again does not mend."""
-
 
 ALONE = ". With --snapshot-every 30s a server that dies is started again, and the run goes on"
 """What helps against the death of a server without snapshots."""
@@ -73,6 +67,8 @@ class JobConfig:
         lease_s: a process that is silent for this long ends the run.
         scheduler_grace_s: how long the others go on without a scheduler, which is started again if it is killed; with 0
             the run ends with it.
+        worker_grace_s: how long after its lease a worker that was lost may come back, or be replaced, before the others
+            go on without it; one that is killed is started again. With 0 the run ends with it.
         snapshot_every: how often servers save their state ("30s", "100u"), so that one that is killed can be started
             again; "never"; None is every 30 s with a ``run_dir``, and never without.
         run_dir: directory that keeps what the run writes; "" for one that is removed when the run has ended.
@@ -101,6 +97,7 @@ class JobConfig:
     target: str = ""
     lease_s: float = 10.0
     scheduler_grace_s: float = 60.0
+    worker_grace_s: float = 30.0
     snapshot_every: str | None = None
     run_dir: str = ""
     gather_timeout_s: float = 120.0
@@ -125,8 +122,8 @@ class JobConfig:
             raise ConfigError(f"mode {ALLREDUCE} has no use for {self.servers} servers: leave -s out, or say -s 0")
         if self.lease_s <= 0 or self.gather_timeout_s <= 0:
             raise ConfigError(f"leases and deadlines are positive; got {self.lease_s} s and {self.gather_timeout_s} s")
-        if self.scheduler_grace_s < 0:
-            raise ConfigError(f"the scheduler's grace is 0 or more seconds, got {self.scheduler_grace_s}")
+        if min(self.scheduler_grace_s, self.worker_grace_s) < 0:
+            raise ConfigError(f"graces are 0 or more seconds, got {self.scheduler_grace_s} and {self.worker_grace_s}")
         if self.metrics:
             check_ports(self.metrics, 1 + self.servers + self.workers)
         if self.mode:
@@ -200,11 +197,12 @@ class _Run:
         self._on_snapshot, self._on_line = on_snapshot, on_line
         self._port = job.port
         self._access = Access(load_keys(job.keys) if job.keys else None)
-        self._revived: list[float] = []
+        self._revivals = Revivals()
+        self._dismissed: set[int] = set()  # pids of workers that the scheduler has given up
+        self._elastic = bool(job.worker_grace_s) and job.mode != ALLREDUCE and bool(job.servers)
         self._scheduler_began = self._looked = 0.0
         self._every = job.snapshot_every or ("30s" if job.run_dir else "never")
         keeps = bool(job.scheduler_grace_s) or self._every != "never"
-        self._restarted: dict[str, list[float]] = {}  # by server, when it was started again
         self._private = "" if job.run_dir or not keeps else tempfile.mkdtemp(prefix="shoal-run-")
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
@@ -286,8 +284,8 @@ class _Run:
     def _listen(self) -> list[str]:
         return ["--host", self.job.host, "--port", "0", "--advertise", self.job.host, "--keys", self.job.keys]
 
-    def _worker(self, address: str, rank: int) -> list[str]:
-        options = ["--rank", str(rank), "--target", self.job.target, *self._listen(), *self._plugins()]
+    def _worker(self, address: str, rank: int, *more: str) -> list[str]:
+        options = [*more, "--rank", str(rank), "--target", self.job.target, *self._listen(), *self._plugins()]
         options += self._observed(1 + self.job.servers + rank)
         return ["worker", "--scheduler", address, *options, self.job.script, *self.job.args]
 
@@ -314,6 +312,7 @@ class _Run:
         args += ["--keys", job.keys, *self._observed(0), "--stall-after", str(job.stall_after_s)]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
+        args += ["--worker-grace-s", str(job.worker_grace_s)]
         args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self._state(), "--no-sync"]
         args += ["--mode", job.mode, "--algo", job.algo, *self._plugins()]
         try:
@@ -331,42 +330,58 @@ class _Run:
         """If only the scheduler has been killed, start it again, with its log and on its port."""
         dead, others = self.children[0], self.children[1:]
         code = dead.poll()
-        if code is None or code >= 0 or self._signals or not self._state() or any(c.poll() for c in others):
+        if (
+            code is None
+            or code >= 0
+            or self._signals
+            or not self._state()
+            or any(c.poll() and c.pid not in self._dismissed for c in others)
+        ):
+            return False
+        if not self._revivals.allow(dead.name):
             return False
         now = time.monotonic()
-        self._revived = [*(t for t in self._revived if now - t < REVIVALS_S), now]
-        if len(self._revived) > REVIVALS:
-            return False
         self._say(f"{dead} {describe_exit(code)}; it is started again, and the run goes on meanwhile")
         dead.reap()
         if self._start_scheduler() is not None:
             self._say(f"{self.children[0]} has its log, and goes on after {time.monotonic() - now:.2f} s")
         return True
 
-    def _revive_servers(self) -> bool:
-        """If servers have been killed, and nobody has given up, start them again, with their snapshots."""
-        gone = [c for c in self.children[1:] if c.poll()]
+    def _revive_others(self) -> bool:
+        """If servers or workers have been killed, and nobody has given up, start them again."""
+        gone = [c for c in self.children[1:] if c.poll() and c.pid not in self._dismissed]
         running = self.watcher is not None and self.watcher.last is not None and self.watcher.last.phase == "running"
-        if not gone or not running or self._every == "never" or self._signals:
-            return False
-        if any(not c.name.startswith("server ") or (c.poll() or 0) >= 0 for c in gone):
+        if not gone or not running or self._signals or not all(map(self._can_revive, gone)):
             return False
         restarted = [self._restart(c) for c in gone]
         return all(restarted)
 
+    def _can_revive(self, dead: Child) -> bool:
+        able = self._every != "never" if dead.name.startswith("server ") else self._elastic
+        return able and (dead.poll() or 0) < 0
+
     def _restart(self, dead: Child) -> bool:
-        now = time.monotonic()
-        times = [*(t for t in self._restarted.get(dead.name, ()) if now - t < REVIVALS_S), now]
-        self._restarted[dead.name] = times
-        if len(times) > REVIVALS:
+        if not self._revivals.allow(dead.name):
             return False
-        self._say(f"{dead} {describe_exit(dead.poll() or 0)}; it is started again, from its newest snapshot")
+        role, _, number = dead.name.partition(" ")
+        how = "from its newest snapshot" if role == "server" else "and goes on where it was"
+        self._say(f"{dead} {describe_exit(dead.poll() or 0)}; it is started again, {how}")
         place = self.children.index(dead)
         dead.reap()
-        address, rank = f"{self.job.host}:{self._port}", int(dead.name.removeprefix("server "))
-        self._start(dead.name, [*self._server(address, rank), "--replaces"], threads=1)
+        address, rank = f"{self.job.host}:{self._port}", int(number)
+        if role == "server":
+            self._start(dead.name, [*self._server(address, rank), "--replaces"], threads=1)
+        else:
+            self._start(dead.name, self._worker(address, rank, "--replaces"))
         self.children[place] = self.children.pop()
         return True
+
+    def _dismiss(self) -> None:
+        """Workers that the scheduler has given up may end as they like."""
+        for c in self.children[1:]:
+            if (c.poll() or 0) > 0 and c.pid not in self._dismissed and is_given_up(c, self.snapshot()):
+                self._dismissed.add(c.pid)
+                self._say(f"{c} {describe_exit(c.poll() or 0)}; the run goes on without it")
 
     def _end_mute(self) -> None:
         """Kill a scheduler that is there and says nothing for half of its grace: stopped, or stuck. See `_revive`."""
@@ -417,9 +432,10 @@ class _Run:
             self._news.wait(min(PERIOD_S, pause_s))
             self._news.clear()
             self._end_mute()
+            self._dismiss()
             verdict = self._verdict()
             if verdict is not None:
-                if self._revive_servers() or self._revive():
+                if self._revive_others() or self._revive():
                     continue
                 return verdict
             pause_s = self._disturber.turn(self.snapshot())
@@ -436,13 +452,13 @@ class _Run:
     def _should_end(self) -> bool:
         """Either the scheduler has ended well, or every worker has: nobody has a reason to stay."""
         workers = [c for c in self.children if c.name.startswith("worker")]
-        return self.children[0].poll() == 0 or all(c.poll() == 0 for c in workers)
+        return self.children[0].poll() == 0 or all(c.poll() == 0 or c.pid in self._dismissed for c in workers)
 
     def _verdict(self) -> tuple[int, str] | None:
         """Exit code and reason once the run is known to have failed."""
         if self._signals:
             return self._stopped()
-        gone = [(c, code) for c in self.children if (code := c.poll())]
+        gone = [(c, code) for c in self.children if (code := c.poll()) and c.pid not in self._dismissed]
         killed = [(c, code) for c, code in gone if code < 0]
         if killed:
             text = "; ".join(f"{c} {describe_exit(code)}" for c, code in killed)
@@ -496,7 +512,7 @@ class _Run:
         scheduler, others = self.children[:1], self.children[1:]
         for child in others:
             if child.poll() is None:
-                child.signal(signal.SIGTERM)
+                child.signal(ending_signal())
         deadline = time.monotonic() + self.job.grace_s
         while any(c.poll() is None for c in others) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -9,7 +9,7 @@ does has come to the end of a batch; arrivals there are soft state, which repeti
 from collections.abc import Callable, Iterable
 
 from shoal.kvstore.events import Send
-from shoal.kvstore.wire.messages import Join, Meet, Met, Shared
+from shoal.kvstore.wire.messages import Goodbye, Join, Meet, Met, Shared
 from shoal.kvstore.wire.schema import Plain
 from shoal.scheduler.barriers import Barriers
 from shoal.scheduler.config import SchedulerConfig
@@ -80,7 +80,11 @@ class Workers:
         gone = [n.token for n in lost]
         return self.elastic and any(n.token not in gone for n in self._live())
 
-    def notice(self, now: float) -> None:
+    def last_words(self, m: Goodbye) -> str:
+        """Why a worker ends the run that only wanted to leave."""
+        return m.left + "; it was the last worker, and was not done" * bool(m.left and self.elastic)
+
+    def _notice(self, now: float) -> None:
         """Say of workers that they are silent, once, and that they are heard again."""
         if not self.elastic or self._state.phase != "running":
             return
@@ -161,6 +165,7 @@ class Workers:
 
     def told(self, now: float) -> list[Send]:
         """What workers that wait here are to be told, now that something has happened."""
+        self._notice(now)
         for rank in [r for r in self._here if not self._holds(r)]:
             self.forget(rank)
         self._settle()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import disturbing, dumping, observing, saving, tracing
+from shoal import disturbing, dumping, observing, saving, staffing, tracing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -154,7 +154,7 @@ def _option(parser: argparse.ArgumentParser, *flags: str, env: str, default: Any
 
 def _metavar(flags: Sequence[str], type: Any) -> str:
     numbers: dict[Any, str] = dict.fromkeys((int, _count, _node_count, _server_count, _servers, _port), "N")
-    words = {_seconds: "SECONDS", _grace: "SECONDS", _address: "HOST:PORT"}
+    words = {_seconds: "SECONDS", staffing.grace: "SECONDS", _address: "HOST:PORT"}
     return (numbers | words).get(type, flags[-1].lstrip("-").replace("-", "_").upper())
 
 
@@ -166,10 +166,6 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
     return value
-
-
-def _grace(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
 
 
 def _count(text: str) -> int:
@@ -260,7 +256,8 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     _option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=_seconds, help=lease)
     grace = "how long the others go on without a scheduler that keeps a log and may come back; 0: not at all"
     flags = "--scheduler-grace-s", "--scheduler-grace"
-    _option(p, *flags, env="SHOAL_SCHEDULER_GRACE_S", default=60, type=_grace, help=grace)
+    _option(p, *flags, env="SHOAL_SCHEDULER_GRACE_S", default=60, type=staffing.grace, help=grace)
+    staffing.add_run_options(p)
     gather = "the run fails if not everybody has joined by then"
     _option(p, "--gather-timeout-s", env="SHOAL_GATHER_TIMEOUT_S", default=120, type=_seconds, help=gather)
 
@@ -385,6 +382,7 @@ def _add_worker(commands: Any) -> None:
     _option(p, "--advertise", env="SHOAL_ADVERTISE", default="", help=advertise)
     timeout = "how long a push or pull may take"
     _option(p, "--timeout-s", env="SHOAL_TIMEOUT_S", default=600, type=_seconds, help=timeout)
+    staffing.add_worker_options(p)
     _script_options(p)
 
 
@@ -462,6 +460,7 @@ def _run(o: argparse.Namespace) -> int:
         target=o.target,
         lease_s=o.lease_s,
         scheduler_grace_s=o.scheduler_grace_s,
+        worker_grace_s=o.worker_grace_s,
         run_dir=o.run_dir,
         snapshot_every=o.snapshot_every,
         gather_timeout_s=o.gather_timeout_s,
@@ -508,6 +507,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         seed=o.seed,
         lease_s=o.lease_s,
         grace_s=o.scheduler_grace_s,
+        worker_grace_s=o.worker_grace_s,
         state=o.state,
         sync=not o.no_sync,
         access=access_of(o),
@@ -566,6 +566,7 @@ def _worker(o: argparse.Namespace) -> int:
         host=o.host,
         port=o.port,
         advertise=o.advertise,
+        replaces=staffing.worker_of(o),
     )
 
 

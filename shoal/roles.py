@@ -271,13 +271,20 @@ def run_worker(
     port: int = 0,
     advertise: str = "",
     access: Access = LOOPBACK,
+    replaces: bool = False,
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
     from shoal.worker.session import run_script  # the array libraries load only where something is trained
 
     if not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r} in {Path.cwd()}")
-    with insisting(_exit):
+    leave: list[Callable[[int], bool]] = []  # of the session, once there is one
+
+    def end(number: int) -> None:
+        if not (leave and leave[0](number)):
+            _exit(number)
+
+    with insisting(end):
         return run_script(
             scheduler,
             script,
@@ -290,6 +297,8 @@ def run_worker(
             port=port,
             advertise=advertise,
             access=access,
+            replaces=replaces,
+            on_session=lambda session: leave.append(session.take_leave),
         )
 
 

@@ -9,10 +9,11 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError
+from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError, StaleWorkerError
 from shoal.kvstore import api, dumps, exposition
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.client.shell import ClientShell
@@ -35,6 +36,7 @@ from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record, tracing
 from shoal.worker.algo import Algo
+from shoal.worker.meeting import Meeting, Past
 from shoal.worker.numbers import worker_families
 
 __all__ = ["Session", "run_script"]
@@ -60,6 +62,7 @@ class Session:
         port: 0 lets the system choose.
         advertise: host, or ``host:port``, under which they reach this worker, where it differs.
         access: who may join.
+        replaces: the worker with this rank is dead, and this one takes its place.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Session:
         port: int = 0,
         advertise: str = "",
         access: Access = LOOPBACK,
+        replaces: bool = False,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.timeout_s = timeout_s
@@ -91,6 +95,7 @@ class Session:
             scheduler=scheduler,
             address=address,
             join_timeout_s=join_timeout_s,
+            replaces=replaces,
         )
         self.membership.on_roster = self._on_roster
         self.membership.on_left = self._on_left
@@ -102,6 +107,9 @@ class Session:
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
         self._recent = Recent() if dumps.dumps().check else None
+        self.past: Past | None = None
+        self.left = ""  # why it goes before it is done
+        self.meeting: Meeting | None = None
         self.stores: list[DistKVStore | AllReduceKVStore] = []
         self.aborted = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="shoal-io", daemon=True)
@@ -110,6 +118,29 @@ class Session:
         """Join, and wait until the cluster is complete."""
         self._thread.start()
         self.membership.wait_roster()
+        if self.past is not None and self.membership.elastic:
+            self.past.recall()
+
+    def take_place(self) -> None:
+        """From now on scripts are told who this process is."""
+        m, past = self.membership, self.past
+        algo = f"gate={m.mode} {m.algo}" if m.mode else m.algo
+        counted = cluster.Place().counted if past is None else past.counted
+        elastic = self.meeting if m.elastic else None
+        cluster.join(m.rank, m.num_workers, m.seed, algo, m.incarnation, m.late, counted, elastic)
+
+    def take_leave(self, number: int) -> bool:
+        """A signal says that this worker shall go: it does at the end of its batch. False if it must go at once."""
+        meeting = self.meeting
+        elastic = meeting is not None and self.membership.elastic and not self.aborted.is_set()
+        return elastic and number != signal.SIGHUP and meeting is not None and meeting.leave(stopped_by(number), number)
+
+    def leaves(self) -> bool:
+        """Whether this worker ends because it was told to leave; from now on it does."""
+        if self.meeting is not None and self.meeting.leaving:
+            self.left = self.meeting.leaving
+            log.warning("worker %d leaves: %s", self.membership.rank, self.left)
+        return bool(self.left)
 
     def _drive(self) -> None:
         try:
@@ -134,6 +165,8 @@ class Session:
         self.ring.join(me.rank, me.incarnation, me.cluster, workers, self.timeout_s)
         core = ClientCore(me.rank, me.incarnation, me.cluster, 0, self.timeout_s)
         self.shell = ClientShell(self.transport, core, self.loop)
+        self.past = Past(self.shell, me)
+        self.meeting = Meeting(self.shell, me, self.past)
         self.loop.drivers[""] = self.shell if self._recent is None else self.shell.checked(self._recent)
         for m in servers:
             self._on_arrived(m)
@@ -217,7 +250,7 @@ class Session:
         if self.stores:
             self.membership.barrier("finish", LAST_WAIT_S)
             replicas = all(isinstance(s, AllReduceKVStore) for s in self.stores)  # then every worker has the weights
-            if self.membership.rank == 0 or replicas:
+            if self.membership.rank == self.membership.chief or replicas:
                 elsewhere = record.current().weights
                 stored = {k: v for s in self.stores for k, v in _weights(s).items()}
                 values = elsewhere() if elsewhere is not None else stored
@@ -240,10 +273,19 @@ class Session:
         changes = {k: v for s in self.stores if isinstance(s, DistKVStore) for k, v in s.changes_taken().items()}
         return {"changes": changes, "ledger": ledger, **counts, "skew": skew, "taken": taken, "compression": costs}
 
-    def goodbye(self, report: dict[str, Any], failed: str = "") -> None:
+    def depart(self) -> dict[str, Any]:
+        """The worker goes before it is done: what it has pushed is counted, and it accounts for it."""
+        with suppress(ShoalError):
+            for store in self.stores:
+                store.flush()
+        return {**record.current().summary(), **self._accounts(), "weights_sha256": None}
+
+    def goodbye(self, report: dict[str, Any], failed: str = "", left: str = "") -> None:
         """Tell the scheduler, and stop the I/O thread."""
+        if self.meeting is not None:
+            self.meeting.close()
         if not self.aborted.is_set():
-            self.membership.goodbye(report, failed)
+            self.membership.goodbye(report, failed, left=left)
         self.loop.stop()
         self._thread.join(2.0)
         if not self._thread.is_alive():
@@ -273,36 +315,42 @@ def run_script(
     port: int = 0,
     advertise: str = "",
     access: Access = LOOPBACK,
+    replaces: bool = False,
+    on_session: Callable[[Session], None] = lambda session: None,
 ) -> int:
     """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
 
+    Args:
+        on_session: is given the session as soon as it has joined, so that a signal handler can `Session.take_leave`.
     Returns:
-        The exit code: the script's own, or 1 if it raised or the run failed.
+        The exit code: the script's own, 0 if it was told to leave, or 1 if it raised or the run failed.
     """
     goal = record.parse_target(target)
     tune_malloc()
-    session = Session(
-        scheduler, rank, join_timeout_s, timeout_s, host=host, port=port, advertise=advertise, access=access
-    )
+    listens: dict[str, Any] = {"host": host, "port": port, "advertise": advertise, "access": access}
+    session = Session(scheduler, rank, join_timeout_s, timeout_s, **listens, replaces=replaces)
     session.start()
+    on_session(session)
     record.use(tracing.record_class()(goal, session.publish))
     tracing.begin(session)
     exposition.provide("worker", lambda: worker_families(session))
     api.attach(session.store)
     m = session.membership
-    cluster.join(m.rank, m.num_workers, m.seed, f"gate={m.mode} {m.algo}" if m.mode else m.algo)
+    session.take_place()
     random.set_address(seed=m.seed, worker=m.rank, step=0)
     report: dict[str, Any] = {}
     try:
         code, failed, _ = _attempt(session, script, lambda: _execute(script, args))
-        if code == 0:
+        if code == 0 and not session.left:
             code, failed, done = _attempt(session, script, session.finish)
             report = done or {}
+        if session.left:
+            report = session.depart()
     finally:
         api.attach(None)
         cluster.leave()
         exposition.provide("worker", None)
-    session.goodbye(report, failed or _meaning(code))
+    session.goodbye(report, failed or _meaning(code), session.left)
     tracing.end()
     return code
 
@@ -324,12 +372,14 @@ def _attempt(session: Session, script: str, work: Callable[[], Any]) -> tuple[in
     """Exit code of ``work``, what went wrong, and what it returned; a signal may end it, too."""
     try:
         return 0, "", work()
-    except SystemExit as e:
+    except (SystemExit, KeyboardInterrupt) as e:
+        if session.leaves():
+            return 0, "", None
+        if isinstance(e, KeyboardInterrupt):
+            return 130, "interrupted", None
         if isinstance(e.code, str):
             print(e.code, file=sys.stderr)
         return e.code if isinstance(e.code, int) else int(e.code is not None), "", None
-    except KeyboardInterrupt:
-        return 130, "interrupted", None
     except BaseException as e:
         return 1, _explain(session, e, script), None
 
@@ -340,7 +390,7 @@ def _explain(session: Session, error: BaseException, script: str) -> str:
     path = os.path.abspath(script)
     while tb is not None and os.path.abspath(tb.tb_frame.f_code.co_filename) != path:
         tb = tb.tb_next
-    elsewhere = isinstance(error, NodeLostError) and session.aborted.is_set()
+    elsewhere = isinstance(error, NodeLostError | StaleWorkerError) and session.aborted.is_set()
     if elsewhere or (tb is None and isinstance(error, ShoalError)):
         print(f"shoal: worker {session.membership.rank} stops: {error}", file=sys.stderr, flush=True)
         return str(error)

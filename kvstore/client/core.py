@@ -23,8 +23,10 @@ from shoal.kvstore.client.jobs import (
     Stage,
     Transmit,
     Warn,
+    value_bytes,
 )
 from shoal.kvstore.client.lane import CREDIT_BYTES, Lane, Link
+from shoal.kvstore.client.memory import Memory
 from shoal.kvstore.client.moving import elsewhere, readdress
 from shoal.kvstore.client.standing import stand
 from shoal.kvstore.client.wording import describe, refusal, too_late
@@ -43,6 +45,8 @@ from shoal.kvstore.wire.messages import (
     Init,
     Pull,
     Push,
+    Recall,
+    Recalled,
     Refused,
     Retire,
     SetOptimizer,
@@ -93,6 +97,9 @@ class ClientCore:
         self.tickets: dict[tuple[int, int], Place] = {}  # by store and turn
         self.barriers: dict[int, int] = {}  # by store, the last one that a server knows this worker has come to
         self.retired: set[int] = set()  # stores that it pushes to no more
+        self.memory: Memory | None = None  # of a worker that had predecessors
+        self.shared = 0  # number of the last change of the set of workers
+        self.meets = False  # it waits for the next
         self._changes: dict[int, list[tuple[int, dict[str, Any]]]] = {}  # by store, of the gate: clock and limits
         self._turns: dict[int, int] = {}  # by store, how many places have been asked for
         self.streams: dict[int, int] = {}  # seq -> slice whose new values come under it, unasked
@@ -105,8 +112,12 @@ class ClientCore:
 
     def register(self, slice_id: int, gate: Gate, store: int = 1, desk: int = 0) -> None:
         """A slice of ``store`` exists, under this gate; server ``desk`` gives places in the store's rounds."""
+        if slice_id in self.lanes:
+            return
         changes = list(self._changes.get(store, ()))
-        self.lanes.setdefault(slice_id, Lane(gate=gate, store=store, desk=desk, changes=changes))
+        lane = self.lanes[slice_id] = Lane(gate=gate, store=store, desk=desk, changes=changes)
+        if self.memory is not None:
+            self.memory.begin(slice_id, lane)
 
     def alter(self, store: int, settings: dict[str, Any], at_clock: int) -> None:
         """The gate of a store has other limits from version ``at_clock`` of each slice on.
@@ -192,7 +203,9 @@ class ClientCore:
 
     def _rested(self, m: Retire) -> None:
         """A server knows that this worker has come to a barrier, or pushes to a store no more."""
-        if not m.barrier:
+        if m.meeting:
+            self.meets = True
+        elif not m.barrier:
             self.retired.add(m.store)
         elif m.barrier > self.barriers.get(m.store, 0):
             self.barriers[m.store] = m.barrier
@@ -215,6 +228,8 @@ class ClientCore:
             return self._read(job, lane, now)
         if lane.gate is not None and lane.gate.asks:
             return self._use_ticket(job, lane, now)
+        if lane.spared:
+            return self._spare(job, lane, now)
         if lane.gate is not None and not lane.gate.ready(lane.clock, lane.floor):
             return self._enter(job, Stage.ENTER, now)
         return self._enter_push(job, now)
@@ -253,13 +268,19 @@ class ClientCore:
 
     def _push_under(self, job: Job, lane: Lane, granted: Granted, now: float) -> list[ClientAction]:
         lane.turn += 1
+        if lane.spared:
+            return self._spare(job, lane, now)
         if granted.taken:
             job.ticket = self.tickets[lane.store, lane.turn - 1]
             return self._enter_push(job, now)
         self.counters.skipped += 1
+        return [Dropped(job), *self._spare(job, lane, now)]
+
+    def _spare(self, job: Job, lane: Lane, now: float) -> list[ClientAction]:
+        """Do all of a push but send it."""
+        lane.spared = max(0, lane.spared - 1)
         job.payload, job.more, job.rows = None, (), job.rows if job.want else None
-        skipped: list[ClientAction] = [Dropped(job)]
-        return [*skipped, *(self._read(job, lane, now) if job.want else self._finish(job, None, now))]
+        return self._read(job, lane, now) if job.want else self._finish(job, None, now)
 
     def _granted(self, request: Job, m: Granted, now: float) -> list[ClientAction]:
         """A place in a round, or the news that it is too late for one, for all who wait for it."""
@@ -371,7 +392,7 @@ class ClientCore:
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
         m = job.request
-        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Call | Survey | Fetch | Forget):
+        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Call | Survey | Fetch | Forget | Recall):
             stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
             return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
@@ -404,7 +425,7 @@ class ClientCore:
             case Done() if isinstance(job.request, Retire):
                 self._rested(job.request)
                 return self._finish(job, m, now)
-            case Done() | StatsReply() | Surveyed() | Called():
+            case Done() | StatsReply() | Surveyed() | Called() | Recalled():
                 return self._finish(job, m, now)
             case Elsewhere():
                 return elsewhere(self, job, m, now)
@@ -426,7 +447,7 @@ class ClientCore:
         self.counters.staleness += (staleness - self.counters.staleness) / 32
         self._settle(job, now)
         if isinstance(m, Value):
-            self.counters.bytes_acknowledged += _bytes(m)
+            self.counters.bytes_acknowledged += value_bytes(m)
         self._give_back(job)
         actions: list[ClientAction] = [] if m.taken else [Dropped(job)]
         job.undo = None if m.taken else job.undo  # it counts, whatever becomes of the read
@@ -459,7 +480,7 @@ class ClientCore:
 
     def _valued(self, job: Job, m: Value, now: float) -> list[ClientAction]:
         if job.stage is Stage.REQUEST:  # of a snapshot: it is no read that a later contribution is computed from
-            self.counters.bytes_pulled += _bytes(m)
+            self.counters.bytes_pulled += value_bytes(m)
             return self._finish(job, m, now)
         if job.stage is Stage.ENTER:
             lane = self.lanes[job.slice]
@@ -472,7 +493,7 @@ class ClientCore:
         lane = self.lanes[job.slice]
         lane.pulled, lane.floor = m.version, max(lane.floor, m.floor)
         lane.seen, lane.server, lane.read = max(lane.seen, m.version), job.server, True
-        self.counters.bytes_pulled += _bytes(m)
+        self.counters.bytes_pulled += value_bytes(m)
         return [*actions, *self._finish(job, m, now)]
 
     def _finish(self, job: Job, result: Message | None, now: float) -> list[ClientAction]:
@@ -563,8 +584,3 @@ class ClientCore:
             assert link.credit + out == CREDIT_BYTES
         for lane in self.lanes.values():
             assert sum(j.stage is not Stage.QUEUED for j in lane.jobs) <= 1
-
-
-def _bytes(m: Value) -> int:
-    """Bytes of the value, as it travels."""
-    return sum(p.data.nbytes for p in (m.value, *m.more) if p is not None)

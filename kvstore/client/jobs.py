@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-from shoal.kvstore.wire.messages import Granted
+from shoal.kvstore.wire.messages import Granted, Value
 from shoal.kvstore.wire.schema import Message, Payload
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Stage",
     "Transmit",
     "Warn",
+    "value_bytes",
 ]
 
 RETRY_S = 1.0
@@ -139,3 +140,8 @@ class Counters:
     pushing_s: float = 0.0  # while a push was under way
     skew: Counter[int] = field(default_factory=Counter)  # newest less oldest version in a read of several slices
     staleness: float = 0.0  # moving average over the latest pushes, for the eye; servers count every push
+
+
+def value_bytes(m: Value) -> int:
+    """Bytes of a value, as it travels."""
+    return sum(p.data.nbytes for p in (m.value, *m.more) if p is not None)

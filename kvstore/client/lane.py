@@ -33,6 +33,7 @@ class Lane:
     mark: int = 0  # its clock at the last barrier of its store
     seen: int = 0  # newest version that an answer named
     server: int = -1  # that has acknowledged a push
+    spared: int = 0  # so many pushes that come next are counted already, and are not sent
     doubt: str = ""  # why it is unknown whether the last push was counted; the clock is then unknown too
 
 

@@ -4,7 +4,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
@@ -14,6 +14,7 @@ import numpy as np
 from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
+from shoal.kvstore.client.memory import Memory, level
 from shoal.kvstore.client.moving import arrive, depart, relocate
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.codecs import Landing
@@ -22,7 +23,7 @@ from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.loop import Driver, Loop
-from shoal.kvstore.wire.messages import Called, Offer, StatsReply, Surveyed, Value
+from shoal.kvstore.wire.messages import Called, Offer, Recall, Recalled, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import address_of
 from shoal.kvstore.wire.transport import Transport
@@ -135,7 +136,7 @@ class Group:
                 np.copyto(view, as_array(reply.value), casting="no")
             else:
                 view.write(as_array(reply.value))
-        if isinstance(reply, StatsReply | Surveyed | Called):
+        if isinstance(reply, StatsReply | Surveyed | Called | Recalled):
             self.replies.append(reply)
         self._left -= 1
         if self._left == 0 and not self.future.done():
@@ -161,7 +162,7 @@ class ClientShell:
 
     def __init__(self, transport: Transport, core: ClientCore, loop: Loop | None = None) -> None:
         self.transport, self.core, self.loop = transport, core, loop
-        self._calls: SimpleQueue[tuple[list[Job], list[Registration | Limits]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[list[Job], list[Registration | Limits | Memory | int]]] = SimpleQueue()
         self._servers = {f"server{i}": i for i in core.links}
         self._peers = {i: name for name, i in self._servers.items()}
         self._does: dict[type[Any], Callable[[Any], None]] = {
@@ -175,7 +176,9 @@ class ClientShell:
         self._lock = threading.Lock()
         self._open: set[Group] = set()
         self._stores = itertools.count(1)
+        self.rests: list[Callable[[int], None]] = []  # of every store: everything is counted, and nobody waits for us
         self._woke = 0.0
+        self._memory: Memory | None = None
         self._staging = Staging(transport.sharing)
 
     def number_store(self) -> int:
@@ -190,6 +193,38 @@ class ClientShell:
     def alter(self, store: int, settings: dict[str, Any], at_clock: int) -> None:
         """The gate of a store has other limits; see `ClientCore.alter`."""
         self._calls.put(([], [Limits(store, settings, at_clock)]))
+        self.transport.wake()
+
+    def recall(self, of: int, timeout_s: float = 0.0) -> list[Recalled]:
+        """Ask every server what it has counted of worker ``of``.
+
+        Args:
+            timeout_s: of each answer; 0 is as long as any.
+        Raises:
+            StoreTimeoutError: a server does not answer, or still takes pushes of that worker.
+        """
+        request = Recall(worker=0, incarnation=0, seq=0, of=of)
+        jobs = [Job(server=s, key="", request=request, timeout_s=timeout_s) for s in self.core.links]
+        group = Group(len(jobs))
+        for job in jobs:
+            job.token = (group, None)
+        self.submit(jobs)
+        group.future.result()
+        return [m for m in group.replies if isinstance(m, Recalled)]
+
+    def remember(self, memory: Memory) -> None:
+        """Go on where predecessors of this process were; see `Memory.take_up`."""
+        self._memory = memory
+        self._calls.put(([], [memory]))
+        self.transport.wake()
+
+    def past_clocks(self, slices: Iterable[int]) -> dict[int, int]:
+        """How many pushes to each of these slices earlier processes of this worker have completed."""
+        return {} if self._memory is None else self._memory.completed(slices)
+
+    def level(self, number: int) -> None:
+        """The worker has come back from where the set of workers changes, which it has done ``number`` times."""
+        self._calls.put(([], [number]))
         self.transport.wake()
 
     def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -310,6 +345,10 @@ class ClientShell:
             for news in slices:
                 if isinstance(news, Limits):
                     self.core.alter(*news)
+                elif isinstance(news, Memory):
+                    news.take_up(self.core)
+                elif isinstance(news, int):
+                    level(self.core, news)
                 else:
                     self.core.register(*news)
             self._carry_out(self.core.submit(jobs, now))

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from shoal.kvstore.client.jobs import Job, Stage
 from shoal.kvstore.client.lane import Link
-from shoal.kvstore.wire.messages import Fetch, Refused
+from shoal.kvstore.wire.messages import Fetch, Recall, Refused
 
 __all__ = ["describe", "refusal", "too_late"]
 
@@ -55,6 +55,8 @@ def describe(rank: int, job: Job) -> str:
             f"worker {rank} takes a snapshot and has waited for {late} to push {job.key!r} as often as the "
             f"other keys (server {job.server} is alive)"
         )
+    if isinstance(job.request, Recall):
+        what = f"how far worker {job.request.of} was"
     if job.missing and (job.stage in (Stage.ENTER, Stage.READ) or job.ticket is not None):
         return f"worker {rank} has waited for {late} to push {what} (server {job.server} is alive)"
     return f"worker {rank} has waited for server {job.server}: {job.stage.value} of {what}"

@@ -65,6 +65,9 @@ class Calls:
             return Refused(seq=m.seq, error=error, text=text)
 
     def _once(self, core: ServerCore, function: functions.Function, m: Call) -> Called | Refused:
+        newest = max((index for store, index in self._results if store == m.store), default=-1)
+        if m.index < newest and (m.store, m.index) not in self._results:  # it has run long ago
+            return Called(seq=m.seq, server=core.rank, results=(None,) * len(m.parts))
         first, called = self._results.get(
             (m.store, m.index), (replace(m, parts=()), Called(seq=0, server=0, results=()))
         )

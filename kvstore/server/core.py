@@ -36,6 +36,7 @@ from shoal.kvstore.server.books import Ledger, accounts, staleness_by_key
 from shoal.kvstore.server.changes import Changes, of_gate, of_optimizer
 from shoal.kvstore.server.desk import Desk
 from shoal.kvstore.server.entry import Entry, Parked
+from shoal.kvstore.server.membership import recall
 from shoal.kvstore.server.moving import Moves
 from shoal.kvstore.server.recovery import Recovery, check_survives
 from shoal.kvstore.server.snapshots import Snapshots
@@ -50,6 +51,7 @@ from shoal.kvstore.wire.messages import (
     Init,
     Pull,
     Push,
+    Recall,
     Refused,
     Retire,
     Roster,
@@ -97,6 +99,7 @@ class ServerCore:
         self.retired: set[tuple[int, int]] = set()  # (store, rank) of those who push to a store no more
         self.unhoused: dict[int, dict[int, int]] = {}  # as `Desk.barriers`, by store, of stores with no slice here
         self.moves: Moves | None = None  # once slices have moved, or are to
+        self.shared = 0  # number of the last change of the set of workers
         self._handlers: dict[type[Any], Any] = {
             Hello: self._hello,
             Init: self._init,
@@ -110,6 +113,7 @@ class ServerCore:
             Survey: self._snapshot,
             Fetch: self._snapshot,
             Forget: self._snapshot,
+            Recall: self._recall,
         }
 
     def roster(self, roster: Roster) -> list[Action]:
@@ -147,6 +151,8 @@ class ServerCore:
         if m.cluster != self.cluster:
             text = f"worker {m.worker} belongs to run {m.cluster!r}, this is server {self.rank} of run {self.cluster!r}"
             return [_refuse(sender, 0, "JoinRefusedError", text)]
+        if m.incarnation > self.known.get(m.worker, m.incarnation):
+            return []  # a successor of whom the scheduler has not told yet: it greets again
         stranger = self._stranger(sender, 0, m.worker, m.incarnation)
         asks = self.recovery is not None
         return stranger or [Send(sender, HelloOk(server=self.rank, incarnation=self.incarnation, asks=asks))]
@@ -177,7 +183,7 @@ class ServerCore:
         if recovery is None or recovery.awaited(self.members):
             return []
         self.recovery = None
-        actions = recovery.level(self.ledgers, self.retired)
+        actions = recovery.level(self.ledgers, self.retired, self.shared)
         self.updates += len(actions)
         self.restored.append(recovery.statement)
         for slice_id, entry in self.entries.items():
@@ -456,6 +462,9 @@ class ServerCore:
                 return self.snapshots.fetch(sender, m, self._now)
         return self.snapshots.forget(sender, m)
 
+    def _recall(self, sender: str, m: Recall) -> list[Action]:
+        return self._stranger(sender, m.seq, m.worker, m.incarnation) or recall(self, sender, m)
+
     @staticmethod
     def _show(slice_id: int, entry: Entry) -> list[Action]:
         """Send the value to those who watch it, once for each new floor."""
@@ -474,7 +483,7 @@ class ServerCore:
         if stranger:
             return stranger
         mine = {i: e for i, e in self.entries.items() if e.store == m.store}
-        if m.barrier:
+        if m.barrier or m.meeting:
             return [*self._rest(m, mine), Send(sender, Done(seq=m.seq))]
         self.retired.add((m.store, m.worker))
         left = self._drop(m.worker, mine) + self._recount([m.store])
@@ -486,10 +495,13 @@ class ServerCore:
         if desk is None:
             came = self.unhoused.setdefault(m.store, {})
             came[m.worker] = max(m.barrier, came.get(m.worker, 0))
-        if desk is None or not desk.rest(m.worker, m.seq, m.barrier):
+        if desk is None or m.worker not in self.members or 0 < m.meeting <= self.shared:
+            return []
+        if not (desk.meet(m.worker, m.seq) if m.meeting else desk.rest(m.worker, m.seq, m.barrier)):
             return []
         actions: list[Action] = []
         for slice_id, entry in mine.items():
+            entry.marks[m.worker] = entry.counted(m.worker) if m.barrier else entry.marks.get(m.worker, 0)
             entry.progress.settle()
             actions += self._fewer(slice_id, entry)
         return actions + self._recount([m.store])

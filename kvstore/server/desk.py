@@ -32,12 +32,14 @@ class Desk:
     queue: dict[tuple[str, int], Ticket] = field(default_factory=dict)  # who waits for the next round
     latest: dict[int, int] = field(default_factory=dict)  # by rank, the seq of the last message that said which it is
     barriers: dict[int, int] = field(default_factory=dict)  # by rank, the last one that it has come to
+    meeting: set[int] = field(default_factory=set)  # those who rest until the set of workers has changed
 
     def active(self, rank: int, seq: int) -> None:
         """Worker ``rank`` contributes, or is about to; an old repetition of such a message says nothing."""
         if seq > self.latest.get(rank, -1):
             self.latest[rank] = seq
             self.resting.discard(rank)
+            self.meeting.discard(rank)
 
     def rest(self, rank: int, seq: int, barrier: int) -> bool:
         """Worker ``rank`` has come to a barrier, and waits for others from now on; false if this is known."""
@@ -48,6 +50,29 @@ class Desk:
             self.latest[rank] = seq
             self.resting.add(rank)
         return True
+
+    def meet(self, rank: int, seq: int) -> bool:
+        """Worker ``rank`` waits until the set of workers has changed; false if this is known, or no longer true."""
+        if seq <= self.latest.get(rank, -1):
+            return False
+        self.latest[rank] = seq
+        self.meeting.add(rank)
+        self.resting.add(rank)
+        return True
+
+    def begin(self, new: list[int]) -> None:
+        """The set of workers has changed: nobody rests, and these take part who did not."""
+        self.meeting.clear()
+        self.resting.clear()
+        last = max(self.barriers.values(), default=0)
+        self.barriers |= dict.fromkeys(new, last)
+
+    def forget(self, rank: int, place: bool = False) -> None:
+        """Another process is worker ``rank`` now, which numbers its messages anew; and its places, if it has none."""
+        self.latest.pop(rank, None)
+        if place:
+            self.given.pop(rank, None)
+        self.queue = {k: m for k, m in self.queue.items() if m.worker != rank}
 
     def ask(self, sender: str, m: Ticket, live: tuple[int, ...]) -> list[Action]:
         """Give worker ``m.worker`` a place, or let it wait for the next round; ``live`` are the store's workers."""
@@ -79,7 +104,7 @@ class Desk:
         actions = self._next(live) if self.takers and (self._full(awake) or not awake) else []
         last = max(self.barriers.values(), default=0)
         if self.resting and all(self.barriers.get(r, 0) >= last for r in live):
-            self.resting.clear()
+            self.resting &= self.meeting
         return actions
 
     def _full(self, live: tuple[int, ...]) -> bool:

@@ -48,6 +48,7 @@ class Entry:
     shown: int = 0  # ... every new floor, and this one last
     staleness: list[int] = field(default_factory=lambda: [0, 0, 0])  # contributions, sum and maximum of their staleness
     left: dict[int, int] = field(default_factory=dict)  # by rank, the last clock of those who have left
+    marks: dict[int, int] = field(default_factory=dict)  # by rank, what was counted when all were last equally far
     branches: dict[int, Branch] = field(default_factory=dict)  # of snapshots, by reader
     changes: list[Change] = field(default_factory=list)  # of settings, that wait for their clock
     widest: int = 0  # slack that the gate has had, where it has been narrowed

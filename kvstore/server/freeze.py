@@ -43,6 +43,7 @@ def freeze(core: ServerCore) -> dict[str, Any]:
         "restored": list(core.restored),
         "configured": [[*key, seq] for key, seq in core.configured.items()],
         "retired": sorted(map(list, core.retired)),
+        "shared": core.shared,
         "entries": [[slice_id, _freeze_entry(e)] for slice_id, e in core.entries.items()],
         "unhoused": [[store, _pairs(came)] for store, came in core.unhoused.items()],
         **_freeze_moves(core),
@@ -73,6 +74,7 @@ def thaw(data: Mapping[str, Any], incarnation: int) -> ServerCore:
         core.restored = [str(text) for text in data["restored"]]
         core.configured = {(worker, inc): seq for worker, inc, seq in data["configured"]}
         core.retired = {(store, rank) for store, rank in data["retired"]}
+        core.shared = data["shared"]
         for slice_id, entry in data["entries"]:
             core.entries[slice_id] = _thaw_entry(entry, core.desks)
         core.unhoused = {store: _ints(came) for store, came in data.get("unhoused", ())}
@@ -167,6 +169,7 @@ def _freeze_desk(desk: Desk) -> dict[str, Any]:
         "resting": sorted(desk.resting),
         "latest": _pairs(desk.latest),
         "barriers": _pairs(desk.barriers),
+        "meeting": sorted(desk.meeting),
     }
 
 
@@ -180,6 +183,7 @@ def _thaw_desk(data: Mapping[str, Any]) -> Desk:
         resting=set(data["resting"]),
         latest=_ints(data["latest"]),
         barriers=_ints(data["barriers"]),
+        meeting=set(data["meeting"]),
     )
 
 
@@ -202,6 +206,7 @@ def _freeze_entry(e: Entry) -> dict[str, Any]:
         "late": _pairs(e.late),
         "staleness": list(e.staleness),
         "left": _pairs(e.left),
+        "marks": _pairs(e.marks),
         "changes": [_write_change(c) for c in e.changes],
         "widest": e.widest,
         "restored": e.early is not None,
@@ -229,6 +234,7 @@ def _thaw_entry(data: Mapping[str, Any], desks: Mapping[int, Desk]) -> Entry:
         late=_ints(data["late"]),
         staleness=list(data["staleness"]),
         left=_ints(data["left"]),
+        marks=_ints(data["marks"]),
         changes=[_read_change(c) for c in data["changes"]],
         widest=data["widest"],
         early={} if data["restored"] else None,

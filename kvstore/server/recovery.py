@@ -60,11 +60,15 @@ class Recovery:
         """Workers that have not said how far they are."""
         return tuple(r for r in members if r not in self.stands)
 
-    def level(self, books: Mapping[int, Ledger], retired: set[tuple[int, int]]) -> list[Action]:
-        """Take over how far the workers are. ``retired`` gets the stores that they push to no more."""
+    def level(self, books: Mapping[int, Ledger], retired: set[tuple[int, int]], shared: int = 0) -> list[Action]:
+        """Take over how far the workers are. ``retired`` gets the stores that they push to no more.
+
+        Args:
+            shared: number of the last change of the set of workers.
+        """
         stands = {r: {s.slice: s for s in m.slices} for r, m in self.stands.items()}
         losses: dict[int, _Loss] = {}
-        came = self._barriers(retired)
+        came = self._barriers(retired, shared)
         actions: list[Action] = []
         for slice_id, entry in self._entries.items():
             mine = {r: s[slice_id] for r, s in stands.items() if slice_id in s and r in entry.progress.clocks}
@@ -81,8 +85,9 @@ class Recovery:
         self.statement = self._said(losses)
         return actions
 
-    def _barriers(self, retired: set[tuple[int, int]]) -> dict[int, dict[int, tuple[int, int]]]:
-        """By store and worker the last barrier that it came to, as the desk and as the worker knows it."""
+    def _barriers(self, retired: set[tuple[int, int]], shared: int) -> dict[int, dict[int, tuple[int, int]]]:
+        """By store and worker when all were last equally far, as the desk and as the worker knows it: a number that
+        grows with barriers and with changes of the set of workers."""
         told: dict[int, dict[int, int]] = {}
         for rank, m in self.stands.items():
             for s in m.stores:
@@ -100,7 +105,11 @@ class Recovery:
             all_there = all(desk.barriers.get(r, 0) == last for r in live)
             desk.resting.clear()
             desk.resting |= set() if all_there else {r for r in live if desk.barriers.get(r, 0) == last}
-            came[store] = {r: (desk.barriers.get(r, 0), here.get(r, 0)) for r in self.stands}
+            desk.meeting = {r for r in live if self.stands[r].meets and self.stands[r].shared == shared}
+            desk.resting |= desk.meeting
+            came[store] = {
+                r: (desk.barriers.get(r, 0) + shared, here.get(r, 0) + m.shared) for r, m in self.stands.items()
+            }
         return came
 
     def _said(self, losses: Mapping[int, _Loss]) -> str:

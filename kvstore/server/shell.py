@@ -37,6 +37,7 @@ from shoal.kvstore.events import (
 )
 from shoal.kvstore.functions import remote_text
 from shoal.kvstore.rows import RowSparse, check_ids
+from shoal.kvstore.server import membership
 from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
@@ -50,6 +51,7 @@ from shoal.kvstore.server.table import Cell, Table
 from shoal.kvstore.wire.loop import IDLE_S
 from shoal.kvstore.wire.messages import (
     Ack,
+    Arrived,
     Call,
     Change,
     Changed,
@@ -67,8 +69,10 @@ from shoal.kvstore.wire.messages import (
     Push,
     Rebalance,
     Refused,
+    Replaced,
     Roster,
     Seat,
+    Shared,
     Stats,
     StatsReply,
     Value,
@@ -169,6 +173,18 @@ class ServerShell:
                 self.change(change)
             case Rebalance() | Moved():
                 self.placing(m)
+            case Replaced(member=member) if member.role == "worker":
+                self._owed = {k: text for k, text in self._owed.items() if k[1] != member.rank}
+                self._among_workers(membership.replaced, member.rank, member.incarnation)
+            case Arrived(member=member) if member.role == "worker":
+                self._among_workers(membership.arrived, member.rank, member.incarnation)
+            case Shared():
+                self._among_workers(membership.shared, m)
+
+    def _among_workers(self, change: Callable[..., list[Action]], *about: Any) -> None:
+        """A worker has been replaced, or has come, or the set of them has changed."""
+        if self.core is not None and not self._failure:
+            self._carry_out(change(self.core, *about))
 
     def roster(self, roster: Roster) -> None:
         """The cluster is complete: from now on its workers are served."""

@@ -198,6 +198,7 @@ class Welcome(FromScheduler):
     seed: int
     present: tuple[str, ...]  # who has joined so far
     missing: tuple[str, ...]  # who is still waited for
+    elastic: bool = False  # the run goes on when its workers change
     late: bool = False  # the run had begun, and nobody's place is taken: it takes part once it has come to a `Meet`
     opened: dict[str, int] = field(
         default_factory=dict

@@ -150,6 +150,7 @@ __all__ = [
     "Ticket",
     "ToScheduler",
     "Took",
+    "Turn",
     "Value",
     "Wait",
     "Waiting",
@@ -221,6 +222,17 @@ class Counted:
     mark: int
     version: int  # of the slice
     touched: bool  # anybody has contributed to it
+    round: int = -1  # that the worker last contributed to, if it waits for its end
+
+
+@record
+class Turn:
+    """The last place in a round of a store that a worker was given, and for which of its contributions that was."""
+
+    store: int
+    index: int
+    round: int
+    taken: bool
 
 
 # --- the store: worker <-> server -------------------------------------------------------------------------------------
@@ -253,6 +265,8 @@ class Stand(Message):
     server: int  # incarnation of the server that asked
     slices: tuple[Stood, ...]
     stores: tuple[StoodStore, ...]
+    shared: int = 0  # number of the last change of the set of workers that it has heard of
+    meets: bool = False  # it waits for the next one
 
 
 @message(46, "server -> worker")
@@ -418,6 +432,7 @@ class Recalled(Message):
     of: int
     slices: tuple[Counted, ...]
     stores: tuple[StoodStore, ...]
+    turns: tuple[Turn, ...] = ()
     pushes: int  # applied, rejected, dropped, lost, or waiting in a round: all that were sent and acknowledged
 
 

@@ -126,7 +126,7 @@ def test_a_run_that_ends_well_relays_every_line_and_reports(crowd: Crowd, tmp_pa
 
 @pytest.mark.parametrize("victim", ["worker", "server", "scheduler"])
 def test_a_killed_process_is_named_and_ends_the_run(crowd: Crowd, tmp_path: Path, victim: str) -> None:
-    run = Run(crowd, tmp_path / "s.py", SLEEPER, scheduler_grace_s=0.0)
+    run = Run(crowd, tmp_path / "s.py", SLEEPER, scheduler_grace_s=0.0, worker_grace_s=0.0)
     rank = [] if victim == "scheduler" else ["--rank", "0"]
     run.on_ready = lambda: os.kill(crowd.pids(victim, *rank)[0], signal.SIGKILL)
     outcome = run.go()
@@ -164,7 +164,7 @@ def test_a_worker_that_dies_without_a_word_is_blamed_with_its_exit_code(crowd: C
 
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])
 def test_a_stopped_process_is_found_by_its_lease(crowd: Crowd, tmp_path: Path, victim: str) -> None:
-    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=1.0, grace_s=0.5, scheduler_grace_s=0.0)
+    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=1.0, grace_s=0.5, scheduler_grace_s=0.0, worker_grace_s=0.0)
     run.on_ready = lambda: os.kill(crowd.pids(victim)[0], signal.SIGSTOP)
     outcome = run.go()
     assert outcome.code == 1
@@ -271,6 +271,7 @@ def by_hand(crowd: Crowd, tmp_path: Path) -> Iterator[dict[str, subprocess.Popen
     script = tmp_path / "s.py"
     script.write_text(MEETING)
     options = ["--host", "127.0.0.1", "--workers", "2", "--servers", "1", "--lease-s", "1"]
+    options += ["--worker-grace-s", "0"]
     scheduler = start(crowd, "scheduler", *options, "--port", "0")
     assert scheduler.stderr is not None
     found = re.search(r"127\.0\.0\.1:(\d+)", scheduler.stderr.readline())

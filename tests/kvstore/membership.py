@@ -21,12 +21,16 @@ class FakeMembership:
     """One worker's coordinator."""
 
     changes: ClassVar[list[Change]] = []
+    chief = 0
 
     def __init__(self, rank: int, meeting: Meeting) -> None:
         self.rank, self.num_workers, self.mode, self._meeting = rank, meeting.workers, meeting.mode, meeting
 
     def barrier(self, name: str, timeout_s: float) -> None:
         self._meeting.gate.wait(20.0)
+
+    def passed(self, name: str) -> bool:
+        return False
 
     def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None:
         """There is no scheduler to take note."""

@@ -165,7 +165,7 @@ class SimNet:
     def leave(self, rank: int) -> None:
         """Worker ``rank`` is done: nobody waits for it any more."""
         for i, s in enumerate(self.servers):
-            for to, answer in s.carry_out(s.core.handle(PeerGone(rank, 1), self.now)):
+            for to, answer in s.carry_out(s.core.handle(PeerGone(rank, self.clients[rank].incarnation), self.now)):
                 self._carry(("client", int(to[1:]), i, answer))
 
     def replace(self, server: int, saved: tuple[str, dict[int, Image]]) -> None:

@@ -19,7 +19,7 @@ def session(aborted: bool = False) -> Any:
     event = threading.Event()
     if aborted:
         event.set()
-    return SimpleNamespace(aborted=event, membership=SimpleNamespace(rank=3))
+    return SimpleNamespace(aborted=event, membership=SimpleNamespace(rank=3), leaves=lambda: False)
 
 
 def ends(error: BaseException | None, *, aborted: bool = False) -> tuple[int, str]:
@@ -117,10 +117,11 @@ def test_the_digest_tells_the_stores_of_a_run_apart() -> None:
         assert [list(_weights(kv)) for kv in stores] == [["w"], ["w (store 2)"]]
 
 
-def launch(tmp_path: Path, source: str, workers: int = 2) -> "subprocess.CompletedProcess[str]":
+def launch(tmp_path: Path, source: str, workers: int = 2, *options: str) -> "subprocess.CompletedProcess[str]":
     script = tmp_path / "script.py"
     script.write_text("import os, signal, sys\nimport numpy as np\nimport shoal\n" + source)
-    command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", "1", "--no-progress", str(script)]
+    command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", "1", "--no-progress", *options]
+    command.append(str(script))
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -166,7 +167,7 @@ if shoal.rank() == 1:
 else:
     kv.barrier()
 """
-    got = launch(tmp_path, source)
+    got = launch(tmp_path, source, 2, "--worker-grace-s", "0")
     said = got.stdout + got.stderr
     assert got.returncode == 143 and "worker 1" in said and "stopped by SIGTERM" in said, said
     assert "Traceback" not in said, said
