@@ -75,7 +75,7 @@ class Options:
     tasks: tuple[str, ...] = ("digits", "language")
     rate: float = 15.0
     seeds: int = 3
-    kill: tuple[str, ...] = ("scheduler", "server")
+    kill: tuple[str, ...] = ("scheduler", "server", "worker")
     for_s: float = 1.0
     noise: float = 0.0
     snapshot_every: str = "1s"
