@@ -35,7 +35,7 @@ class Placing:
 
     def __init__(self, mode: str, state: ClusterState, contacts: Contacts, commit: Callable[[Record], None]) -> None:
         self._mode, self._state, self._contacts, self._commit = mode, state, contacts, commit
-        self._told = 0  # so many news of placements have been told
+        self._told = -1  # so many news of placements have been told; those of an earlier scheduler, as members ask
 
     # --- servers that come --------------------------------------------------------------------------------------------
 
@@ -142,6 +142,8 @@ class Placing:
         s = self._state
         if s.phase != "running":
             return []
+        if self._told < 0:
+            self._told = len(s.placings) if s.term > 1 else 0
         new = [r for r in sorted(s.placement.closed) if r not in s.draining and self._is_live(r)]
         known = [r for r in new if self._is_known(r)]
         if known:

@@ -44,7 +44,7 @@ def snapshot(
         reason=state.reason,
         culprit=state.culprit,
         missing=missing,
-        nodes=tuple(_status(node, contacts, now, _filling(node, state)) for node in nodes),
+        nodes=tuple(_status(node, contacts, now, _state(node, state)) for node in nodes),
         changes=tuple(c.change for c in state.changes),
         generation=state.generation,
         age_s=now - began,
@@ -79,7 +79,13 @@ def _filling(node: Node, state: ClusterState) -> bool:
     return node.member.role == "replica" and node.state == "running" and node.member.rank not in state.covered
 
 
-def _status(node: Node, contacts: Contacts, now: float, filling: bool) -> NodeStatus:
+def _state(node: Node, state: ClusterState) -> str:
+    """What a process is doing, where there is more to say of one that runs."""
+    drains = node.member.role == "server" and node.live and node.member.rank in state.draining
+    return "filling" if _filling(node, state) else "draining" if drains else node.state
+
+
+def _status(node: Node, contacts: Contacts, now: float, shown: str) -> NodeStatus:
     m, contact = node.member, contacts.get(node.token)
     return NodeStatus(
         role=m.role,
@@ -87,7 +93,7 @@ def _status(node: Node, contacts: Contacts, now: float, filling: bool) -> NodeSt
         incarnation=m.incarnation,
         host=m.host,
         pid=m.pid,
-        state="filling" if filling else node.state,
+        state=shown,
         silent_s=now - contact.seen,
         status=contact.status,
         report=node.report,

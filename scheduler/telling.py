@@ -19,9 +19,11 @@ from shoal.scheduler.log import (
     Joined,
     Opened,
     Promoted,
+    Rebalanced,
     Record,
     Reshared,
     Ruled,
+    Shifted,
     Started,
     Succeeded,
     describe,
@@ -65,6 +67,8 @@ def tell(record: Record, core: SchedulerCore) -> None:
 
 def _tell_more(record: Record, core: SchedulerCore) -> None:
     match record:
+        case Rebalanced() | Shifted():
+            _tell_placing(record, core)
         case Declared(by, gate, reduce, keys, store):
             extra = event("declared", f"by {by}", store=store, keys=len(keys), gate=gate)
             log.info(
@@ -105,6 +109,9 @@ def _tell_of_people(record: Departed | GivenUp | Added | Reshared, core: Schedul
         case Departed(token, "left", _):
             extra = event("left", "it was told to go", node=_place(core, token), generation=generation)
             log.warning("%s leaves, and is not done: the others go on without it", _name(core, token), extra=extra)
+        case Departed(token, "drained", _):
+            extra = event("left", "it was drained", node=_place(core, token), generation=generation)
+            log.warning("%s is drained, and has left: the others go on without it", _name(core, token), extra=extra)
         case Departed(token, how, _):
             reason = "it is done" if how == "done" else "the run had failed before"
             extra = event("left", reason, node=_place(core, token), generation=generation)
@@ -113,6 +120,9 @@ def _tell_of_people(record: Departed | GivenUp | Added | Reshared, core: Schedul
             reason = f"silent for {silent_s:.1f} s, and nobody has taken its place"
             extra = event("given up", reason, node=_place(core, token), generation=generation)
             log.warning("%s is given up (%s): the others go on without it", _name(core, token), reason, extra=extra)
+        case Added(m) if m.role == "server":
+            extra = event("joined", "it came while the run is under way", node=f"server {m.rank}", pid_of=m.pid)
+            log.warning("%s has come; slices move to it when everybody has heard of it", describe(m), extra=extra)
         case Added(m):
             extra = event("joined", "it came while the run is under way", node=f"worker {m.rank}", pid_of=m.pid)
             log.warning("%s has come; it takes part when all have come to the end of a batch", describe(m), extra=extra)
@@ -126,6 +136,20 @@ def _tell_of_people(record: Departed | GivenUp | Added | Reshared, core: Schedul
 def tell_notice(name: str, text: str) -> None:
     """Say what is noticed of workers."""
     log.warning("%s", text, extra=event(name, text))
+
+
+def _tell_placing(record: Rebalanced | Shifted, core: SchedulerCore) -> None:
+    if isinstance(record, Shifted):
+        left, epoch = len(core.state.plan), core.state.epoch
+        extra = event("slice moved", "its new server has it", slice=record.slice, server=record.server, epoch=epoch)
+        text = "slice %d is server %d's (placement epoch %d); %d more are to move"
+        log.log(logging.DEBUG if left else logging.INFO, text, record.slice, record.server, epoch, left, extra=extra)
+        return
+    goes = [f"server {r} is to go" for r in record.closed]
+    comes = [f"server {r} is given slices" for r in record.opened]
+    told = ", ".join([*goes, *comes])
+    extra = event("rebalanced", record.by, moves=len(record.moves), opened=record.opened, closed=record.closed)
+    log.info("%s (%s): %d slices are to move", told, record.by, len(record.moves), extra=extra)
 
 
 def tell_refusal(to: str, refused: Refused) -> None:

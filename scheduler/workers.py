@@ -136,6 +136,8 @@ class Workers:
 
     def awaits_servers(self, node: Node) -> tuple[str, ...]:
         """Servers that have not heard yet that a late worker has come: before they have, it is not told the roster."""
+        if node.member.role != "worker":
+            return ()
         made = [a.generation for a in self._state.arrivals if a.member == node.member]
         return self._unaware(made[0]) if made else ()
 

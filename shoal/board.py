@@ -21,6 +21,9 @@ MAX_WAITS = 12
 QUIET_S = 5.0
 """A process that has not been heard for longer is shown in red."""
 
+GOOD = ("joined", "running", "draining", "drained", "done")
+"""States of a process that need nobody's attention."""
+
 _PROGRESS = ("node", "state", "heard", "step", "samples/s", "stale", "out", "in", "waiting", "address")
 _MEMBERS = ("node", "incarnation", "host", "pid", "state", "age", "heard", "address")
 _LEFT = ("node", "state", "host", "address")
@@ -43,7 +46,7 @@ def _table(columns: Sequence[str], s: Snapshot, row: Callable[[NodeStatus], Iter
     for name in columns:
         table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True, overflow="ellipsis")
     for node in s.nodes:
-        table.add_row(*row(node), style="" if node.state in ("joined", "running", "done") else "red")
+        table.add_row(*row(node), style="" if node.state in GOOD else "red")
     return table
 
 

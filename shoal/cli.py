@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import disturbing, dumping, observing, saving, staffing, tracing
+from shoal import disturbing, draining, dumping, observing, saving, staffing, tracing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
@@ -120,6 +120,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_server,
         _add_worker,
         _add_control,
+        draining.add_command,
         observing.add_commands,
         _add_ledger,
         tracing.add_commands,

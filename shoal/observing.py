@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shoal.kvstore.wire.keys import Access
     from shoal.kvstore.wire.messages import Snapshot
 
-__all__ = ["add_commands", "add_options", "find_scheduler", "observe", "progress", "status", "top"]
+__all__ = ["add_commands", "add_options", "find_scheduler", "observe", "place_options", "progress", "status", "top"]
 
 log = logging.getLogger("shoal.metrics")
 
@@ -45,12 +45,12 @@ def add_commands(commands: Any) -> None:
     """``shoal status`` and ``shoal top``, to the commands of a parser."""
     text = "Say what a running cluster is doing; exit code 1 if it has failed, 2 if it cannot be reached."
     p = commands.add_parser("status", help=text, description=text, allow_abbrev=False)
-    _place_options(p)
+    place_options(p)
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(act=status)
     text = "Show what a running cluster is doing, each second, until it ends or q is pressed."
     p = commands.add_parser("top", help=text, description=text, allow_abbrev=False)
-    _place_options(p)
+    place_options(p)
     p.add_argument("--once", action="store_true", help="print it once, and end")
     p.set_defaults(act=top)
 
@@ -122,7 +122,8 @@ def observe(o: argparse.Namespace) -> None:
         log.info("metrics are at http://%s/metrics", Endpoint(o.metrics).address)
 
 
-def _place_options(p: argparse.ArgumentParser) -> None:
+def place_options(p: argparse.ArgumentParser) -> None:
+    """Where the scheduler of a run is; see `find_scheduler`."""
     text = f"where the scheduler listens (default: $SHOAL_SCHEDULER, or {DEFAULT})"
     p.add_argument("--scheduler", metavar="HOST:PORT", default="", help=text)
     p.add_argument("--run-dir", metavar="DIR", default="", help="the directory that was given to shoal run --run-dir")

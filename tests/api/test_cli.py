@@ -77,7 +77,7 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
         (["shedule"], "shoal: unknown command 'shedule'; did you mean 'scheduler'?"),
         (
             ["xyzzy"],
-            "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, status, top, ",
+            "shoal: unknown command 'xyzzy'; known: run, scheduler, server, worker, control, drain, status, top, ",
         ),
         (["train.py"], "shoal: to train with train.py: shoal run train.py"),
         (["run", "nowhere.py"], "shoal run: there is no script 'nowhere.py' in"),
