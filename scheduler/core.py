@@ -313,7 +313,7 @@ class SchedulerCore:
         """Why this process cannot be taken in; empty when it can."""
         if self.workers.comes_late(m):
             return self.workers.refusal(m)
-        if m.role == "replica" and self.state.phase == "running":
+        if m.role == "replica" and self.state.phase != "gathering":
             return late_replica(self.state, m)
         if self.placing.comes_late(m):
             return self.placing.refusal(m)
@@ -463,7 +463,7 @@ class SchedulerCore:
         alone = m.left and not self.workers.may_go_on_without([node])
         if m.failed or early or alone:
             reason = m.failed or self.workers.last_words(m) or "left before the run was complete"
-            spared = self._replicas.lose(node, reason) if node.member.role == "replica" else None
+            spared = self._replicas.lose(node, reason) if node.member.role in SERVING else None
             fails = spared or self._fail(describe(node.member), reason, (node.token,), "failed", m.report, m.detail)
             return [farewell, *fails]
         self._commit(Departed(node.token, "left" if m.left else "drained" if drained else "done", m.report))

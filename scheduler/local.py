@@ -21,12 +21,13 @@ from pathlib import Path
 from shoal.errors import ConfigError
 from shoal.kvstore.gates import canonical_mode, check_workers
 from shoal.kvstore.wire.keys import Access, load_keys
-from shoal.kvstore.wire.messages import Snapshot
+from shoal.kvstore.wire.messages import Lost, Snapshot
 from shoal.scheduler.address import record_address
 from shoal.scheduler.child import Child, describe_exit, ending_signal, thread_limits, usable_cores
 from shoal.scheduler.disturb import Calm, Disturber
 from shoal.scheduler.endpoint import check_ports, parse_endpoint
-from shoal.scheduler.gather import ALLREDUCE, check_servers
+from shoal.scheduler.gather import ALLREDUCE, check_replicas, check_servers
+from shoal.scheduler.pairs import Pairs
 from shoal.scheduler.relay import Relay
 from shoal.scheduler.revival import Revivals, is_given_up
 from shoal.scheduler.signals import handling, stopped_by
@@ -58,6 +59,7 @@ class JobConfig:
         script: the training script; every worker runs it.
         args: its arguments.
         workers: how many processes train.
+        replicas: of each server, 0 or 1: another process that has all that it has, and takes its place if it dies.
         servers: how many processes hold the weights; 0 for a run whose workers reduce among themselves.
         mode: consistency mode, or "" to let the script decide.
         algo: the rest of the algorithm: rule, strategy and codec.
@@ -90,6 +92,7 @@ class JobConfig:
     args: tuple[str, ...] = ()
     workers: int = 2
     servers: int = 1
+    replicas: int = 0
     mode: str = ""
     algo: str = ""
     plugins: tuple[str, ...] = ()
@@ -118,6 +121,7 @@ class JobConfig:
         if self.workers < 1:
             raise ConfigError(f"a run needs at least 1 worker, got {self.workers}")
         check_servers(self.servers, self.mode)
+        check_replicas(self.replicas, self.servers)
         if self.servers and self.mode == ALLREDUCE:
             raise ConfigError(f"mode {ALLREDUCE} has no use for {self.servers} servers: leave -s out, or say -s 0")
         if self.lease_s <= 0 or self.gather_timeout_s <= 0:
@@ -125,7 +129,7 @@ class JobConfig:
         if min(self.scheduler_grace_s, self.worker_grace_s) < 0:
             raise ConfigError(f"graces are 0 or more seconds, got {self.scheduler_grace_s} and {self.worker_grace_s}")
         if self.metrics:
-            check_ports(self.metrics, 1 + self.servers + self.workers)
+            check_ports(self.metrics, 1 + self.servers * (1 + self.replicas) + self.workers)
         if self.mode:
             check_workers(canonical_mode(self.mode), self.workers)
         if not Path(self.script).is_file():
@@ -203,6 +207,8 @@ class _Run:
         self._scheduler_began = self._looked = 0.0
         self._every = job.snapshot_every or ("30s" if job.run_dir else "never")
         keeps = bool(job.scheduler_grace_s) or self._every != "never"
+        told = self._tell, self._say, disturber.born, self._silent_s
+        self._pairs = Pairs(self.children, job.servers * job.replicas, self._replica, *told)
         self._private = "" if job.run_dir or not keeps else tempfile.mkdtemp(prefix="shoal-run-")
         self._news = threading.Event()
         self._relay = Relay(on_line, self._news.set)
@@ -240,6 +246,7 @@ class _Run:
             self._say_metrics()
         for rank in range(self.job.servers):
             self._start(f"server {rank}", self._server(address, rank), threads=1)
+        self._pairs.begin()
         for rank in range(self.job.workers):
             self._start(f"worker {rank}", self._worker(address, rank))
         self.watcher = Watcher(address, self._take, self._access)
@@ -258,14 +265,15 @@ class _Run:
         host, port = parse_endpoint(self.job.metrics)
         names = ["scheduler", *(f"server {i}" for i in range(self.job.servers))]
         names += [f"worker {i}" for i in range(self.job.workers)]
+        names += [f"replica {i}" for i in range(self.job.servers * self.job.replicas)]
         told = ", ".join(f"{name} {port + i}" for i, name in enumerate(names))
         self._say(f"metrics: http://{host}:{port}/metrics; by port: {told}")
 
-    def _server(self, address: str, rank: int) -> list[str]:
+    def _server(self, address: str, rank: int, place: int = 0) -> list[str]:
         """Everything is said, so that no variable of the environment can change it."""
         return [
             "server",
-            *self._observed(1 + rank),
+            *self._observed(place or 1 + rank),
             "--scheduler",
             address,
             "--rank",
@@ -277,6 +285,19 @@ class _Run:
             "--state",
             "" if self._every == "never" else os.path.join(self.job.run_dir or self._private, "servers"),
         ]
+
+    def _replica(self, rank: int, home: int) -> Child:
+        """Start the replica of a server: see `Pairs`."""
+        place = 1 + self.job.servers + self.job.workers + rank if home else 1 + rank
+        args = [*self._server(f"{self.job.host}:{self._port}", rank, place), "--replica"]
+        return self._start(f"replica {rank}", args, threads=1)
+
+    def _silent_s(self) -> float:
+        return self.watcher.silent_s if self.watcher is not None else 0.0
+
+    def _tell(self, lost: Lost) -> None:
+        if self.watcher is not None:
+            self.watcher.tell(lost)
 
     def _plugins(self) -> list[str]:
         return [word for path in self.job.plugins for word in ("--plugin", path)]
@@ -309,7 +330,15 @@ class _Run:
         job = self.job
         ours, theirs = os.pipe()
         args = ["scheduler", "--host", job.host, "--port", str(self._port), "--ready-fd", str(theirs)]
-        args += ["--keys", job.keys, *self._observed(0), "--stall-after", str(job.stall_after_s)]
+        args += [
+            "--replicas",
+            str(job.replicas),
+            "--keys",
+            job.keys,
+            *self._observed(0),
+            "--stall-after",
+            str(job.stall_after_s),
+        ]
         args += ["--workers", str(job.workers), "--servers", str(job.servers), "--seed", str(job.seed)]
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
         args += ["--worker-grace-s", str(job.worker_grace_s)]
@@ -433,6 +462,7 @@ class _Run:
             self._news.clear()
             self._end_mute()
             self._dismiss()
+            self._pairs.turn(self.snapshot())
             verdict = self._verdict()
             if verdict is not None:
                 if self._revive_others() or self._revive():
@@ -485,7 +515,7 @@ class _Run:
         return code or 1, f"{final.culprit}: {final.reason}"
 
     def _mute_scheduler(self) -> str:
-        silent_s = self.watcher.silent_s if self.watcher else 0.0
+        silent_s = self._silent_s()
         if self.children[0].poll() is not None or silent_s < self.job.lease_s / 2:
             return ""
         return f"{self.children[0]} has been silent for {silent_s:.1f} s; "

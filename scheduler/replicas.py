@@ -2,7 +2,7 @@
 
 A replica takes its server's place only when the server has said that the replica has everything (`Covered`), or both
 began with the run. Who decides is the scheduler alone, in its log: a server whose replica does not answer goes on alone
-when that is written, not before, so that there is never more than one primary (docs/decisions/0024).
+when that is written, not before, so that there is never more than one primary (docs/decisions/0026).
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -102,7 +102,7 @@ def late_replica(state: ClusterState, m: Join) -> str:
     rank = place_of(state, m)
     who = f"replica (host {m.host}, pid {m.pid})"
     server, owner = state.nodes.get(("server", rank)), _taken(state, rank)
-    if server is None or not server.live:
+    if state.phase != "running" or server is None or not server.live:
         return f"{who} asks to be that of server {rank}, which the run does not have, or not any more"
     if owner is not None:
         return f"{who} comes beside {describe(owner.member)}: a server has one replica"

@@ -2,11 +2,13 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from shoal.errors import MembershipError
 from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.messages import Snapshot, Watch
+from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 
 __all__ = ["Watcher", "snapshot_of"]
@@ -31,6 +33,7 @@ class Watcher:
         self._stopping = False
         self._heard = time.monotonic()
         self._ended = threading.Event()
+        self._outbox: deque[Message] = deque()
         self._transport = Transport("watcher", access)
         self._transport.connect("scheduler", address)
         self._thread = threading.Thread(target=self._run, name="shoal-watcher", daemon=True)
@@ -51,6 +54,11 @@ class Watcher:
         self._ended.wait(timeout_s)
         return self.final
 
+    def tell(self, message: Message) -> None:
+        """Say something to the scheduler; from any thread."""
+        self._outbox.append(message)
+        self._transport.wake()
+
     def close(self) -> None:
         """Stop watching."""
         self._stopping = True
@@ -64,6 +72,8 @@ class Watcher:
             if time.monotonic() >= due and not self.final:
                 self._transport.send("scheduler", Watch())
                 due = time.monotonic() + PERIOD_S
+            while self._outbox:
+                self._transport.send("scheduler", self._outbox.popleft())
             timeout_s = PERIOD_S if self.final else due - time.monotonic()
             for _, message in self._transport.poll(timeout_s):
                 if isinstance(message, Snapshot) and not self.final:

@@ -21,7 +21,7 @@ MAX_WAITS = 12
 QUIET_S = 5.0
 """A process that has not been heard for longer is shown in red."""
 
-GOOD = ("joined", "running", "draining", "drained", "done")
+GOOD = ("joined", "running", "draining", "drained", "done", "filling")
 """States of a process that need nobody's attention."""
 
 _PROGRESS = ("node", "state", "heard", "step", "samples/s", "stale", "out", "in", "waiting", "address")

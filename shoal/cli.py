@@ -347,6 +347,7 @@ def _add_scheduler(commands: Any) -> None:
     servers = "processes that hold the weights, likewise; 0 is for --mode allreduce, and implies it"
     _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=None, type=_server_count, help=servers)
     _run_options(p)
+    saving.add_replicas_option(p)
     settle = "where more may come, the run begins when nobody has joined for this long"
     _option(p, "--settle-s", env="SHOAL_SETTLE_S", default=5, type=_seconds, help=settle)
     state = "directory of its log; with the log of one that has died it goes on with the run (default: it keeps no log)"
@@ -463,7 +464,7 @@ def _run(o: argparse.Namespace) -> int:
         scheduler_grace_s=o.scheduler_grace_s,
         worker_grace_s=o.worker_grace_s,
         run_dir=o.run_dir,
-        snapshot_every=o.snapshot_every,
+        **saving.run_options(o),
         gather_timeout_s=o.gather_timeout_s,
         verbose=o.verbose,
         metrics=o.metrics,
@@ -514,6 +515,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         access=access_of(o),
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,
+        replicas=o.replicas,
         on_progress=observing.progress(o.stall_after, not launched),
         on_finished=None if launched else partial(_report, path=o.report, seed=o.seed),
         ready_fd=o.ready_fd,

@@ -6,10 +6,17 @@ from typing import Any
 
 from shoal.errors import ConfigError
 
-__all__ = ["add_run_options", "add_server_options", "saving_of"]
+__all__ = ["add_replicas_option", "add_run_options", "add_server_options", "run_options", "saving_of"]
 
 EVERY = "30s"
 """How often, where there is a directory and nothing is said."""
+
+
+def add_replicas_option(p: argparse.ArgumentParser) -> None:
+    """Of ``shoal run`` and ``shoal scheduler``."""
+    text = "of each server: 1 for another process that has all that it has, and takes its place at once if it dies"
+    default = os.environ.get("SHOAL_REPLICAS", "0")
+    p.add_argument("--replicas", metavar="N", type=int, default=default, help=f"{text} (default: 0)")
 
 
 def add_run_options(p: argparse.ArgumentParser) -> None:
@@ -19,6 +26,12 @@ def add_run_options(p: argparse.ArgumentParser) -> None:
         "started again from there; never: it ends the run (default: 30s with --run-dir, else never)"
     )
     p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=None, help=text)
+    add_replicas_option(p)
+
+
+def run_options(o: argparse.Namespace) -> dict[str, Any]:
+    """What `shoal.scheduler.local.JobConfig` is told."""
+    return {"snapshot_every": o.snapshot_every, "replicas": o.replicas}
 
 
 def add_server_options(p: argparse.ArgumentParser) -> None:
@@ -28,6 +41,8 @@ def add_server_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=EVERY, help=f"as of run ({EVERY})")
     replaces = "the server of this --rank is dead: take its place, with its snapshots in --state"
     p.add_argument("--replaces", action="store_true", help=replaces)
+    replica = "be the replica of the server of this --rank, from the beginning of the run or from now on"
+    p.add_argument("--replica", action="store_true", help=replica)
 
 
 def saving_of(o: argparse.Namespace) -> dict[str, Any]:
@@ -38,11 +53,13 @@ def saving_of(o: argparse.Namespace) -> dict[str, Any]:
     """
     from shoal.kvstore.server.saver import Saving, parse_every
 
+    if o.replaces and o.replica:
+        raise ConfigError("--replaces is for a server that comes back from its snapshots, --replica for its replica")
     if o.replaces and (not o.state or o.rank < 0):
         raise ConfigError("--replaces needs the --rank and the --state directory of the server that died")
     keeps = o.state and o.snapshot_every != "never"
     saving = Saving(o.state, parse_every(o.snapshot_every)) if keeps else None
-    return {"saving": saving, "replaces": o.replaces}
+    return {"saving": saving, "replaces": o.replaces, "replica": o.replica}
 
 
 def _every(text: str) -> str:

@@ -177,7 +177,7 @@ class Session:
         log.debug("%s %d has left", left.role, left.rank)
         if left.role == "worker":
             self.ring.left(left.rank)
-        elif self.shell is not None:
+        elif left.role == "server" and self.shell is not None:
             log.info("server %d has been drained, and has left", left.rank)
             self.shell.departed(left.rank, self.loop.clock())
             self.transport.disconnect(f"server{left.rank}")

@@ -3,7 +3,7 @@
 The primary numbers everything that changes its state, hands it on, handles it itself, and holds each answer until the
 replica has what the answer rests on. The replica handles the same in the same order, so that it is at any number what
 the primary was at that number. The network may lose, repeat and reorder; what the stream begins with, the *images* of a
-state, goes the same way under numbers of its own (docs/decisions/0024-replicas-follow-the-input.md).
+state, goes the same way under numbers of its own (docs/decisions/0026-replicas-follow-the-input.md).
 """
 
 from collections import deque

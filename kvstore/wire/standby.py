@@ -1,7 +1,7 @@
 """The messages about replicas of servers; a part of `shoal.kvstore.wire.messages`, which has their names too.
 
 A primary is the server that workers talk to; its replica is given everything that changes the primary's state, in
-order, and says how far it is (docs/decisions/0024-replicas-follow-the-input.md).
+order, and says how far it is (docs/decisions/0026-replicas-follow-the-input.md).
 """
 
 from shoal.kvstore.wire.membership import ToScheduler

@@ -177,6 +177,7 @@ def test_a_server_is_started_from_the_environment_alone(
         "access": LOOPBACK,
         "saving": None,
         "replaces": False,
+        "replica": False,
     }
 
 

@@ -169,7 +169,7 @@ def test_the_wait_for_a_replica_names_it() -> None:
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(train, store, 1)
             assert pair.primary.silent.wait(20.0)
-            now = pair.primary.loop.clock() + 1.0
+            now = pair.primary.loop.clock() + 10.0
             ((what, on, _),) = pair.primary.orders.do(lambda: pair.primary.shard.vitals(now))["waits"]
             assert on == ["replica 0"] and "replica" in what
             pair.forsake()

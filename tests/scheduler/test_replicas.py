@@ -203,3 +203,19 @@ def test_a_scheduler_that_is_restarted_knows_who_leads() -> None:
 def test_what_cannot_be_replicated_is_refused_with_the_reason(replicas: int, servers: int | Count) -> None:
     with pytest.raises(ConfigError, match="replica"):
         SchedulerConfig(2, servers, replicas=replicas)
+
+
+def test_a_replica_that_comes_when_the_run_is_over_is_refused() -> None:
+    s = with_replicas()
+    s.hear("launcher", dead("server"))
+    for name in ("w0", "w1", "r0"):
+        s.hear(name, BYE)
+    assert s.core.state.phase == "finished"
+    s.answer("n0", join("replica", "n0", 0, pid=301), Refused)
+
+
+def test_a_server_that_is_told_to_end_is_succeeded() -> None:
+    s = with_replicas()
+    s.answer("s0", Goodbye(failed="stopped by SIGTERM", report=None), Farewell)
+    assert [m.member.address for m in s.told("w0", Replaced)] == ["r0:1"]
+    assert s.core.state.phase == "running"
