@@ -16,7 +16,7 @@ class Disturber(Protocol):
         ...
 
     def born(self, child: Child) -> None:
-        """The process has been started; one with the same name takes the place of the one before."""
+        """The process has been started, or goes by another name now; the one before of that name is gone."""
         ...
 
     def turn(self, snapshot: Snapshot | None) -> float:

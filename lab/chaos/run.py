@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,11 +47,14 @@ def stops(factor: float, at_s: float) -> tuple[bool, float]:
 class _Victim:
     """A process, as long as it lives."""
 
-    def __init__(self, child: Child) -> None:
-        self.child = child
+    def __init__(self, child: Child, sock: socket.socket | None) -> None:
+        self.child, self.sock = child, sock
+        self.name = child.name
         self.stopped = False
         self.jumped_s = 0.0
         self.order = ""  # the last that it was given
+        self.counts: dict[str, int] = {}  # messages by fault
+        self._buffer = b""
 
     @property
     def alive(self) -> bool:
@@ -61,6 +65,30 @@ class _Victim:
         if stopped != self.stopped and self.alive:
             self.child.signal(signal.SIGSTOP if stopped else signal.SIGCONT)
             self.stopped = stopped
+
+    def tell(self, order: str) -> None:
+        """What is in force for it, if that is new."""
+        if self.sock is not None and order != self.order:
+            self.order = order
+            with suppress(OSError):  # it has ended
+                self.sock.send(order.encode() + b"\n")
+
+    def read(self) -> None:
+        """What it has counted."""
+        if self.sock is None:
+            return
+        with suppress(OSError):
+            while data := self.sock.recv(65536):
+                *lines, self._buffer = (self._buffer + data).split(b"\n")
+                for line in lines:
+                    self.counts = json.loads(line)
+
+    def close(self) -> None:
+        """It has ended, or is about to."""
+        self.read()
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
 
 class Chaos:
@@ -88,14 +116,12 @@ class Chaos:
         self._plan, self._say, self._clock = plan, say, clock
         self._inside = any(what not in SIGNALS for e in plan.events for what in e.what)
         self._victims: dict[str, _Victim] = {}
-        self._sockets: dict[str, socket.socket] = {}
-        self._lent: dict[str, socket.socket] = {}  # ends that a process is about to inherit
+        self._lent: dict[str, tuple[socket.socket, socket.socket]] = {}  # our end, and that which a process inherits
         self._active: list[Fault] = []
         self._began = -1.0
         self._over = False
         self._done: dict[int, dict[str, Any]] = {}
-        self._counts: dict[str, dict[str, int]] = {}  # by process, messages by fault
-        self._buffers: dict[str, bytes] = {}
+        self._counts: Counter[str] = Counter()  # messages by fault, of processes that have ended
         self._handler = EventHandler(_event_file(events), "launcher", 0) if events else None
         if self._handler is not None:
             log.addHandler(self._handler)
@@ -107,7 +133,8 @@ class Chaos:
         the end), ``skipped`` (why it was not done, or "") and, of those of messages, how many ``messages`` it met."""
         for number, done in self._done.items():
             if "messages" in done:
-                done["messages"] = sum(counts.get(str(number), 0) for counts in self._counts.values())
+                living = sum(v.counts.get(str(number), 0) for v in self._victims.values())
+                done["messages"] = self._counts[str(number)] + living
         return list(self._done.values())
 
     # --- processes ----------------------------------------------------------------------------------------------------
@@ -116,57 +143,44 @@ class Chaos:
         """See `Disturber.equip`."""
         if not self._inside:
             return {}, ()
-        self._drop(name)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        self._sockets[name], self._lent[name], self._buffers[name] = ours, theirs, b""
+        self._lent[name] = ours, theirs
         return {"SHOAL_CHAOS": f"{theirs.fileno()} {self._plan.seed}"}, (theirs.fileno(),)
 
     def born(self, child: Child) -> None:
         """See `Disturber.born`."""
-        self._victims[child.name] = _Victim(child)
-        if lent := self._lent.pop(child.name, None):
-            lent.close()
-            self._order(child.name)
+        victim = next((v for v in self._victims.values() if v.child is child), None)
+        if victim is not None:  # it goes by another name from now on
+            del self._victims[victim.name]
+            victim.name = child.name
+        else:
+            ours, theirs = self._lent.pop(child.name, (None, None))
+            if theirs is not None:
+                theirs.close()
+            victim = _Victim(child, ours)
+        self._drop(child.name)
+        self._victims[child.name] = victim
+        self._order(victim)
 
     def _drop(self, name: str) -> None:
-        self._read(name)
-        if (before := self._sockets.pop(name, None)) is not None:
+        if (before := self._victims.pop(name, None)) is not None:
             before.close()
-        counts = self._counts.pop(name, {})
-        gone = self._counts.setdefault(f"{name}, before", {})
-        for number, n in counts.items():
-            gone[number] = gone.get(number, 0) + n
+            self._counts.update(before.counts)
 
-    def _order(self, name: str) -> None:
-        """Tell a process what is in force for it, if that is new."""
-        victim, sock = self._victims.get(name), self._sockets.get(name)
-        if victim is None or sock is None:
-            return
+    def _order(self, victim: _Victim) -> None:
+        """Tell a process what is in force for it."""
+        name = victim.name
         rules = [r for fault in self._active for r in _rules(fault, name)]
         full = any(f.what == "full-disk" and name in f.victims for f in self._active)
-        order = json.dumps({"rules": rules, "full_disk": full, "jumped_s": victim.jumped_s})
-        if order != victim.order:
-            victim.order = order
-            with suppress(OSError):  # it has ended
-                sock.send(order.encode() + b"\n")
-
-    def _read(self, name: str) -> None:
-        sock = self._sockets.get(name)
-        if sock is None:
-            return
-        with suppress(OSError):
-            while data := sock.recv(65536):
-                *lines, self._buffers[name] = (self._buffers[name] + data).split(b"\n")
-                for line in lines:
-                    self._counts[name] = json.loads(line)
+        victim.tell(json.dumps({"rules": rules, "full_disk": full, "jumped_s": victim.jumped_s}))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def turn(self, snapshot: Snapshot | None) -> float:
         """See `Disturber.turn`."""
-        for name in self._sockets:
-            self._read(name)
+        for victim in self._victims.values():
+            victim.read()
         if self._over or snapshot is None or (snapshot.phase != "running" and self._began < 0):
             return PERIOD_S
         if self._began < 0:
@@ -222,8 +236,8 @@ class Chaos:
         log.info("%s", text, extra=event(name, fault.about, **fields))
 
     def _order_all(self) -> None:
-        for name in self._sockets:
-            self._order(name)
+        for victim in self._victims.values():
+            self._order(victim)
 
     def _pulse(self, now_s: float) -> float:
         """Let stand still who is to, and the others go on; seconds until that changes."""
@@ -249,10 +263,11 @@ class Chaos:
     def close(self) -> None:
         """See `Disturber.close`."""
         self.end()
-        for name in list(self._sockets):
+        for name in list(self._victims):
             self._drop(name)
-        for lent in self._lent.values():
-            lent.close()
+        for ends in self._lent.values():
+            for end in ends:
+                end.close()
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()

@@ -216,3 +216,15 @@ def test_every_fault_is_in_the_event_log(made: list[Bench], tmp_path: Path) -> N
         ("chaos", "stop", "server 0"),
         ("chaos is over", "stop", "server 0"),
     ]
+
+
+def test_a_replica_that_takes_its_servers_place_is_met_under_its_new_name(made: list[Bench]) -> None:
+    b = bench(made, {"what": "kill", "who": "server 0", "at_s": 1}, {"what": "drop", "who": "*", "percent": 1})
+    replica = b.start("replica 0")
+    b.children["server 0"].code = -9
+    replica.name = "server 0"
+    b.chaos.born(replica)
+    b.at(0)
+    b.at(1)
+    assert replica.signals == [signal.SIGKILL] and b.signals("server 0") == []
+    assert {r[3] for r in orders(b)[-1]["rules"]} == {"scheduler", "worker0", "worker1"}
