@@ -2,9 +2,9 @@
 
     python benchmarks/bench_replicas.py [--rounds 5]
 
-Sets: one key of 1 KB, the 161 keys of ResNet-50 (102 MB), and one key of 100 MB. Both processes of the shard are on this
-machine, so that the second copy of everything goes through the same memory and the same cores; between machines it
-goes through a network of its own. Prints JSON: median times of a cycle in ms, and the ratio of throughput (1: no cost).
+Sets: one key of 1 KB, the 161 keys of ResNet-50 (102 MB), and one key of 100 MB. Both processes of the shard are on
+this machine, so that the second copy of everything goes through the same memory and the same cores; between machines
+it goes through a network of its own. Prints JSON: median times of a cycle in ms, and the ratio of throughput.
 """
 
 import argparse

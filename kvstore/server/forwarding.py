@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.filling import Filling
@@ -29,6 +31,7 @@ from shoal.kvstore.wire.messages import (
     Refused,
     Stats,
 )
+from shoal.kvstore.wire.packet import size_of
 from shoal.kvstore.wire.schema import Message, Payload
 from shoal.kvstore.wire.shm import is_mapped
 
@@ -50,6 +53,9 @@ IMAGES_BYTES = 32 << 20
 
 BACKLOG_BYTES = 256 << 20
 """Of inputs that a new replica has not acknowledged; with more, answers wait for it, and so do workers."""
+
+SHARED_BYTES = 16 << 10
+"""Larger contributions lie in memory that a replica on this host reads: one copy, instead of those of a socket."""
 
 WAIT_S, PAUSE_S = 0.02, 1.0
 
@@ -182,9 +188,8 @@ class Forwarding:
         if stream is None or core is None:
             return
         frames = encode(m) if m is not None else [b""]
-        payloads = frames[1:]
-        if not stream.holding:  # whoever lent us this memory will be answered, and may write to it
-            payloads = [bytes(f) if is_mapped(f) else f for f in payloads]
+        large = isinstance(m, Push)  # which the replica keeps no longer than it takes to acknowledge it
+        payloads = [self._carried(f, large, stream.holding) for f in frames[1:]]
         entered = Entered(
             incarnation=core.incarnation,
             number=stream.inputs.entered + 1,
@@ -199,6 +204,19 @@ class Forwarding:
             self._transport.send(REPLICA, entered)
         if not stream.holding and stream.inputs.nbytes > BACKLOG_BYTES:
             stream.hold_from_now()
+
+    def _carried(self, frame: Any, large: bool, holding: bool) -> Any:
+        """A payload, where the replica can read it in place if it is on this host, until it has acknowledged it.
+
+        If answers do not wait, whoever lent us this memory is answered and may write to it: then it is copied anyhow.
+        """
+        nbytes = size_of(frame)
+        block = self._transport.sharing.place(REPLICA, nbytes) if large and nbytes >= SHARED_BYTES else None
+        if block is None:
+            return frame if holding or not is_mapped(frame) else bytes(frame)
+        place = np.asarray(block)
+        np.copyto(place, np.frombuffer(frame, np.uint8))
+        return place.data
 
     def send(self, to: str, m: Message, *, stable: bool = True) -> None:
         """Send an answer, at once or when the replica has what it rests on."""

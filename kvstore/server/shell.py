@@ -472,10 +472,10 @@ class ServerShell:
     def _accumulate(self, a: Accumulate) -> None:
         if a.rows is None:
             part: Array | RowSparse = as_array(a.value)
-            mapped = not a.brief and is_mapped(a.value.data)
+            mapped = (not a.brief or self.muted) and is_mapped(a.value.data)
         else:
             part = self.table.row_sparse(a.slice, as_array(a.rows), as_array(a.value))
-            mapped = not a.brief and is_mapped(a.value.data, a.rows.data)
+            mapped = (not a.brief or self.muted) and is_mapped(a.value.data, a.rows.data)
         self.table.accumulate(a.slice, a.rank, part, a.clock, not mapped)
 
     def _apply(self, a: Apply) -> None:
