@@ -16,10 +16,11 @@ from shoal.errors import CheckpointError
 from shoal.kvstore.arrays import Array, as_array, as_payload
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.events import Action
+from shoal.kvstore.server.arrivals import Arrivals, take_in
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.core import ServerCore
-from shoal.kvstore.server.freeze import freeze_slice, thaw_slice
-from shoal.kvstore.server.image import Image, draw, draw_store, hang, hang_store
+from shoal.kvstore.server.freeze import freeze_slice
+from shoal.kvstore.server.image import draw, draw_store
 from shoal.kvstore.server.moving import Moves, differs, position
 from shoal.kvstore.server.table import Cell, Table
 from shoal.kvstore.wire.messages import Handed, HandOver, Have, Propose, Seat, Shift
@@ -104,7 +105,7 @@ class Mover:
         core, table: the server's.
         neighbours: the other processes.
         send: sends a message to a peer.
-        keep: sends it when what it says is on the disk; None without snapshots.
+        arrivals: keeps slices that have come on the disk; None without snapshots.
         owed: errors that are to be told about slices: see `ServerShell`.
         calls: the server's functions.
     """
@@ -113,7 +114,7 @@ class Mover:
     table: Table
     neighbours: Neighbours
     send: Callable[[str, Message], None]
-    keep: Callable[[str, Message], None] | None
+    arrivals: Arrivals | None
     owed: dict[tuple[int, int], tuple[str, str]]
     calls: Calls
     forget: Callable[[int, Cell], None] = lambda slice_id, cell: None  # what else was kept of one that has left
@@ -180,6 +181,8 @@ class Mover:
     def _left(self, slice_id: int) -> None:
         """The slice is another server's: what is here of it goes, after a snapshot that is being taken has it."""
         cell = self.table.cells.get(slice_id)
+        if self.arrivals is not None:
+            self.arrivals.forget(slice_id)
         if cell is None:
             return
         self.table.touch(cell)
@@ -193,6 +196,8 @@ class Mover:
     def turn(self, now: float) -> float:
         """Do what is due; when to be called again if nothing happens before."""
         self._now = now
+        for peer, answer in self.arrivals.written() if self.arrivals is not None else ():
+            self.send(peer, answer)
         if self.going is None:
             if not self.leaving:
                 return now + 1.0
@@ -261,6 +266,7 @@ class Mover:
             "image": image.meta,
             "owed": owed,
             "calls": self.calls.of(slice_id),
+            "update": draw_store(self.table, self.core.entries[slice_id].store),
         }
         store = self.core.entries[slice_id].store
         self._attempts += 1
@@ -338,7 +344,7 @@ class Mover:
         if not self._is_of_run(m):
             return
         if known is not None and known.is_of(m):  # it comes again
-            self._answer(peer, known.answer)
+            self._answer(peer, known.answer, m)
             return
         if m.slice in self.moves.staged:
             self._drop(m.slice)  # its sender has gone on with it since, or this process has been restarted
@@ -355,14 +361,15 @@ class Mover:
             self.send(peer, answer)
         else:
             self.coming[m.slice] = _Coming(m.server, m.incarnation, answer)
-            self._answer(peer, answer)
+            self._answer(peer, answer, m)
 
-    def _answer(self, peer: str, answer: Have) -> None:
+    def _answer(self, peer: str, answer: Have, m: Propose | HandOver) -> None:
         """Say so as soon as it cannot be lost."""
-        if self.keep is not None:
-            self.keep(peer, answer)
-        else:
+        if self.arrivals is None or not isinstance(m, HandOver):
             self.send(peer, answer)
+        else:
+            arrays: dict[str, Array] = {n: as_array(a) for n, a in zip(m.labels, m.arrays, strict=True)}
+            self.arrivals.keep(m.slice, m.state, arrays, self.core.cluster, (peer, answer))
 
     def _is_of_run(self, m: Propose | HandOver) -> bool:
         """Whether the sender is a server of the run, as far as is known here, and the scheduler wants this move."""
@@ -392,21 +399,9 @@ class Mover:
         """
         if len(m.state) > MAX_STATE or len(m.labels) != len(m.arrays) or len(set(m.labels)) != len(m.labels):
             raise CheckpointError("its parts do not fit together")
-        state, theirs = json.loads(m.state), json.loads(m.position)
+        state = json.loads(m.state)
         arrays: dict[str, Array] = {n: as_array(a).copy() for n, a in zip(m.labels, m.arrays, strict=True)}
-        image = Image(state["image"], arrays)
-        entry = state["entry"]
-        if (image.meta["key"], image.meta["store"]) != (entry["key"], entry["store"]):
-            raise CheckpointError("its clocks and its arrays are of different keys")
-        try:
-            hang(self.table, m.slice, image)
-            staged = thaw_slice(self.core, state)
-        except BaseException:
-            self.table.cells.pop(m.slice, None)
-            raise
-        if theirs["update"] is not None and staged.store not in self.table.defaults:
-            hang_store(self.table, staged.store, theirs["update"])
-        self.calls.thaw(state["calls"])
+        staged = take_in(self.core, self.table, self.calls, m.slice, state, arrays)
         for rank, error, text in state["owed"]:
             self.owed[m.slice, int(rank)] = str(error), str(text)
         self.moves.stage(m.slice, staged)

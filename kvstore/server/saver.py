@@ -16,6 +16,7 @@ from typing import Any
 from shoal.errors import CheckpointError, ConfigError
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.rows import RowSparse
+from shoal.kvstore.server.arrivals import Arrivals
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.core import Entry, ServerCore
 from shoal.kvstore.server.freeze import freeze, thaw
@@ -71,6 +72,8 @@ class Saver:
         self, files: StateFiles, table: Table, calls: Calls, every: tuple[float, int], wake: Callable[[], None]
     ) -> None:
         self._files, self._table, self._calls, self._every, self._wake = files, table, calls, every, wake
+        self.arrivals = Arrivals(files.directory, wake)
+        self._arrived: list[int] = []  # slices that were staged before the cut, and have files of their own
         self._due: dict[int, set[Part]] = {}  # slices that are still to be copied, with what waited in them at the cut
         self._images: dict[int, Image] = {}
         self._state: dict[str, Any] = {}
@@ -106,6 +109,7 @@ class Saver:
             self._calls.thaw(calls)
             text = "server %d goes on with snapshot %d: %d slices, read in %.2f s"
             log.warning(text, rank, saved.number, len(saved.images), perf_counter() - began)
+        self.arrivals.restore(core, self._table, self._calls)
         core.recover()
         return core
 
@@ -151,7 +155,8 @@ class Saver:
         return self._last + self._every[0] if self._every[0] and self._last >= 0 else now + 1.0
 
     def close(self) -> None:
-        """Wait for the writing thread."""
+        """Wait for the writing threads."""
+        self.arrivals.close()
         if self._thread is not None:
             self._thread.join()
 
@@ -170,6 +175,7 @@ class Saver:
         self._state, self._images = freeze(core), {}
         self._stores = [draw_stores(self._table), self._calls.freeze()]
         everything = self._files.full
+        self._arrived = [i for i in self.arrivals.kept if i in self._table.cells]
         for slice_id, cell in self._table.cells.items():
             if everything or cell.guard is None or not self._files.knows(slice_id):
                 pending = _entry(core, slice_id).pending.values()
@@ -226,6 +232,8 @@ class Saver:
                 self._table.cells[slice_id].guard = None
         else:
             self.counts["snapshots"] += 1
+            for slice_id in self._arrived:
+                self.arrivals.forget(slice_id)
         self._failing = bool(self._error)
         covered, self._covered, self._images = self._covered, [], {}
         return covered

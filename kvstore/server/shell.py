@@ -229,9 +229,11 @@ class ServerShell:
 
     def _moving(self) -> Mover | None:
         if self._mover is None and self.core is not None and self.neighbours is not None:
-            keep = None if self._saver is None else self._saver.hold
+            arrivals = None if self._saver is None else self._saver.arrivals
             send = self.transport.send
-            made = Mover(self.core, self.table, self.neighbours, send, keep, self._owed, self.calls, self._forget_slice)
+            made = Mover(
+                self.core, self.table, self.neighbours, send, arrivals, self._owed, self.calls, self._forget_slice
+            )
             self._mover = made
         return self._mover
 
