@@ -8,6 +8,7 @@ import pytest
 from shoal.kvstore.client.core import ClientCore
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.server.core import ServerCore
+from shoal.kvstore.server.recovery import Recovery
 from shoal.kvstore.wire.messages import Push
 from shoal.lab.explore import RULES, Broken, Scope, explore, main
 
@@ -32,8 +33,15 @@ from shoal.lab.explore import RULES, Broken, Scope, explore, main
         Scope("kbatch:2", servers=1, turns=2),
         Scope("fedbuff:2", losses=1),
         Scope("bsp", workers=3, servers=1),
+        Scope("bsp", servers=1, turns=2, deaths=1, leaves=True),
+        Scope("asp", servers=1, crashes=1, snapshots=1),
+        Scope("asp", servers=1, crashes=1, deaths=1),
+        Scope("fedbuff:2", servers=1, crashes=1),
+        Scope("ssp:1", servers=1, crashes=1, deaths=1),
+        Scope("bsp", servers=1, crashes=1, snapshots=1),
+        Scope("bsp", servers=1, crashes=1, deaths=1),
     ],
-    ids=lambda s: f"{s.gate} {s.workers}x{s.servers}x{s.turns} -{s.losses} +{s.repeats} !{s.deaths}",
+    ids=lambda s: f"{s.gate} {s.workers}x{s.servers}x{s.turns} -{s.losses} +{s.repeats} !{s.deaths} *{s.crashes}",
 )
 def test_no_way_breaks_a_rule(scope: Scope, capsys: pytest.CaptureFixture[str]) -> None:
     found = explore(scope)
@@ -65,6 +73,40 @@ def test_a_gate_that_lets_anybody_through_is_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Gate, "ready", lambda self, clock, floor: True)
     with pytest.raises(Broken):
         explore(Scope("bsp", servers=1))
+
+
+def test_a_loss_that_a_restored_server_does_not_book_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = Recovery.level
+
+    def silent(self: Recovery, books: Any, retired: Any) -> Any:
+        actions = level(self, books, retired)
+        for book in books.values():
+            book.lost = 0
+        return actions
+
+    monkeypatch.setattr(Recovery, "level", silent)
+    with pytest.raises(Broken, match="has lost is booked as lost") as found:
+        explore(Scope("asp", workers=1, servers=1, turns=2, crashes=1))
+    assert "server 0 dies, and comes back" in str(found.value)
+
+
+def test_a_restored_server_that_sets_clocks_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's repetition of what was counted and lost would pass for a new contribution."""
+    monkeypatch.setattr(Recovery, "level", lambda self, books, retired: [])
+    with pytest.raises(Broken):
+        explore(Scope("asp", servers=1, turns=2, crashes=1))
+
+
+def test_a_worker_that_does_not_greet_the_successor_of_a_server_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClientCore, "replaced", lambda self, server, now: [])
+    with pytest.raises(Broken, match="from here none does"):
+        explore(Scope("asp", servers=1, crashes=1))
+
+
+def test_a_server_that_waits_for_a_dead_worker_for_ever_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recovery, "awaited", lambda self, members: tuple(r for r in (0, 1) if r not in self.stands))
+    with pytest.raises(Broken, match="from here none does"):
+        explore(Scope("asp", servers=1, crashes=1, deaths=1))
 
 
 def test_a_search_that_would_take_too_long_says_so() -> None:
