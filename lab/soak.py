@@ -75,7 +75,7 @@ class Options:
     tasks: tuple[str, ...] = ("digits", "language")
     rate: float = 15.0
     seeds: int = 3
-    kill: tuple[str, ...] = ("scheduler", "server", "worker")
+    kill: tuple[str, ...] = ROLES
     for_s: float = 1.0
     noise: float = 0.0
     snapshot_every: str = "1s"
@@ -102,10 +102,12 @@ def chaos_of(o: Options, task: int) -> Plan:
 
 def _chaos(o: Options, seed: int) -> Plan:
     milder: dict[str, Any] = {"what": ["stop", "partition"], "who": "random", "for_s": o.for_s}
-    if {r for r in ROLES if r != "replica" or o.replicas} <= set(o.kill):
+    there = [r for r in ROLES if r != "replica" or o.replicas]
+    killed = [r for r in there if r in o.kill]
+    if killed == there:
         events = [{**milder, "what": ["kill", "stop", "partition"]}]
     else:
-        kills = [{"what": "kill", "who": "scheduler" if r == "scheduler" else f"random {r}"} for r in o.kill]
+        kills = [{"what": "kill", "who": "scheduler" if r == "scheduler" else f"random {r}"} for r in killed]
         events = [x for kill in kills for x in (milder, kill)] or [milder]
     period_s = o.every_s * len(events)
     times = {"every_s": period_s, "jitter_s": o.every_s / 2}
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--tasks", default=",".join(d.tasks), help="with commas: digits, language")
     p.add_argument("--rate", type=float, default=d.rate, help="steps a second of each worker")
     p.add_argument("--seeds", type=int, default=d.seeds, help="undisturbed runs to compare with")
-    p.add_argument("--kill", default=",".join(d.kill), help=f"roles that are killed, with commas: {', '.join(ROLES)}")
+    p.add_argument("--kill", default=",".join(d.kill), help="roles that are killed, with commas (default: all)")
     p.add_argument("--noise", type=float, default=d.noise, help="per cent of messages lost, doubled and late")
     p.add_argument("--snapshot-every", default=d.snapshot_every)
     p.add_argument("--folder", default="", help="keep the runs' files in this directory, which must not be there yet")
@@ -226,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = named.pop("json")
     for name in ("tasks", "kill"):
         named[name] = tuple(filter(None, named[name].split(",")))
+    if wrong := set(named["kill"]) - set(ROLES):
+        p.error(f"nobody is a {', '.join(sorted(wrong))}: roles are {', '.join(ROLES)}")
     try:
         found = soak(Options(**named), lambda text: print(text, file=sys.stderr, flush=True))
     except ConfigError as e:
