@@ -1,4 +1,4 @@
-"""A short soak: digits under kills, stops and partitions of random processes."""
+"""A short soak: digits under kills, stops and partitions of random processes, and the weights are the same bits."""
 
 import json
 import os
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_training_holds_under_kills_stops_and_partitions_of_random_processes(tmp_path: Path) -> None:
     place = tmp_path / "soak.json"
-    options = ["--seconds", "24", "--tasks", "digits", "--seeds", "2", "--every-s", "3", "--json", str(place)]
+    options = ["--seconds", "24", "--tasks", "digits", "--seeds", "1", "--every-s", "3", "--json", str(place)]
+    options += ["--replicas", "1", "--seed", "119"]  # the first faults of this seed kill one process of each role
     done = subprocess.run(
         [sys.executable, "-m", "shoal.lab.soak", *options, "--folder", str(tmp_path / "runs")],
         capture_output=True,
         text=True,
-        timeout=115,
+        timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
@@ -26,5 +27,6 @@ def test_training_holds_under_kills_stops_and_partitions_of_random_processes(tmp
     found = json.loads(place.read_text())
     digits = found["tasks"]["digits"]
     assert found["held"] and digits["doubled"] == 0 and digits["ledger"]["balanced"]
-    assert digits["lost"] == digits["said_lost"] and len(digits["faults"]) >= 5
-    assert {f["what"] for f in digits["faults"]} >= {"kill"} and found["recovery_s"]
+    assert digits["lost"] == 0 and digits["same_bits"] and found["recovery_s"]
+    killed = {f["who"].split()[0] for f in digits["faults"] if f["what"] == "kill" and not f["skipped"]}
+    assert killed == {"scheduler", "replica", "server", "worker"}
