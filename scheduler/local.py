@@ -406,11 +406,14 @@ class _Run:
         return True
 
     def _dismiss(self) -> None:
-        """Workers that the scheduler has given up may end as they like."""
+        """Workers that the scheduler has given up may end as they like; when the run is over they need not."""
+        over = self.children[0].poll() == 0
         for c in self.children[1:]:
-            if (c.poll() or 0) > 0 and c.pid not in self._dismissed and is_given_up(c, self.snapshot()):
+            code = c.poll()
+            ends = (code or 0) > 0 or (over and code is None)
+            if ends and c.pid not in self._dismissed and is_given_up(c, self.snapshot()):
                 self._dismissed.add(c.pid)
-                self._say(f"{c} {describe_exit(c.poll() or 0)}; the run goes on without it")
+                self._say(f"{c} {describe_exit(code) if code else 'was given up'}; the run goes on without it")
 
     def _end_mute(self) -> None:
         """Kill a scheduler that is there and says nothing for half of its grace: stopped, or stuck. See `_revive`."""
@@ -469,7 +472,7 @@ class _Run:
                     continue
                 return verdict
             pause_s = self._disturber.turn(self.snapshot())
-            running = [c for c in self.children if c.poll() is None]
+            running = [c for c in self.children if c.poll() is None and c.pid not in self._dismissed]
             if not running:
                 if self.watcher:
                     self.watcher.wait_final(VERDICT_S)  # it has been sent; it may still be under way
