@@ -41,8 +41,9 @@ chaos               null, or with ``--chaos`` what was done to the run: see `sho
 weights_sha256      hash of the final weights, from worker 0, or null
 replicas_equal      whether all workers of an all-reduce ended with these weights; null where servers hold them
 metrics             every metric that worker 0 reported, with its last value
-per_worker          for each worker: rank, samples, seconds, samples_per_s, metrics, sent, acknowledged, applied,
-                    rejected, dropped, duplicate, lost, retries, staleness_mean, balanced
+per_worker          for each worker: rank, state ("done", "left" before that, "lost" if it was given up), samples,
+                    seconds, samples_per_s, metrics, sent, acknowledged, applied, rejected, dropped, duplicate, lost,
+                    retries, staleness_mean, balanced
 seed                of the run
 malformed           messages that servers dropped because they were not the protocol
 shoal               version of shoal
@@ -94,7 +95,7 @@ def final_report(
     servers = [*holders, *(_mapping(_report(n).get("taken")) for n in workers)]  # in an all-reduce workers take pushes
     staleness = {n.rank: _staleness(servers, n.rank) for n in workers}
     rows = [_worker_row(n, servers, staleness[n.rank]) for n in workers]
-    first = _report(workers[0]) if workers and workers[0].rank == 0 else {}
+    first = next((_report(n) for n in workers if n.state == "done"), {})
     metrics = dict(_mapping(first.get("metrics")))
     seconds = max((row["seconds"] for row in rows), default=0.0)
     everyone = sum(staleness.values(), Counter[int]())
@@ -160,8 +161,11 @@ def _worker_row(node: NodeStatus, servers: Sequence[Mapping[str, Any]], stalenes
     booked = [_mapping(_mapping(s.get("ledger")).get(str(node.rank))) for s in servers]
     counts = {name: _number(own, name) for name in _WORKER_COUNTS}
     counts |= {name: sum(_number(book, name) for book in booked) for name in _SERVER_COUNTS}
+    if node.state == "lost":  # it was given up, and has left no account: what the servers have counted of it stands
+        counts["sent"] = counts["acknowledged"] = sum(counts[name] for name in _SERVER_COUNTS if name != "duplicate")
     return {
         "rank": node.rank,
+        "state": node.state,
         "samples": _number(report, "samples"),
         "seconds": float(_number(report, "seconds")),
         "samples_per_s": _rate(_number(report, "samples"), _number(report, "seconds")),
