@@ -132,7 +132,8 @@ class Meeting:
             StoreTimeoutError: names the workers that have not come.
         """
         rank, deadline = self._membership.rank, time.monotonic() + timeout_s
-        while rank not in self.shares[-1].ranks:
+        known = len(self.shares)  # somebody else may have had this rank in them, and be gone
+        while len(self.shares) == known or rank not in self.shares[-1].ranks:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StoreTimeoutError(f"worker {rank} waited {timeout_s:g} s to take part, and the others went on")
