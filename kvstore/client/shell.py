@@ -196,13 +196,22 @@ class ClientShell:
         self.transport.wake()
 
     def recall(self, of: int, timeout_s: float = 0.0) -> list[Recalled]:
-        """Ask every server what it has counted of worker ``of``.
+        """Ask every server what it has counted of worker ``of``; again if slices were on their way between servers.
 
         Args:
             timeout_s: of each answer; 0 is as long as any.
         Raises:
             StoreTimeoutError: a server does not answer, or still takes pushes of that worker.
         """
+        before = None
+        while True:
+            found = self._recall(of, timeout_s)
+            where = {(m.server, s.slice) for m in found for s in m.slices}
+            if where == before:
+                return found
+            before = where
+
+    def _recall(self, of: int, timeout_s: float) -> list[Recalled]:
         request = Recall(worker=0, incarnation=0, seq=0, of=of)
         jobs = [Job(server=s, key="", request=request, timeout_s=timeout_s) for s in self.core.links]
         group = Group(len(jobs))

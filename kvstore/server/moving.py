@@ -16,6 +16,7 @@ from shoal.kvstore.wire.messages import (
     Init,
     Pull,
     Push,
+    Recall,
     Retire,
     SetOptimizer,
     Survey,
@@ -43,6 +44,8 @@ class _Core(Protocol):
 
     rank: int
     members: dict[int, int]
+    known: dict[int, int]
+    shared: int
     desks: dict[int, Desk]
     changes: Any
     retired: set[tuple[int, int]]
@@ -81,7 +84,7 @@ class Moves:
             return self._about(sender, m.seq, (m.slice,), m)
         if isinstance(m, Survey):
             return self._about(sender, m.seq, m.slices, m)
-        if self.busy and isinstance(m, SetOptimizer | Retire):
+        if self.busy and isinstance(m, SetOptimizer | Retire | Recall):
             return self._withhold(sender, m.seq, m)
         return None
 
@@ -166,6 +169,8 @@ def position(core: _Core, store: int) -> dict[str, Any]:
     barriers = core.unhoused.get(store, {}) if desk is None else desk.barriers
     return {
         "members": sorted([rank, incarnation] for rank, incarnation in core.members.items()),
+        "known": sorted([rank, incarnation] for rank, incarnation in core.known.items()),
+        "shared": core.shared,
         "retired": sorted(rank for s, rank in core.retired if s == store),
         "barriers": sorted([rank, n] for rank, n in barriers.items()),
         "changes": core.changes.numbers(store),
@@ -178,7 +183,7 @@ def differs(core: _Core, store: int, theirs: Mapping[str, Any]) -> str:
     A server that has no slice of the store yet takes over what the other has heard, as far as it has not heard more.
     """
     mine = position(core, store)
-    if mine["members"] != theirs["members"]:
+    if any(mine[name] != theirs[name] for name in ("members", "known", "shared")):
         return "the two servers have not heard of the same workers"
     if mine["changes"] != theirs["changes"]:
         return "the two servers have not heard of the same changes of settings"

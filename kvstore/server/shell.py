@@ -164,6 +164,10 @@ class ServerShell:
         if self.forwarding is not None:
             self.forwarding.enter("", m, 0.0)
         self.heard = max(self.heard, getattr(m, "generation", 0))
+        if isinstance(m, Roster | Rebalance | Moved) or not self._deferred(lambda: self._heed(m)):
+            self._heed(m)
+
+    def _heed(self, m: Message) -> None:
         match m:
             case Roster():
                 self.roster(m)
@@ -174,7 +178,8 @@ class ServerShell:
             case Rebalance() | Moved():
                 self.placing(m)
             case Replaced(member=member) if member.role == "worker":
-                self._owed = {k: text for k, text in self._owed.items() if k[1] != member.rank}
+                for key in [k for k in self._owed if k[1] == member.rank]:
+                    del self._owed[key]
                 self._among_workers(membership.replaced, member.rank, member.incarnation)
             case Arrived(member=member) if member.role == "worker":
                 self._among_workers(membership.arrived, member.rank, member.incarnation)
@@ -195,12 +200,12 @@ class ServerShell:
 
     def left(self, rank: int, incarnation: int) -> None:
         """Worker ``rank`` is done: nobody waits for it any more."""
-        if self.core is not None and not self._deferred(lambda: self.left(rank, incarnation)):
+        if self.core is not None:
             self._carry_out(self.core.handle(PeerGone(rank, incarnation), 0.0))
 
     def change(self, change: Change) -> None:
         """A store has new settings."""
-        if self.core is not None and not self._failure and not self._deferred(lambda: self.change(change)):
+        if self.core is not None and not self._failure:
             self._carry_out(self.core.change(change))
 
     def _deferred(self, news: Callable[[], None]) -> bool:
@@ -217,7 +222,6 @@ class ServerShell:
             return
         if isinstance(m, Rebalance):
             mover.plan(m.moves)
-            self.transport.wake()
         else:
             self._seat(Seat(slice=m.slice, server=m.server, epoch=m.epoch))
 
@@ -225,7 +229,6 @@ class ServerShell:
         mover = self._moving()
         if mover is not None:
             self._carry_out(mover.seat(seat))
-            self.transport.wake()
 
     def _moving(self) -> Mover | None:
         if self._mover is None and self.core is not None and self.neighbours is not None:
