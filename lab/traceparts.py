@@ -12,7 +12,7 @@ from shoal.kvstore.trace.recorder import FORMAT, SUFFIX
 
 __all__ = ["Process", "load", "period"]
 
-_ROLES = {"scheduler": 0, "server": 1, "worker": 2}
+_ROLES = {"scheduler": 0, "server": 1, "replica": 2, "worker": 3}
 
 
 @dataclass(slots=True)

@@ -121,7 +121,7 @@ class ServerRole:
         store, recorder = made(self.transport, self._saving), tracing.current()
         store.neighbours = self.neighbours
         if recorder is not None:
-            store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder))
+            store.watch(Apply, lambda carry_out: traced_apply(carry_out, recorder, lambda: not store.muted))
             recorder.about = lambda: about(self.membership, store)
         return store
 
@@ -211,6 +211,7 @@ def about(m: Membership, store: ServerShell) -> dict[str, Any]:
     entries = store.core.entries if store.core is not None else {}
     offset = m.core.offset
     return {
+        **({"role": "replica"} if store.muted else {}),
         "rank": m.rank,
         "incarnation": m.incarnation,
         "cluster": m.cluster,

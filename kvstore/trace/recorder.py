@@ -94,7 +94,7 @@ class Recorder:
             return ""
         self._finished = True
         part = self._part()
-        path = Path(self.directory, f"{self.role}-{part['rank']}-{os.getpid()}{SUFFIX}")
+        path = Path(self.directory, f"{part['role']}-{part['rank']}-{os.getpid()}{SUFFIX}")
         beside = path.with_suffix(".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,13 +53,19 @@ def open_transport(name: str, access: Access = LOOPBACK, purpose: str = "store")
     return Transport(name, access) if recorder is None else TracedTransport(name, access, purpose, recorder)
 
 
-def traced_apply(carry_out: Callable[[Apply], None], recorder: Recorder) -> Callable[[Any], None]:
-    """What a server does with an `Apply`, recorded."""
+def traced_apply(
+    carry_out: Callable[[Apply], None], recorder: Recorder, counts: Callable[[], bool] = lambda: True
+) -> Callable[[Any], None]:
+    """What a server does with an `Apply`, recorded.
+
+    Args:
+        counts: whether the update is one that workers read, and not a replica's.
+    """
 
     def apply(a: Apply) -> None:
         began = recorder.now()
         carry_out(a)
-        if recorder.admits(a.parts[0].clock if a.parts else -1):
+        if counts() and recorder.admits(a.parts[0].clock if a.parts else -1):
             recorder.add(("applied", began, recorder.now(), a.slice, a.version, [list(p) for p in a.parts]))
 
     return apply

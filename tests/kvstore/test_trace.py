@@ -82,6 +82,15 @@ def test_a_server_goes_by_the_clocks_of_contributions(tmp_path: Path) -> None:
     assert len(applied) == 6 and [record[4] for record in r.records] == [3, 4]
 
 
+def test_what_a_replica_applies_is_not_drawn_twice(tmp_path: Path) -> None:
+    r, muted = recorder(tmp_path, "server"), [True]
+    carry_out = traced_apply(lambda a: None, r, lambda: not muted[0])
+    for clock in range(3):
+        muted[0] = clock < 2
+        carry_out(Apply(5, (Contribution(0, clock, 0),), "mean", clock + 1))
+    assert [record[4] for record in r.records] == [3]
+
+
 def test_seconds_count_from_the_beginning_of_the_process(tmp_path: Path) -> None:
     r = recorder(tmp_path, window=parse_time("2:4"))
     assert [r.admits() for _ in range(5)] == [False, True, True, False, False]
