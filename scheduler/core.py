@@ -325,7 +325,7 @@ class SchedulerCore:
             rank=node.member.rank,
             incarnation=node.member.incarnation,
             lease_s=self.config.lease_s,
-            grace_s=self.config.grace_s,
+            grace_s=max(self.config.grace_s, self.workers.grace_s(node)),
             mode=self.mode,
             algo=self.config.algo,
             seed=self.config.seed,

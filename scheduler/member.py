@@ -285,8 +285,8 @@ class MemberCore:
             return f"silent for {silent_s:.1f} s, with a lease of {self._lease_s():g} s"
         taken = f" The scheduler of another run ({self._usurper}) has taken its address." if self._usurper else ""
         return (
-            f"silent for {silent_s:.1f} s, and waited for {self.grace_s:g} s (--scheduler-grace) at most: it has not "
-            f"been started again with its state directory, or cannot be reached.{taken}"
+            f"silent for {silent_s:.1f} s, and waited for {self.grace_s:g} s (its grace) at most: it has not been "
+            f"started again with its state directory, or cannot be reached.{taken}"
         )
 
     def _try_join(self) -> list[Action]:

@@ -75,6 +75,10 @@ class Workers:
         grace = node.member.role == "worker" and self._state.phase == "running" and self.elastic
         return self._config.lease_s + (self._config.worker_grace_s if grace else 0.0)
 
+    def grace_s(self, node: Node) -> float:
+        """How long a member that hears nothing of the scheduler tries on: it may be the one that is cut off."""
+        return self._config.worker_grace_s if node.member.role == "worker" and self.elastic else 0.0
+
     def may_go_on_without(self, lost: Iterable[Node]) -> bool:
         """Whether somebody is left to train when these are gone."""
         gone = [n.token for n in lost]

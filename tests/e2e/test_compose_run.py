@@ -161,7 +161,9 @@ class Up:
 
 
 SHORT = {"SHOAL_SCRIPT": "digits.py --epochs 3", "SHOAL_SETTLE_S": "2"}
-ENDLESS = {"SHOAL_SCRIPT": "digits.py --epochs 100000", "SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
+TWO = {"SHOAL_WORKERS": "2", "SHOAL_SERVERS": "2"}
+ENDLESS = {**TWO, "SHOAL_SCRIPT": "digits.py --epochs 100000", "SHOAL_WORKER_GRACE_S": "0"}
+ELASTIC = {**TWO, "SHOAL_SCRIPT": "digits.py --epochs 5", "SHOAL_LEASE_S": "3", "SHOAL_WORKER_GRACE_S": "30"}
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -
 
 
 def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: Path) -> None:
-    with Up(tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 20", "SHOAL_SETTLE_S": "1"}, {"worker": 2}) as up:
+    with Up(tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 20", "SHOAL_SETTLE_S": "1", "SHOAL_WORKER_GRACE_S": "0"}, {"worker": 2}) as up:
         up.until_log("scheduler-1", "declared")
         late = next(c for c in up.containers if c.name == "worker-2")
         early = up.processes.pop("worker-2")
@@ -271,3 +273,51 @@ def test_interrupting_everybody_as_ctrl_c_does_ends_everybody_soon(endless: Up) 
     for process in endless.processes.values():
         process.terminate()
     assert 0 not in endless.wait(10).values(), endless.everything()  # `stop_grace_period` of the file
+
+
+# --- workers come and go ----------------------------------------------------------------------------------------------
+
+
+def whole(up: Up, but: str = "") -> dict[str, Any]:
+    """The report of a run that everybody ``but`` one has seen to its end, with an account that balances."""
+    codes = up.wait(120, but)
+    assert set(codes.values()) == {0}, up.everything()
+    report = up.report()
+    assert report["ledger"]["balanced"] and report["accuracy"] > 0.9, report
+    return report
+
+
+def test_a_worker_that_the_network_cuts_off_for_longer_than_its_lease_comes_back(tmp_path: Path) -> None:
+    hashes = []
+    for name, cut in (("undisturbed", False), ("cut", True)):
+        with Up(tmp_path / name, ELASTIC) as up:
+            up.until_training()
+            if cut:
+                up.lab.cut("worker-2")
+                up.until_log("scheduler-1", "has been silent for")
+                up.lab.heal()
+                up.until_log("scheduler-1", "is heard again")
+            hashes.append(whole(up)["weights_sha256"])
+    assert hashes[0] == hashes[1]
+
+
+def test_servers_and_workers_that_lose_sight_of_each_other_for_a_while_go_on(tmp_path: Path) -> None:
+    with Up(tmp_path, ELASTIC) as up:
+        up.lab.link_all(Link(delay_s=0.001, loss=0.01))
+        up.until_training()
+        for _ in range(3):
+            up.lab.partition({"worker-1"}, {"server-1"})
+            dropped = up.lab.packets[1]
+            up.until(lambda: up.lab.packets[1] > dropped + 4, "lost packets")  # noqa: B023
+            up.lab.heal()
+        whole(up)
+
+
+def test_a_worker_that_is_started_while_the_run_is_under_way_takes_part(tmp_path: Path) -> None:
+    with Up(tmp_path, {**ELASTIC, "SHOAL_SCRIPT": "digits.py --epochs 20"}) as up:
+        up.until_training()
+        early = up.processes.pop("worker-2")
+        up.start(next(c for c in up.containers if c.name == "worker-2"))
+        report = whole(up)
+        assert early.wait(20) == 0, up.everything()
+    assert [w["rank"] for w in report["per_worker"] if w["samples"]] == [0, 1, 2], report["per_worker"]

@@ -171,7 +171,7 @@ def test_who_says_goodbye_while_the_scheduler_is_away_is_heard_when_it_is_back(m
 def test_a_scheduler_that_does_not_come_back_is_named_after_its_grace(mortal: Mortal) -> None:
     first, *_ = mortal.running(lease_s=0.2, grace_s=0.6)
     mortal.kill()
-    with pytest.raises(NodeLostError, match=r"the scheduler \(127.* waited for 0.6 s \(--scheduler-grace\) at most"):
+    with pytest.raises(NodeLostError, match=r"the scheduler \(127.* waited for 0.6 s \(its grace\) at most"):
         first.barrier("b", WAIT_S)
 
 

@@ -299,7 +299,7 @@ def test_a_scheduler_that_may_come_back_is_missed_first_and_given_up_after_its_g
     assert [(t, a) for t, a in done if isinstance(a, Hush)] == [(4.0, Hush(4.0))]
     ((when, fail),) = [(t, a) for t, a in done if isinstance(a, Fail)]
     assert when == 60.0 and fail.error == "NodeLostError"
-    assert "silent for 60.0 s, and waited for 60 s (--scheduler-grace) at most" in fail.reason
+    assert "silent for 60.0 s, and waited for 60 s (its grace) at most" in fail.reason
 
 
 def test_a_grace_that_is_shorter_than_the_lease_is_the_lease() -> None:
