@@ -235,7 +235,8 @@ def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -
 
 
 def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: Path) -> None:
-    with Up(tmp_path, {**SHORT, "SHOAL_SCRIPT": "digits.py --epochs 20", "SHOAL_SETTLE_S": "1", "SHOAL_WORKER_GRACE_S": "0"}, {"worker": 2}) as up:
+    run = {"SHOAL_SCRIPT": "digits.py --epochs 20", "SHOAL_SETTLE_S": "1", "SHOAL_WORKER_GRACE_S": "0"}
+    with Up(tmp_path, run, {"worker": 2}) as up:
         up.until_log("scheduler-1", "declared")
         late = next(c for c in up.containers if c.name == "worker-2")
         early = up.processes.pop("worker-2")
@@ -321,3 +322,24 @@ def test_a_worker_that_is_started_while_the_run_is_under_way_takes_part(tmp_path
         report = whole(up)
         assert early.wait(20) == 0, up.everything()
     assert [w["rank"] for w in report["per_worker"] if w["samples"]] == [0, 1, 2], report["per_worker"]
+
+
+def test_a_worker_that_is_killed_for_good_is_given_up_and_the_others_finish(tmp_path: Path) -> None:
+    with Up(tmp_path, {**ELASTIC, "SHOAL_WORKER_GRACE_S": "1"}) as up:
+        up.until_training()
+        culprit = up.who("worker-2")
+        up.lab.kill(up.processes["worker-2"])
+        report = whole(up, but="worker-2")
+        assert f"{culprit} has been silent for" in up.log("scheduler-1"), up.everything()
+    assert report["ledger"]["rejected"] == 0
+
+
+def test_stopping_one_worker_lets_it_leave_and_the_others_finish(tmp_path: Path) -> None:
+    with Up(tmp_path, ELASTIC) as up:
+        up.until_training()
+        culprit = up.who("worker-2")
+        leaves = up.processes.pop("worker-2")
+        leaves.terminate()
+        assert leaves.wait(20) in (0, 143), up.everything()
+        whole(up)
+        assert culprit in up.log("scheduler-1")
