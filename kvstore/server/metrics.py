@@ -1,6 +1,6 @@
 """The numbers of a server, for Prometheus."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.kvstore.exposition import Family, Histogram
 from shoal.kvstore.metrics import transport_families
@@ -34,6 +34,8 @@ def server_families(shell: "ServerShell") -> list[Family]:
             spread.observe(tau, n)
         staleness.spread(spread, worker=rank)
     entries = list(core.entries.values())
+    if shell.replication is not None:
+        found += _replication(shell.replication())
     return [
         *found,
         Family("shoal_updates_total", "counter", "Updates of slices.").add(core.updates),
@@ -46,4 +48,15 @@ def server_families(shell: "ServerShell") -> list[Family]:
         ),
         Family("shoal_rounds_partial_total", "counter", "Rounds closed without a worker that rests.").add(core.partial),
         Family("shoal_strangers_total", "counter", "Messages of processes that are no members.").add(core.strangers),
+    ]
+
+
+def _replication(r: dict[str, Any]) -> list[Family]:
+    """Of a server in a run with replicas."""
+    if "replicated" not in r:
+        return [Family("shoal_replica_inputs_total", "counter", "Inputs that a replica has handled.").add(r["handled"])]
+    return [
+        Family("shoal_replicated", "gauge", "Whether a replica has everything.").add(int(r["replicated"])),
+        Family("shoal_replica_lag", "gauge", "Inputs that the replica has not acknowledged.").add(r["lag"]),
+        Family("shoal_failovers_total", "counter", "Fail-overs of this server's shard.").add(r["failovers"]),
     ]
