@@ -107,6 +107,7 @@ class Session:
         self.loop = Loop(self.transport, {"scheduler": self.membership})
         self.shell: ClientShell | None = None
         self._recent = Recent() if dumps.dumps().check else None
+        self._servers: dict[int, int] = {}  # incarnations of those that this worker is connected to
         self.past: Past | None = None
         self.left = ""  # why it goes before it is done
         self.meeting: Meeting | None = None
@@ -186,6 +187,7 @@ class Session:
         """A process has come while the run is under way; a server is asked when slices have moved to it."""
         if m.role == "server" and self.shell is not None and m.rank not in self.shell.core.links:
             self.transport.connect(f"server{m.rank}", m.address)
+            self._servers[m.rank] = m.incarnation
             self.shell.arrived(m.rank, self.loop.clock())
 
     def _on_placing(self, m: Rebalance | Moved) -> None:
@@ -194,8 +196,9 @@ class Session:
 
     def _on_replaced(self, m: Member) -> None:
         """Another process has taken the place of a server."""
-        if self.shell is None or m.role != "server":
-            return
+        if self.shell is None or m.role != "server" or self._servers.get(m.rank, 0) >= m.incarnation:
+            return  # the roster of one that joins later has it already; a second connection would not be told from it
+        self._servers[m.rank] = m.incarnation
         log.info("server %d has been restarted (incarnation %d)", m.rank, m.incarnation)
         peer = f"server{m.rank}"
         self.transport.disconnect(peer)

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.net
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
+from pathlib import Path
 import shoal
 from shoal import autograd, nn
 from shoal.worker import cluster
@@ -22,7 +23,17 @@ how, who, at = sys.argv[1], [int(r) for r in sys.argv[2].split(",")], int(sys.ar
 me = cluster.current()
 
 
+def server():
+    "The process of a server: a child of the launcher, as this one is."
+    for pid in Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split():
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\\0")
+        if "server" in words[:4]:
+            return int(pid)
+
+
 def suffer():
+    if sys.argv[4:] == ["server"] and me.rank == 0:
+        os.kill(server(), signal.SIGKILL)
     if how == "stop":  # somebody lets it go on again
         again = f"sleep {sys.argv[4]}; kill -CONT {os.getpid()}"
         subprocess.Popen(["sh", "-c", again], start_new_session=True, stdout=-3, stderr=-3)
@@ -140,3 +151,10 @@ def test_without_a_grace_a_killed_worker_ends_the_run(tmp_path: Path) -> None:
     ran = Ran(tmp_path, "sync", "kill", "1", "30", options=("--worker-grace-s", "0"))
     assert ran.code == 1
     assert re.search(r"the run has failed: worker 1 \(pid \d+\) was killed by SIGKILL", ran.err)
+
+
+def test_all_workers_and_a_server_are_killed_at_once(tmp_path: Path) -> None:
+    ran = Ran(tmp_path, "sync", "kill", "0,1", "30", "server", options=("--snapshot-every", "40u"))
+    assert ran.code == 0, ran.err
+    assert "it is started again, from its newest snapshot" in ran.err
+    assert ran.report["ledger"]["balanced"] and ran.report["accuracy"] > 0.8
