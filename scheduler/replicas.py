@@ -102,6 +102,8 @@ def late_replica(state: ClusterState, m: Join) -> str:
     rank = place_of(state, m)
     who = f"replica (host {m.host}, pid {m.pid})"
     server, owner = state.nodes.get(("server", rank)), _taken(state, rank)
+    if state.plan:
+        return f"{who} cannot join while slices move between servers: {len(state.plan)} are still to move; try again"
     if state.phase != "running" or server is None or not server.live:
         return f"{who} asks to be that of server {rank}, which the run does not have, or not any more"
     if owner is not None:
