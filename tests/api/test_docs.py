@@ -151,6 +151,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_every_command_is_understood(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shoal.doctor.doctor", lambda **options: 7)
     monkeypatch.setattr("shoal.scheduler.local.LocalLauncher.launch", lambda self, job: Outcome(7, "not started", None))
