@@ -9,6 +9,8 @@ import pytest
 
 from shoal.ops.backend import gpu_count
 
+collect_ignore_glob = ["e2e/*_script.py"]  # what the workers of a test run: they need arguments
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any("gpu" in item.keywords for item in items) and not gpu_count():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shoal.scheduler.local import REVIVALS
+from shoal.scheduler.revival import REVIVALS
 
 pytestmark = pytest.mark.net
 
