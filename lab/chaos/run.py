@@ -291,11 +291,12 @@ def _numbers(status: dict[str, Any], key: str) -> dict[str, int]:
 def _rules(fault: Fault, name: str) -> Sequence[tuple[int, str, str, str, float]]:
     """What a process has to do about a fault of links: those that it has opened it knows by the peer's name."""
     amount = fault.event.delay_s if fault.what == "delay" else fault.event.percent
-    out = [(fault.number, fault.what, "out", _peer(to), amount) for source, to in fault.links if source == name]
-    into = [(fault.number, fault.what, "in", _peer(source), amount) for source, to in fault.links if to == name]
+    out = [(fault.number, fault.what, "out", _peer(name, to), amount) for source, to in fault.links if source == name]
+    into = [(fault.number, fault.what, "in", _peer(name, source), amount) for source, to in fault.links if to == name]
     return [*out, *into]
 
 
-def _peer(name: str) -> str:
-    """As transports call it: "server 1" is the peer server1; a server has one replica."""
-    return "replica" if name.startswith("replica") else name.replace(" ", "")
+def _peer(name: str, other: str) -> str:
+    """As the transport of ``name`` calls the other: "server 1" is server1; a server knows its own replica only."""
+    own = other.startswith("replica") and other.split()[1:] == name.split()[1:]
+    return "replica" if own else other.replace(" ", "")

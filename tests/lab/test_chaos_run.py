@@ -15,7 +15,8 @@ from shoal.kvstore.wire.membership import NodeStatus
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.lab.chaos.cast import Cast
 from shoal.lab.chaos.plan import parse_plan
-from shoal.lab.chaos.run import Chaos, stops
+from shoal.lab.chaos.run import Chaos, _rules, stops
+from shoal.lab.chaos.schedule import timetable
 
 RUNNING = Snapshot(phase="running", cluster="c", mode="asp", reason="", culprit="", missing=(), nodes=())
 
@@ -228,3 +229,10 @@ def test_a_replica_that_takes_its_servers_place_is_met_under_its_new_name(made: 
     b.at(1)
     assert replica.signals == [signal.SIGKILL] and b.signals("server 0") == []
     assert {r[3] for r in orders(b)[-1]["rules"]} == {"scheduler", "worker0", "worker1"}
+
+
+def test_a_server_that_is_cut_off_from_a_replica_is_so_from_its_own() -> None:
+    plan = parse_plan({"chaos": [{"what": "partition", "who": "replica 1", "at_s": 0, "for_s": 1}]})
+    (fault,) = timetable(plan, Cast(1, 2, 2), 1)
+    assert {r[3] for r in _rules(fault, "server 1")} == {"replica"}
+    assert {r[3] for r in _rules(fault, "server 0")} == {"replica1"}  # which is the name of nobody

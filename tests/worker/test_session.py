@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import MembershipError, NodeLostError, StoreTimeoutError
+from shoal.kvstore.wire.messages import Member
 from shoal.worker.session import Session, _attempt, _execute, _weights
 from tests.kvstore.threads import thread_cluster
 
@@ -205,3 +206,27 @@ print("worker", shoal.rank(), "ends with", *value)
     alone = 4.0 * (1 - first) + 3
     assert f"worker {first} ends with 3.0 3.0" in got.stdout
     assert f"worker {1 - first} ends with {alone} {alone}" in got.stdout
+
+
+def test_who_comes_late_does_not_connect_again_to_servers_that_it_has_the_newest_address_of() -> None:
+    """A second connection under one name, before the first is gone, is one that a server's socket ignores."""
+    calls: list[tuple[str, ...]] = []
+    wire = SimpleNamespace(
+        connect=lambda peer, address: calls.append(("connect", peer, address)),
+        disconnect=lambda peer: calls.append(("disconnect", peer)),
+    )
+    shell = SimpleNamespace(
+        core=SimpleNamespace(links={}), arrived=lambda rank, now: None, replaced=lambda rank, now: None
+    )
+    late: Any = SimpleNamespace(transport=wire, shell=shell, loop=SimpleNamespace(clock=lambda: 0.0), _servers={})
+
+    def server(incarnation: int) -> Member:
+        address = f"127.0.0.1:{5000 + incarnation}"
+        return Member(role="server", rank=1, incarnation=incarnation, address=address, host="h", pid=incarnation)
+
+    Session._on_arrived(late, server(3))
+    for old in (2, 3):
+        Session._on_replaced(late, server(old))
+    assert calls == [("connect", "server1", "127.0.0.1:5003")]
+    Session._on_replaced(late, server(4))
+    assert calls[1:] == [("disconnect", "server1"), ("connect", "server1", "127.0.0.1:5004")]
