@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from shoal.kvstore.dist import DistKVStore
+from shoal.kvstore.placement import drained
+from shoal.kvstore.rows import RowSparse
 from shoal.ops import optim
 from tests.kvstore.moving import MovingCluster, moving_cluster
 
@@ -119,3 +121,80 @@ def test_while_the_scheduler_is_away_the_slice_waits_and_nothing_is_lost() -> No
         cluster.settled()
         assert applied(cluster) == 2 * 20 * len(cluster.owners())
     assert np.isfinite(got[0]["a"]).all()
+
+
+def test_a_plan_that_is_taken_back_leaves_the_slice_where_it_was() -> None:
+    """As when the target dies before the scheduler has heard that it has the slice."""
+    with moving_cluster(2, 2, "bsp", 1024) as quiet:
+        want = quiet.each(lambda s: train(s, 30))[0]
+    with moving_cluster(2, 2, "bsp", 1024) as cluster:
+
+        def at(step: int) -> None:
+            if step == 5:
+                cluster.confirms = False
+                cluster.rebalance(drained(cluster.meeting.placement, 0))
+            if step == 6:
+                cluster.rebalance([])
+                cluster.confirm()
+
+        got = cluster.each(lambda s: train(s, 30, at))
+        cluster.settled()
+        assert set(cluster.owners()) == {0, 1}
+        assert applied(cluster) == 2 * 30 * len(cluster.owners())
+    for each in got:
+        for key, value in want.items():
+            np.testing.assert_array_equal(each[key], value)
+
+
+def test_a_rule_takes_what_it_keeps_along() -> None:
+    with moving_cluster(2, 2, "asp", 1024) as cluster:
+        config = {"name": "sgd", "learning_rate": 0.01, "rule": "dcasgd:lam=0.04"}
+        got = cluster.each(lambda s: train(s, 40, disturb(cluster), **config))
+        cluster.settled()
+        assert applied(cluster) == 2 * 40 * len(cluster.owners())
+        views = [c.view for s in cluster.shells for c in s.table.cells.values()]
+        assert all(v is not None and v.state for v in views)
+    assert all(np.isfinite(each[key]).all() for each in got for key in SHAPES)
+
+
+def test_snapshots_and_functions_meet_moves_and_are_made_again() -> None:
+    with moving_cluster(2, 2, "asp", 1024) as cluster:
+
+        def work(store: DistKVStore) -> list[int]:
+            keys = list(SHAPES)
+            store.init(keys, [np.zeros(SHAPES[k], np.float32) for k in keys])
+            store.set_optimizer(optim.create("sgd", learning_rate=1.0, wd=0.0))
+            for step in range(30):
+                if store.rank == 0 and step == 5:
+                    cluster.drain(1)
+                store.push(keys, [np.full(SHAPES[k], -1.0, np.float32) for k in keys])
+                found = store.snapshot(keys)
+                values = {float(v) for k in keys for v in np.unique(found[k])}
+                assert len(values) == 1, "one state of all keys"
+            return [1]
+
+        cluster.each(work, reduce="sum")
+        cluster.settled()
+        assert set(cluster.owners()) == {0}
+
+
+def test_rows_move_with_their_state() -> None:
+    with moving_cluster(2, 2, "bsp", 1024) as cluster:
+
+        def work(store: DistKVStore) -> np.ndarray:
+            store.init("e", np.zeros((200, 8), np.float32), rows=True)
+            store.set_optimizer(optim.create("sgd", learning_rate=1.0, wd=0.0))
+            for step in range(20):
+                if store.rank == 0 and step == 5:
+                    cluster.drain(0)
+                ids = np.array([step, 100 + step], np.int64)
+                store.push("e", RowSparse(ids, np.full((2, 8), -1.0, np.float32), (200, 8)))
+            store.barrier()
+            return np.asarray(store.pull("e"))
+
+        got = cluster.each(work, reduce="sum")[0]
+        cluster.settled()
+        assert set(cluster.owners()) == {1}
+    want = np.zeros((200, 8), np.float32)
+    want[:20] = want[100:120] = 2.0
+    np.testing.assert_array_equal(got, want)
