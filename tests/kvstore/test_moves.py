@@ -133,13 +133,15 @@ def test_a_plan_that_is_taken_back_leaves_the_slice_where_it_was() -> None:
             if step == 5:
                 cluster.confirms = False
                 cluster.rebalance(drained(cluster.meeting.placement, 0))
-            if step == 6:
-                cluster.rebalance([])
-                cluster.confirm()
+                threading.Timer(0.2, take_back).start()
+
+        def take_back() -> None:
+            cluster.rebalance([])
+            cluster.confirm()
 
         got = cluster.each(lambda s: train(s, 30, at))
         cluster.settled()
-        assert set(cluster.owners()) == {0, 1}
+        assert set(cluster.owners()) == {0, 1} and cluster.confirms
         assert applied(cluster) == 2 * 30 * len(cluster.owners())
     for each in got:
         for key, value in want.items():
