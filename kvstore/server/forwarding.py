@@ -16,7 +16,7 @@ from shoal.kvstore.eventlog import event
 from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.filling import Filling
 from shoal.kvstore.server.image import Image
-from shoal.kvstore.server.replication import Stream
+from shoal.kvstore.server.replication import RETRY_S, Stream
 from shoal.kvstore.server.whole import as_bytes, of_image
 from shoal.kvstore.wire.codec import encode
 from shoal.kvstore.wire.messages import (
@@ -285,7 +285,9 @@ class Forwarding:
             self._on_silence(member, silent_s)
         if not stream.opened:
             return self._follow_at
-        return now if self._filling is not None and stream.images.nbytes < IMAGES_BYTES else now + PAUSE_S
+        if self._filling is not None and stream.images.nbytes < IMAGES_BYTES:
+            return now
+        return now + (RETRY_S if stream.inputs.nbytes or stream.images.nbytes else PAUSE_S)
 
     def _copy(self, filling: Filling, stream: Stream[Message]) -> None:
         if stream.images.nbytes < IMAGES_BYTES:

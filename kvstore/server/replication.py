@@ -10,16 +10,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["AHEAD", "Follower", "Ordered", "Outgoing", "Stream"]
+__all__ = ["AHEAD", "RETRY_S", "Follower", "Ordered", "Outgoing", "Stream"]
 
 AHEAD = 1 << 16
 """Items that may arrive before one that is missing; a further one is dropped, and sent again."""
 
-RETRY_S, RETRY_MAX_S = 1.0, 8.0
+RETRY_S, RETRY_MAX_S = 0.25, 8.0
 """Without news from the replica for this long, what it has not acknowledged is sent again; then twice as long, ..."""
 
-AGAIN_BYTES = 16 << 20
+AGAIN_BYTES = 4 << 20
 """Of what is sent again at one go: the oldest."""
+
+STOPPED_S = 2.0
+"""Who has not looked for this long was stopped."""
 
 T = TypeVar("T")
 
@@ -87,7 +90,7 @@ class Outgoing(Generic[T]):
 
     def _excuse(self, now: float) -> None:
         """Called about once a second: if it was not, this process was stopped, and the other side was not silent."""
-        if now - self._now > 2 * RETRY_S:
+        if now - self._now > STOPPED_S:
             self._since = max(self._since, now)
         self._now = now
 

@@ -71,7 +71,7 @@ def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
     out: Outgoing[str] = Outgoing()
     out.enter("a", 1, 0.0)
     times = [t / 10 for t in range(80) if out.again(t / 10)]
-    assert times == [1.0, 3.0, 7.0]
+    assert times == [0.3, 0.8, 1.8, 3.8, 7.8]
 
 
 def test_progress_makes_repetitions_unnecessary() -> None:
