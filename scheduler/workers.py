@@ -118,6 +118,8 @@ class Workers:
             return f"a process that names itself with more than {MAX_TEXT} characters is none of ours"
         if m.rank >= MAX_NODES or self.free_rank(m) >= MAX_NODES:
             return f"{who} is one too many: ranks are 0 to {MAX_NODES - 1}"
+        if not self._live():
+            return f"{who} comes too late: all workers are done, and the run is about to end"
         owner = self._state.nodes.get(("worker", m.rank))
         if owner is not None and not _is_free(owner):
             here = owner.member

@@ -250,6 +250,15 @@ def test_it_cannot_have_the_rank_of_one_that_is_there() -> None:
     assert "--replaces" in s.answer("n", join("worker", "n", 0), Refused).text
 
 
+def test_when_all_are_done_nobody_comes_any_more() -> None:
+    s = elastic()
+    s.hear("w0", BYE)
+    s.hear("w1", BYE)
+    assert "comes too late" in s.answer("n", join("worker", "n"), Refused).text
+    s.hear("s0", BYE)
+    assert s.core.state.phase == "finished"
+
+
 def test_it_is_waited_for_at_no_barrier_before_it_has_entered() -> None:
     s = elastic()
     late(s)
