@@ -5,9 +5,8 @@
 Each task is first trained undisturbed, with several seeds and as fast as it goes; then again with the first of these
 seeds, at a steady pace, while every few seconds something goes wrong. It holds if the disturbed run completes, with an
 accuracy within the spread of the others, a ledger that balances, nothing counted twice and nothing lost (or, of servers
-without replicas, as much as was said); under ``sync``, if nothing is lost and no worker was
-killed, with the same bits. Prints a table and JSON;
-the exit code is 0 if all of that holds.
+without replicas, as much as was said); under ``sync``, if nothing is lost and no worker was killed, with the same bits.
+Prints a table and JSON; the exit code is 0 if all of that holds.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A short soak: digits under kills, stops and partitions of random processes: nothing is lost, nothing counted twice."""
+"""A short soak: digits under kills, stops and partitions of random processes. Nothing is lost or counted twice."""
 
 import json
 import os
