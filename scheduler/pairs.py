@@ -109,7 +109,8 @@ class Pairs:
             self._remove(replica)  # it was silent for too long
             replica = None
         code = server.poll() or 0 if server is not None else 0
-        if server is not None and (code < 0 or code > STOPPED) and replica is not None and _pid(second) == replica.pid:
+        if server is not None and (code < 0 or code > STOPPED) and replica is not None:
+            # the scheduler may know of a replica that it has not told of here yet: it is the one who decides
             self._bury(server, "server", rank, "its replica takes its place")
             self._doubtful[rank] = server, time.monotonic() + DOUBT_S
             return

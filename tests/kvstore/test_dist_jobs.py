@@ -21,14 +21,21 @@ from shoal.ops import optim
 class Desk:
     """Takes the place of membership and client: requests are granted at once, pushes and reads are kept."""
 
-    rank, num_workers, mode, changes = 0, 2, "", ()
+    rank, num_workers, mode, changes, chief = 0, 2, "", (), 0
 
     def settle(self, *given: object) -> None:
         """Nobody takes note."""
 
+    def past_clocks(self, slices: object) -> dict[int, int]:
+        return {}
+
+    def passed(self, name: str) -> bool:
+        return False
+
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.log: list[str] = []
+        self.rests: list[object] = []
         self.core = SimpleNamespace(links={0: None, 1: None})
         self.number_store = itertools.count(1).__next__
         self.transport = SimpleNamespace(sharing=Sharing(lambda fd: None, lambda fd: None, 0))
