@@ -12,6 +12,12 @@ from shoal.scheduler.child import Child
 from shoal.scheduler.pairs import Pairs
 
 
+def node(role: str, pid: int) -> NodeStatus:
+    return NodeStatus(
+        role=role, rank=0, incarnation=1, host="h", pid=pid, state="running", silent_s=0.0, status={}, report=None
+    )
+
+
 class Launcher:
     def __init__(self) -> None:
         self.started: list[Child] = []
@@ -35,9 +41,10 @@ class Launcher:
         return self.process(f"replica {rank}")
 
     def turn(self, *nodes: tuple[str, Child]) -> None:
-        known = [NodeStatus(role=role, rank=0, host="here", pid=c.pid, state="running") for role, c in nodes]
-        worker = NodeStatus(role="worker", rank=0, host="here", pid=1, state="running")
-        self.pairs.turn(Snapshot(phase="running", nodes=(*known, worker)))
+        known = tuple(node(role, child.pid) for role, child in nodes)
+        nodes = (*known, node("worker", 1))
+        s = Snapshot(phase="running", cluster="c", mode="bsp", reason="", culprit="", missing=(), nodes=nodes)
+        self.pairs.turn(s)
 
     def kill(self, child: Child) -> None:
         child.signal(9)
