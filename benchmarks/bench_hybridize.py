@@ -1,136 +1,151 @@
-"""Time of a training step (forward, backward, update): imperative, hybridized, and PyTorch eager where it is installed.
+"""Time and memory of a training step (forward, backward, update), against PyTorch and MXNet where they are installed.
 
-python benchmarks/bench_hybridize.py [--rounds 7] [--steps 20]
+python benchmarks/bench_hybridize.py [--models mlp,lenet,resnet20,lstm,gpt] [--rounds 7] [--threads 2] [--eager]
+    [--numpy] [--compile] [--mxnet PYTHON] [--torch PYTHON]
 
-The contestants take turns in each round, so that a change of the machine's speed meets all of them. Prints one JSON
-object per model: medians over the rounds in milliseconds, and ratios of hybridized to the others.
+Contestants: "shoal-hybrid", "torch-eager" and, for images, "torch-last" (its channels-last layout) always; with the
+options also shoal imperative ("shoal-eager"), shoal hybridized without compiled kernels ("shoal-numpy"), torch.compile,
+and MXNet hybridized, for which PYTHON is an interpreter that has it. Each has a process of its own with as many threads
+as the others, and all take turns in each round, so that a change of the machine's speed meets all of them.
+
+Prints one JSON object per model: medians over the rounds in milliseconds, the ratio of shoal-hybrid to each of the
+others (median over the rounds of the ratio within a round) and to the fastest, the time of all threads together
+(cpu_ms: the steadier figure on a machine that does other things), compile time, and the peak of memory that building
+and running the model took beyond the imports.
 """
 
 import argparse
 import json
+import os
 import statistics
-import time
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from shoal import autograd, init, nn, optim
-from shoal.ops.tensor import Tensor
-
-try:
-    import torch
-except ImportError:
-    torch = None  # type: ignore[assignment]  # an optional peer
-
-BATCH = 128
-RATE = 0.01
+WORKER = Path(__file__).with_name("steps") / "worker.py"
+OURS = "shoal-hybrid"
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", default="mlp,lenet,resnet20,lstm,gpt")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each turn, about")
+    parser.add_argument("--eager", action="store_true", help="also shoal imperative")
+    parser.add_argument("--numpy", action="store_true", help="also shoal hybridized without compiled kernels")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile")
+    parser.add_argument("--torch", metavar="PYTHON", default=sys.executable)
+    parser.add_argument("--mxnet", metavar="PYTHON")
+    parser.add_argument("--json", metavar="FILE", help="append the results to it, too")
     args = parser.parse_args()
-    for model in ("mlp", "lenet"):
-        steps = dict(contestants(model))
-        times = measure(steps, args.rounds, args.steps)
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        ratios = {f"hybridized/{n}": medians["hybridized"] / t for n, t in medians.items() if n != "hybridized"}
-        report = {"benchmark": "hybridize", "model": model, "batch": BATCH, "rounds": args.rounds}
-        rounded = {k: round(v, 3) for k, v in medians.items()}
-        print(json.dumps({**report, "step_ms": rounded, "ratio": {k: round(v, 3) for k, v in ratios.items()}}))
+    for model in args.models.split(","):
+        line = json.dumps(duel(model, args))
+        print(line, flush=True)
+        if args.json:
+            with open(args.json, "a") as out:
+                out.write(line + "\n")
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int, count: int) -> dict[str, list[float]]:
-    """Milliseconds a step, per contestant and round."""
-    for step in steps.values():
-        step()
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            for _ in range(count):
-                step()
-            times[name].append((time.perf_counter() - begin) / count * 1e3)
-    return times
+def contestants(model: str, args: argparse.Namespace) -> dict[str, str]:
+    """Name to interpreter."""
+    found = {OURS: sys.executable}
+    if args.eager:
+        found["shoal-eager"] = sys.executable
+    if args.numpy:
+        found["shoal-numpy"] = sys.executable
+    if _has(args.torch, "torch"):
+        found["torch-eager"] = args.torch
+        if model in ("lenet", "resnet20"):
+            found["torch-last"] = args.torch
+        if args.compile:
+            found["torch-compile"] = args.torch
+    if args.mxnet:
+        found["mxnet-hybrid"] = args.mxnet
+    return found
 
 
-def contestants(model: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(name, a function that carries out one step)."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, 784) if model == "mlp" else (BATCH, 1, 28, 28)).astype("float32")
-    y = rng.integers(0, 10, BATCH)
-    yield "imperative", shoal_step(model, x, y, hybridize=False)
-    yield "hybridized", shoal_step(model, x, y, hybridize=True)
-    if torch is not None:
-        yield "torch", torch_step(model, x, y)
+def duel(model: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Let the contestants take turns, and report."""
+    runners: dict[str, Runner] = {}
+    try:
+        for name, python in contestants(model, args).items():
+            runners[name] = Runner(name, python, model, args.threads)
+        counts = {n: max(1, round(args.seconds / max(r.run(1)["ms"] / 1e3, 1e-4))) for n, r in runners.items()}
+        rounds = [{n: r.run(counts[n]) for n, r in runners.items()} for _ in range(args.rounds)]
+    finally:
+        for runner in runners.values():
+            runner.close()
+    return report(model, args, {n: r.ready for n, r in runners.items()}, rounds)
 
 
-def shoal_net(model: str) -> nn.HybridSequential:
-    """The model in shoal."""
-    if model == "mlp":
-        return nn.HybridSequential(nn.Dense(512, "relu"), nn.Dense(256, "relu"), nn.Dense(10))
-    return nn.HybridSequential(
-        nn.Conv2D(6, 5, padding=2, activation="relu"),
-        nn.MaxPool2D(2),
-        nn.Conv2D(16, 5, activation="relu"),
-        nn.MaxPool2D(2),
-        nn.Flatten(),
-        nn.Dense(120, "relu"),
-        nn.Dense(84, "relu"),
-        nn.Dense(10),
-    )
+def report(model: str, args: argparse.Namespace, ready: dict[str, Any], rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of what was measured."""
+    peers = [n for n in ready if not n.startswith("shoal")]
+
+    def ratio(name: str) -> float:
+        return round(statistics.median(r[OURS]["ms"] / r[name]["ms"] for r in rounds), 3)
+
+    step = {n: round(statistics.median(r[n]["ms"] for r in rounds), 3) for n in ready}
+    faster = [n for n in peers if n != "torch-compile"]  # the bar; torch.compile is told, too
+    best = min(faster, key=step.__getitem__) if faster else None
+    return {
+        "benchmark": "hybridize",
+        "model": model,
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "load": round(os.getloadavg()[0], 1),
+        "step_ms": step,
+        "ratio": {n: ratio(n) for n in ready if n != OURS},
+        "cpu_ms": {n: round(statistics.median(r[n]["cpu_ms"] for r in rounds), 1) for n in ready},
+        "fastest_peer": best,
+        "to_fastest": ratio(best) if best else None,
+        "peak_mb": {n: round(max(r[n]["peak_mb"] for r in rounds), 1) for n in ready},
+        "first_step_s": {n: round(r["first_s"] + r["second_s"], 2) for n, r in ready.items()},
+        "params": {n: r["params"] for n, r in ready.items()},
+        "loss": {n: round(r["loss"], 3) for n, r in ready.items()},
+    }
 
 
-def shoal_step(model: str, x: Any, y: Any, *, hybridize: bool) -> Callable[[], None]:
-    """One step of SGD in shoal."""
-    net, loss_of = shoal_net(model), nn.SoftmaxCrossEntropyLoss()
-    net.initialize(init.Xavier())
-    if hybridize:
-        net.hybridize()
-        loss_of.hybridize()
-    images, labels = Tensor(x), Tensor(y)
-    net(images)
-    rule = optim.create("sgd", learning_rate=RATE)
-    params = [p for p in net.collect_params().values() if p.grad_req != "null"]
-    states = [rule.init(p.data().data) for p in params]
-    count = 0
+class Runner:
+    """A contestant's process."""
 
-    def step() -> None:
-        nonlocal count
-        with autograd.record():
-            loss = loss_of(net(images), labels).mean()
-        loss.backward()
-        count += 1
-        for p, state in zip(params, states, strict=True):
-            rule.step(p.data().data, p.grad().data, state, count)
+    def __init__(self, name: str, python: str, model: str, threads: int) -> None:
+        counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        env = {**os.environ, **{c: str(threads) for c in counts}, "SHOAL_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [python, str(WORKER), name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        self.name = name
+        self.ready = self._answer()
 
-    return step
+    def run(self, count: int) -> dict[str, Any]:
+        """Milliseconds a step, and the peak of memory, of ``count`` steps."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with code {self.process.wait()}; what it said is above")
+        found: dict[str, Any] = json.loads(line)
+        return found
 
 
-def torch_step(model: str, x: Any, y: Any) -> Callable[[], None]:
-    """One step of SGD in PyTorch."""
-    from torch import nn as tn
-
-    if model == "mlp":
-        net = tn.Sequential(tn.Linear(784, 512), tn.ReLU(), tn.Linear(512, 256), tn.ReLU(), tn.Linear(256, 10))
-    else:
-        convolutions = [tn.Conv2d(1, 6, 5, padding=2), tn.ReLU(), tn.MaxPool2d(2)]
-        convolutions += [tn.Conv2d(6, 16, 5), tn.ReLU(), tn.MaxPool2d(2), tn.Flatten()]
-        dense = [tn.Linear(400, 120), tn.ReLU(), tn.Linear(120, 84), tn.ReLU(), tn.Linear(84, 10)]
-        net = tn.Sequential(*convolutions, *dense)
-    images, labels = torch.from_numpy(x), torch.from_numpy(y)
-    rule = torch.optim.SGD(net.parameters(), lr=RATE)
-
-    def step() -> None:
-        rule.zero_grad()
-        tn.functional.cross_entropy(net(images), labels).backward()
-        rule.step()
-
-    return step
+def _has(python: str, module: str) -> bool:
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return subprocess.run([python, "-c", code], check=False).returncode == 0
 
 
 if __name__ == "__main__":
