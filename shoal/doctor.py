@@ -56,6 +56,7 @@ def examine(scheduler: str = "", access: "Access | None" = None) -> list[Finding
         _cores,
         _memory,
         _blas,
+        _native,
         _ports,
         _shared_memory,
         _files,
@@ -129,6 +130,19 @@ def _blas() -> Finding:
     text = ", ".join(f"{p['internal_api']} {p.get('version') or ''} with {p['num_threads']} threads" for p in pools)
     advice = "`shoal run` divides the cores among its workers; by hand, set OMP_NUM_THREADS to cores / workers."
     return Finding("blas", "ok", text, advice)
+
+
+def _native() -> Finding:
+    from shoal.ops.native import compiler, pool
+
+    library = compiler.load("")
+    if library is None:
+        advice = "Steps of training take longer; install gcc or clang for compiled kernels."
+        return Finding("native", "note", f"plain NumPy: {compiler.why_not()}", advice)
+    found, maker, how = pool.state(), compiler.compiler(), "one thread pool with NumPy"
+    threads = how if found.mode == "unified" else f"threads apart from NumPy's, {found.mode} ({found.reason})"
+    version = "" if maker is None else maker.version
+    return Finding("native", "ok", f"compiled kernels by {version}, {found.threads} threads, {threads}")
 
 
 def _ports() -> Finding:

@@ -18,7 +18,8 @@ def finding(name: str, scheduler: str = "") -> Finding:
 
 def test_everything_is_looked_at() -> None:
     names = [f.name for f in examine()]
-    assert names == ["versions", "python", "cores", "memory", "blas", "ports", "shared memory", "open files", "gpu"]
+    machine = ["versions", "python", "cores", "memory", "blas", "native"]
+    assert names == [*machine, "ports", "shared memory", "open files", "gpu"]
 
 
 def test_versions_are_those_of_what_is_installed() -> None:
@@ -49,6 +50,12 @@ def test_a_check_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyP
         "RuntimeError: driver fell off",
         "Reinstall shoal in a fresh virtual environment, or report this.",
     )
+
+
+def test_without_compiled_kernels_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_NATIVE", "0")
+    found = finding("native")
+    assert found.state == "note" and "SHOAL_NATIVE" in found.text
 
 
 def test_memory_can_be_shared_here_or_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
