@@ -121,6 +121,8 @@ class Moves:
 
     def unready(self, slice_id: int) -> str:
         """Why a slice cannot leave just now; empty if it can."""
+        if self._core.recovery is not None:
+            return "this server was restarted, and has not heard yet how far the workers are"
         entry: _Entry | None = self._core.entries.get(slice_id)
         if entry is not None and entry.early:
             return "pushes that were lost when the server was restarted are still to come"

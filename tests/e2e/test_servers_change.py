@@ -21,12 +21,12 @@ from pathlib import Path
 import shoal
 from shoal import autograd, nn
 
-steps, place = int(sys.argv[1]), Path(sys.argv[2])
+steps, place, layers = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 net = nn.HybridSequential()
-net.add(nn.Dense(512, activation="relu"), nn.Dense(256, activation="relu"), nn.Dense(10))
+net.add(nn.Dense(512, activation="relu"), *(nn.Dense(256, activation="relu") for _ in range(layers)), nn.Dense(10))
 net.initialize(shoal.init.Xavier())
 loss_of = nn.SoftmaxCrossEntropyLoss()
-trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.03, "momentum": 0.9})
+trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.01, "momentum": 0.9})
 data = shoal.data.DataLoader(shoal.data.digits("train"), 64 // shoal.num_workers(), shuffle=True)
 done, longest = 0, 0.0
 while done < steps:
@@ -59,7 +59,7 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
 class Run:
     """A `shoal run` of two workers and two servers, and what is done to it."""
 
-    def __init__(self, folder: Path, mode: str, steps: int, *options: str) -> None:
+    def __init__(self, folder: Path, mode: str, steps: int, *options: str, layers: int = 1) -> None:
         self.folder, self.place = folder, folder / "run"
         folder.mkdir(exist_ok=True)
         self.place.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ class Run:
         script.write_text(SCRIPT)
         self.env = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = ["run", "-n", "2", "-s", "2", "--mode", mode, "--no-progress", f"--run-dir={self.place}", *options]
-        self.process = self.start(*run, str(script), str(steps), str(folder))
+        self.process = self.start(*run, str(script), str(steps), str(folder), str(layers))
         self.others: list[subprocess.Popen[str]] = []
 
     def start(self, *args: str) -> subprocess.Popen[str]:
@@ -124,8 +124,8 @@ def runs() -> Iterator[list[Run]]:
         run.close()
 
 
-def begin(runs: list[Run], folder: Path, mode: str, steps: int, *options: str) -> Run:
-    runs.append(Run(folder, mode, steps, *options))
+def begin(runs: list[Run], folder: Path, mode: str, steps: int, *options: str, layers: int = 1) -> Run:
+    runs.append(Run(folder, mode, steps, *options, layers=layers))
     return runs[-1]
 
 
@@ -154,3 +154,27 @@ def test_sigterm_drains_a_server_and_an_asynchronous_run_loses_nothing(tmp_path:
     assert refused.returncode != 0 and "is the only server left" in refused.stderr
     report, _, err = run.end()
     assert report["ledger"]["balanced"] and report["ledger"]["lost"] == 0, err
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["source", "target"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_server_that_is_killed_while_slices_move_comes_back_and_they_go_on(
+    mode: str, victim: int, tmp_path: Path, runs: list[Run]
+) -> None:
+    from shoal.scheduler.address import recorded_address
+    from shoal.scheduler.operator import drain_server
+
+    run = begin(runs, tmp_path / "killed", mode, 200, "--snapshot-every", "20u", layers=12)
+    run.begun()
+    pid, left_at = int(run.nodes()[f"server {victim}"]["pid"]), []
+
+    def kill_halfway(left: int) -> None:
+        if not left_at:
+            os.kill(pid, signal.SIGKILL)
+        left_at.append(left)
+
+    drain_server(str(recorded_address(str(run.place))), 0, timeout_s=60.0, on_progress=kill_halfway)
+    assert run.nodes()["server 0"]["state"] == "drained"
+    report, _, err = run.end()
+    assert left_at[0] > 0 and "from its newest snapshot" in err
+    assert report["ledger"]["balanced"], report["ledger"]

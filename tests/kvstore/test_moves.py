@@ -1,6 +1,7 @@
 """Slices go from server to server while workers train: real sockets in threads."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.placement import drained
 from shoal.kvstore.rows import RowSparse
+from shoal.kvstore.server.moving import Moves
 from shoal.ops import optim
 from tests.kvstore.moving import MovingCluster, moving_cluster
 
@@ -200,3 +202,11 @@ def test_rows_move_with_their_state() -> None:
     want = np.zeros((200, 8), np.float32)
     want[:20] = want[100:120] = 2.0
     np.testing.assert_array_equal(got, want)
+
+
+def test_nothing_leaves_a_restored_server_before_it_has_heard_how_far_the_workers_are() -> None:
+    core: Any = SimpleNamespace(recovery=object(), entries={})
+    moves = Moves(core)
+    assert "has not heard yet how far the workers are" in moves.unready(7)
+    core.recovery = None
+    assert moves.unready(7) == ""
