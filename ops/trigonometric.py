@@ -1,5 +1,6 @@
 """Trigonometric and hyperbolic functions, element by element, and their inverses. Angles are in radians."""
 
+import math
 from typing import Any
 
 from shoal.ops.elementwise import ufunc
@@ -136,3 +137,25 @@ def arctanh(xp: Any, x: Array) -> Any:
 @arctanh.vjp
 def _arctanh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / (1.0 - x * x),)
+
+
+@ufunc
+def deg2rad(xp: Any, x: Array) -> Any:
+    """An angle of x degrees, in radians."""
+    return xp.deg2rad(x)
+
+
+@deg2rad.vjp
+def _deg2rad_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
+    return (g * (math.pi / 180.0),)
+
+
+@ufunc
+def rad2deg(xp: Any, x: Array) -> Any:
+    """An angle of x radians, in degrees."""
+    return xp.rad2deg(x)
+
+
+@rad2deg.vjp
+def _rad2deg_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
+    return (g * (180.0 / math.pi),)

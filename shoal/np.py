@@ -1,7 +1,8 @@
 """NumPy's names over `Tensor`: ``from shoal import np``.
 
-Floats are float32 unless a dtype is given or an array brings its own; integers from `arange` are int64. Operators take
-Tensors, Symbols (while a model is traced) and plain arrays; creation functions give Tensors.
+Floats are float32 unless a dtype is given or an array brings its own; integers from `arange` are int64. Functions take
+Tensors, Symbols (while a model is traced) and plain arrays; creation functions give Tensors. The functions stand in
+`shoal.ops.numpylike`, by theme.
 """
 
 from numpy import (
@@ -26,383 +27,43 @@ from numpy import (
 )
 
 from shoal import linalg, random
-from shoal.ops.compare import (
-    bitwise_and,
-    bitwise_or,
-    bitwise_xor,
-    equal,
-    greater,
-    greater_equal,
-    invert,
-    isfinite,
-    isinf,
-    isnan,
-    less,
-    less_equal,
-    logical_and,
-    logical_not,
-    logical_or,
-    logical_xor,
-    not_equal,
-)
-from shoal.ops.creation import (
-    arange,
-    array,
-    asarray,
-    empty,
-    eye,
-    full,
-    full_like,
-    identity,
-    linspace,
-    logspace,
-    meshgrid,
-    ones,
-    tri,
-    zeros,
-)
-from shoal.ops.elementwise import (
-    abs_ as abs,
-)
-from shoal.ops.elementwise import (
-    abs_ as absolute,
-)
-from shoal.ops.elementwise import (
-    add,
-    cbrt,
-    ceil,
-    clip,
-    copy,
-    divide,
-    exp,
-    exp2,
-    expm1,
-    floor,
-    floor_divide,
-    hypot,
-    log,
-    log1p,
-    log2,
-    log10,
-    logaddexp,
-    maximum,
-    minimum,
-    mod,
-    multiply,
-    negative,
-    ones_like,
-    power,
-    reciprocal,
-    rint,
-    rsqrt,
-    sign,
-    sqrt,
-    square,
-    subtract,
-    tanh,
-    trunc,
-    zeros_like,
-)
-from shoal.ops.elementwise import (
-    divide as true_divide,
-)
-from shoal.ops.elementwise import (
-    mod as remainder,
-)
-from shoal.ops.index import (
-    argsort,
-    sort,
-    take,
-    take_along_axis,
-)
-from shoal.ops.linalg import (
-    diagonal,
-    dot,
-    einsum,
-    inner,
-    matmul,
-    outer,
-    tensordot,
-    trace,
-    vdot,
-)
-from shoal.ops.numpylike import (
-    allclose,
-    array_equal,
-    array_split,
-    atleast_1d,
-    atleast_2d,
-    average,
-    bincount,
-    column_stack,
-    diag,
-    diff,
-    dstack,
-    histogram,
-    hstack,
-    isclose,
-    may_share_memory,
-    median,
-    nan_to_num,
-    nonzero,
-    pad,
-    ptp,
-    result_type,
-    rot90,
-    split,
-    unique,
-    vstack,
-    where,
-)
-from shoal.ops.numpylike import (
-    round_ as around,
-)
-from shoal.ops.numpylike import (
-    round_ as round,
-)
-from shoal.ops.numpylike import (
-    shape_of as shape,
-)
-from shoal.ops.reduce import (
-    all_ as all,
-)
-from shoal.ops.reduce import (
-    any_ as any,
-)
-from shoal.ops.reduce import (
-    argmax,
-    argmin,
-    cumsum,
-    mean,
-    prod,
-    std,
-    var,
-)
-from shoal.ops.reduce import (
-    max_ as amax,
-)
-from shoal.ops.reduce import (
-    max_ as max,
-)
-from shoal.ops.reduce import (
-    min_ as amin,
-)
-from shoal.ops.reduce import (
-    min_ as min,
-)
-from shoal.ops.reduce import (
-    sum_ as sum,
-)
-from shoal.ops.shape import (
-    broadcast_to,
-    concatenate,
-    expand_dims,
-    flip,
-    moveaxis,
-    repeat,
-    reshape,
-    roll,
-    squeeze,
-    stack,
-    swapaxes,
-    tile,
-    transpose,
-    tril,
-    triu,
-)
+from shoal.ops.numpylike import elementwise, info, making, products, reducing, searching, shaping
+from shoal.ops.numpylike.elementwise import *
+from shoal.ops.numpylike.info import *
+from shoal.ops.numpylike.making import *
+from shoal.ops.numpylike.products import *
+from shoal.ops.numpylike.reducing import *
+from shoal.ops.numpylike.searching import *
+from shoal.ops.numpylike.shaping import *
 from shoal.ops.tensor import Tensor as ndarray
-from shoal.ops.trigonometric import (
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
-    cos,
-    cosh,
-    sin,
-    sinh,
-    tan,
-)
-
-concat = concatenate
-permute_dims = transpose
 
 __all__ = [
-    "abs",
-    "absolute",
-    "add",
-    "all",
-    "allclose",
-    "amax",
-    "amin",
-    "any",
-    "arange",
-    "arccos",
-    "arccosh",
-    "arcsin",
-    "arcsinh",
-    "arctan",
-    "arctan2",
-    "arctanh",
-    "argmax",
-    "argmin",
-    "argsort",
-    "around",
-    "array",
-    "array_equal",
-    "array_split",
-    "asarray",
-    "atleast_1d",
-    "atleast_2d",
-    "average",
-    "bincount",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
     "bool_",
-    "broadcast_to",
-    "cbrt",
-    "ceil",
-    "clip",
-    "column_stack",
-    "concat",
-    "concatenate",
-    "copy",
-    "cos",
-    "cosh",
-    "cumsum",
-    "diag",
-    "diagonal",
-    "diff",
-    "divide",
-    "dot",
-    "dstack",
     "dtype",
     "e",
-    "einsum",
-    "empty",
-    "equal",
-    "exp",
-    "exp2",
-    "expand_dims",
-    "expm1",
-    "eye",
-    "flip",
     "float16",
     "float32",
     "float64",
-    "floor",
-    "floor_divide",
-    "full",
-    "full_like",
-    "greater",
-    "greater_equal",
-    "histogram",
-    "hstack",
-    "hypot",
-    "identity",
     "inf",
-    "inner",
     "int8",
     "int16",
     "int32",
     "int64",
-    "invert",
-    "isclose",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "less",
-    "less_equal",
     "linalg",
-    "linspace",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "logaddexp",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "logspace",
-    "matmul",
-    "max",
-    "maximum",
-    "may_share_memory",
-    "mean",
-    "median",
-    "meshgrid",
-    "min",
-    "minimum",
-    "mod",
-    "moveaxis",
-    "multiply",
     "nan",
-    "nan_to_num",
     "ndarray",
-    "negative",
     "newaxis",
-    "nonzero",
-    "not_equal",
-    "ones",
-    "ones_like",
-    "outer",
-    "pad",
-    "permute_dims",
     "pi",
-    "power",
-    "prod",
-    "ptp",
     "random",
-    "reciprocal",
-    "remainder",
-    "repeat",
-    "reshape",
-    "result_type",
-    "rint",
-    "roll",
-    "rot90",
-    "round",
-    "rsqrt",
-    "shape",
-    "sign",
-    "sin",
-    "sinh",
-    "sort",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "subtract",
-    "sum",
-    "swapaxes",
-    "take",
-    "take_along_axis",
-    "tan",
-    "tanh",
-    "tensordot",
-    "tile",
-    "trace",
-    "transpose",
-    "tri",
-    "tril",
-    "triu",
-    "true_divide",
-    "trunc",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
-    "unique",
-    "var",
-    "vdot",
-    "vstack",
-    "where",
-    "zeros",
-    "zeros_like",
 ]
+__all__ += elementwise.__all__
+__all__ += info.__all__
+__all__ += making.__all__
+__all__ += products.__all__
+__all__ += reducing.__all__
+__all__ += searching.__all__
+__all__ += shaping.__all__
