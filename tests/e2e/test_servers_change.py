@@ -156,8 +156,7 @@ def test_sigterm_drains_a_server_and_an_asynchronous_run_loses_nothing(tmp_path:
     assert report["ledger"]["balanced"] and report["ledger"]["lost"] == 0, err
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["source", "target"])
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize(("mode", "victim"), [("sync", 0), ("async", 1)], ids=["source", "target"])
 def test_a_server_that_is_killed_while_slices_move_comes_back_and_they_go_on(
     mode: str, victim: int, tmp_path: Path, runs: list[Run]
 ) -> None:
