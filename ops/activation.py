@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.errors import ShapeError
 from shoal.ops import specs
-from shoal.ops.elementwise import clip, tanh
+from shoal.ops.elementwise import tanh
 from shoal.ops.registry import Array, Op, Spec, op
 
 _elementwise = op(specs.elementwise, elementwise=True)
@@ -178,9 +178,20 @@ def _hard_sigmoid_vjp(xp: Any, g: Any, out: Any, x: Any, alpha: float = 0.2, bet
     return (g * ((out > 0) * (out < 1)) * alpha,)
 
 
+@_elementwise
+def hard_tanh(xp: Any, x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """x limited to the range from ``min_val`` to ``max_val``. The gradient is 0 at the limits."""
+    return xp.minimum(xp.maximum(x, min_val), max_val)
+
+
+@hard_tanh.vjp
+def _hard_tanh_vjp(xp: Any, g: Any, out: Any, x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    return (g * ((x > min_val) * (x < max_val)),)
+
+
 def relu6(x: Any) -> Any:
-    """x limited to the range from 0 to 6."""
-    return clip(x, a_min=0.0, a_max=6.0)
+    """x limited to the range from 0 to 6; its gradient at 0 and 6 is 0."""
+    return hard_tanh(x, min_val=0.0, max_val=6.0)
 
 
 def hard_swish(x: Any) -> Any:

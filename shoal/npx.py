@@ -5,6 +5,7 @@ from shoal.ops.activation import (
     gelu,
     hard_sigmoid,
     hard_swish,
+    hard_tanh,
     log_sigmoid,
     mish,
     prelu,
@@ -16,9 +17,13 @@ from shoal.ops.activation import (
     softplus,
     softsign,
 )
+from shoal.ops.activation import hard_swish as hardswish
+from shoal.ops.activation import hard_tanh as hardtanh
+from shoal.ops.activation import log_sigmoid as logsigmoid
 from shoal.ops.activation import (
     silu as swish,
 )
+from shoal.ops.activation import softplus as softrelu
 from shoal.ops.elementwise import (
     erf,
     rsqrt,
@@ -73,6 +78,27 @@ from shoal.ops.pool import (
 from shoal.ops.reduce import (
     logsumexp,
 )
+from shoal.ops.threshold import (
+    celu,
+    geglu,
+    glu,
+    gumbel_softmax,
+    hard_shrink,
+    hardsigmoid,
+    quick_gelu,
+    reglu,
+    rrelu,
+    shrink,
+    soft_shrink,
+    softmin,
+    squared_relu,
+    swiglu,
+    tanh_shrink,
+    threshold,
+)
+from shoal.ops.threshold import hard_shrink as hardshrink
+from shoal.ops.threshold import soft_shrink as softshrink
+from shoal.ops.threshold import tanh_shrink as tanhshrink
 
 __all__ = [
     "activation",
@@ -81,6 +107,7 @@ __all__ = [
     "batch_dot",
     "batch_flatten",
     "batch_norm",
+    "celu",
     "convolution",
     "deconvolution",
     "dropout",
@@ -88,18 +115,28 @@ __all__ = [
     "embedding",
     "erf",
     "fully_connected",
+    "geglu",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
+    "glu",
     "group_norm",
+    "gumbel_softmax",
+    "hard_shrink",
     "hard_sigmoid",
     "hard_swish",
+    "hard_tanh",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "instance_norm",
     "l2_normalization",
     "layer_norm",
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",
+    "logsigmoid",
     "logsumexp",
     "masked_softmax",
     "max_pool",
@@ -108,22 +145,35 @@ __all__ = [
     "pick",
     "pooling",
     "prelu",
+    "quick_gelu",
+    "reglu",
     "relu",
     "relu6",
     "rms_norm",
+    "rrelu",
     "rsqrt",
     "selu",
     "sequence_mask",
+    "shrink",
     "sigmoid",
     "sigmoid_cross_entropy",
     "silu",
     "smooth_l1",
+    "soft_shrink",
     "softmax",
     "softmax_cross_entropy",
+    "softmin",
     "softplus",
+    "softrelu",
+    "softshrink",
     "softsign",
+    "squared_relu",
     "stop_gradient",
     "sum_pool",
+    "swiglu",
     "swish",
+    "tanh_shrink",
+    "tanhshrink",
+    "threshold",
     "topk",
 ]

@@ -1,33 +1,17 @@
 """Activations as layers."""
 
-from collections.abc import Callable
 from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.ops import activation as act
-from shoal.ops import elementwise
+from shoal.ops import threshold
 from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.initializer import Constant, Initializer
 from shoal.ops.nn.parameter import Parameter
 
 __all__ = ["ELU", "GELU", "SELU", "Activation", "LeakyReLU", "PReLU", "SiLU", "Swish", "activation_layer"]
 
-_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": act.relu,
-    "sigmoid": act.sigmoid,
-    "log_sigmoid": act.log_sigmoid,
-    "tanh": elementwise.tanh,
-    "softrelu": act.softplus,
-    "softplus": act.softplus,
-    "softsign": act.softsign,
-    "mish": act.mish,
-    "gelu": act.gelu,
-    "silu": act.silu,
-    "swish": act.silu,
-    "relu6": act.relu6,
-    "hard_sigmoid": act.hard_sigmoid,
-    "hard_swish": act.hard_swish,
-}
+assert threshold  # which adds its functions to the table
 
 
 class Activation(HybridBlock):
@@ -35,20 +19,20 @@ class Activation(HybridBlock):
 
     Args:
         activation: "relu", "sigmoid", "tanh", "softrelu" (log(1 + exp(x))), "softsign", "log_sigmoid", "mish", as in
-            MXNet; also "gelu", "silu", "relu6", "hard_sigmoid", "hard_swish".
+            MXNet; also "gelu", "silu", "relu6", "hard_sigmoid", "celu" and all others of `npx.activation`.
     Raises:
         ConfigError: an unknown name; lists the known ones.
     """
 
     def __init__(self, activation: str) -> None:
         super().__init__()
-        if activation not in _FUNCTIONS:
-            raise ConfigError(f"unknown activation {activation!r}; known: {', '.join(sorted(_FUNCTIONS))}")
+        if activation not in act.ACTIVATIONS:
+            raise ConfigError(f"unknown activation {activation!r}; known: {', '.join(sorted(act.ACTIVATIONS))}")
         self.name = activation
 
     def forward(self, x: Any) -> Any:
         """Apply the function."""
-        return _FUNCTIONS[self.name](x)
+        return act.ACTIVATIONS[self.name](x)
 
     def extra_repr(self) -> str:
         """The function's name."""
