@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from shoal.errors import AutogradError, GraphError, ShapeError
-from shoal.ops import probe, tape
+from shoal.ops import lines, probe, tape
 from shoal.ops.registry import Op, Traced
 from shoal.ops.tensor import Tensor
 
@@ -234,6 +234,8 @@ class Function:
         raw = tuple(o.data for o in (outputs if many else [outputs]))
         tracked = _state.recording and any(isinstance(x, Tensor) and x.node is not None for x in inputs)
         node = tape.Node(_CustomOp(self), inputs, {}, raw if many else raw[0]) if tracked else None
+        if node is not None and (place := lines.here()) is not None:
+            node.line = place
         made = tuple(Tensor(o, node, i) for i, o in enumerate(raw))
         return made if many else made[0]
 

@@ -14,11 +14,11 @@ from time import monotonic
 from typing import Any
 
 from shoal.errors import AutogradError, ShapeError
-from shoal.ops import probe
+from shoal.ops import lines, probe
 from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS, rules_for
 
-__all__ = ["Leaf", "Node", "backward", "backward_from", "head_cotangents", "state"]
+__all__ = ["Hook", "HookHandle", "Leaf", "Node", "backward", "backward_from", "head_cotangents", "hook", "state"]
 
 NOTHING: Collection[int] = frozenset()
 
@@ -37,9 +37,15 @@ state = State()
 
 
 class Node:
-    """One recorded application of an operator. Freed (``inputs`` is None) by the backward pass that used it."""
+    """One recorded application of an operator. Freed (``inputs`` is None) by the backward pass that used it.
 
-    __slots__ = ("attrs", "inputs", "number", "op", "out")
+    ``hooks`` and ``line`` are not set unless somebody asks for them: see `hook` and `shoal.ops.lines`.
+    """
+
+    __slots__ = ("attrs", "hooks", "inputs", "line", "number", "op", "out")
+
+    hooks: "dict[int, tuple[int, Hook]]"
+    line: "lines.Place"
 
     def __init__(self, op: Any, inputs: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> None:
         self.number = next(_numbers)
@@ -54,17 +60,20 @@ class Leaf:
 
     ``fresh`` says whether the gradient is new since whoever uses gradients last set it to False; a variable begins
     with a gradient of zero, which is new. ``ready``, if there is one, is called in each backward pass when the gradient
-    is in its buffer: as soon as nothing more can be added to it, while the pass goes on with what came before.
+    is in its buffer: as soon as nothing more can be added to it, while the pass goes on with what came before; and so
+    are the functions ``after``, after it.
     """
 
-    __slots__ = ("fresh", "grad", "number", "ready", "req")
+    __slots__ = ("after", "fresh", "grad", "hooks", "number", "ready", "req")
 
     inputs: tuple[Any, ...] = ()
+    hooks: "dict[int, tuple[int, Hook]]"
 
     def __init__(self, grad: Any, req: str) -> None:
         self.number = next(_numbers)
         self.grad, self.req, self.fresh = grad, req, True
         self.ready: Callable[[], None] | None = None
+        self.after: dict[int, Callable[[], Any]] | None = None
 
     def deliver(self, g: Any) -> None:
         """Put a raw gradient into the buffer: overwrite it, or add to it."""
@@ -84,10 +93,75 @@ class Leaf:
         self.fresh = True
         if self.ready is not None:
             self.ready()
+        if self.after:
+            for fn in tuple(self.after.values()):
+                fn()
 
 
-def _reachable(roots: Sequence[Any]) -> list[Any]:
-    """All nodes and leaves that ``roots`` depend on, themselves included, latest first.
+Hook = Callable[[Any], Any]
+"""Is given a gradient; returns another in its place, or None."""
+
+
+_hook_numbers = count()
+
+
+class HookHandle:
+    """What registering a hook returns; `detach` (or `remove`) removes the hook. Also a context manager."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
+        self._hooks, self._number = hooks, next(_hook_numbers)
+        hooks[self._number] = hook
+
+    def detach(self) -> None:
+        """Remove the hook; harmless if it was removed before."""
+        self._hooks.pop(self._number, None)
+
+    remove = detach
+
+    def __enter__(self) -> "HookHandle":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.detach()
+
+
+_hooked = False  # whether any tensor of this process has ever had a hook: without, nobody looks for them
+
+
+def hook(node: Any, index: int, fn: Hook) -> HookHandle:
+    """Call ``fn`` with the whole gradient of an output of ``node``, in each pass that comes to it.
+
+    Args:
+        node: a `Node` or a `Leaf`.
+        index: which output of the node.
+        fn: takes the gradient as a tensor; what it returns, unless None, takes its place.
+    """
+    global _hooked
+    _hooked = True
+    if not hasattr(node, "hooks"):
+        node.hooks = {}
+    return HookHandle(node.hooks, (index, fn))
+
+
+def _through_hooks(node: Any, g: Any, kind: Any) -> Any:
+    """The gradient ``g`` of ``node`` after its hooks."""
+    for index, fn in tuple(node.hooks.values()):
+        one = g[index] if type(g) is tuple else g
+        if one is None:
+            continue
+        raw = not hasattr(one, "_invoke")
+        new = fn(kind(one) if raw else one)
+        if new is None:
+            continue
+        if new.shape != one.shape:
+            raise ShapeError(f"a hook was given a gradient of shape {one.shape} and returned one of shape {new.shape}")
+        new = new.data.astype(one.dtype, copy=False) if raw else new
+        g = (*g[:index], new, *g[index + 1 :]) if type(g) is tuple else new
+    return g
+
+
+def _reachable(roots: Sequence[Any], first: int = 0) -> list[Any]:
+    """All nodes and leaves that ``roots`` depend on, themselves included, latest first; none older than ``first``.
 
     Raises:
         AutogradError: a part of the graph has been freed by an earlier backward pass.
@@ -98,12 +172,12 @@ def _reachable(roots: Sequence[Any]) -> list[Any]:
         node = stack.pop()
         if node.inputs is None:
             raise AutogradError(
-                f"the recorded graph was freed by an earlier backward pass (at operator {node.op.name!r}). "
-                "To go through it twice, pass retain_graph=True the first time."
+                f"the recorded graph was freed by an earlier backward pass (at operator {node.op.name!r}"
+                f"{lines.said(node)}). To go through it twice, pass retain_graph=True the first time."
             )
         for x in node.inputs:
             parent = getattr(x, "node", None)
-            if parent is not None and parent not in found:
+            if parent is not None and parent not in found and parent.number >= first:
                 found.add(parent)
                 stack.append(parent)
     return sorted(found, key=attrgetter("number"), reverse=True)
@@ -127,13 +201,13 @@ def backward(
         retain: keep the graph for another pass.
         create: run the rules on tensors, recording, so that the result can be differentiated again.
     """
-    order = _reachable([h.node for h in heads])
+    kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
+    order = _reachable([h.node for h in heads], min([t.node.number for t in targets], default=0) if targets else 0)
     path = None if targets is None else _path(order, targets)
-    pending = _Pending(create)
+    pending = _Pending(create, kind)
     for head, g in zip(heads, cotangents, strict=True):
         pending.add(head.node, head.index, g)
     run = _run_recorded if create else _run_raw
-    kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
     result: list[Any] = [None] * len(targets or ())
     early = _early(order, pending) if targets is None else None
     for node in order:
@@ -146,10 +220,14 @@ def backward(
             elif type(node) is Leaf:
                 node.deliver(g)
             if type(node) is Node and (path is None or node in path):
-                if early is not None and getattr(node.op, "streams", False):
-                    handed = _run_streamed(node, g, pending, early, kind, xp)
-                else:
-                    run(node, g, pending, path, kind, xp)
+                try:
+                    if early is not None and getattr(node.op, "streams", False):
+                        handed = _run_streamed(node, g, pending, early, kind, xp)
+                    else:
+                        run(node, g, pending, path, kind, xp)
+                except Exception as error:
+                    _blame(error, node)
+                    raise
         elif targets is None and type(node) is Leaf:
             node.clear()
         if early is not None:
@@ -157,6 +235,15 @@ def backward(
         if not retain and type(node) is Node:
             node.inputs, node.out = None, None
     return None if targets is None else result
+
+
+def _blame(error: BaseException, node: Any) -> None:
+    """Note on an error of a gradient rule which operator it was, on what, and where the user called it."""
+    shapes = ", ".join(f"{x.shape} {x.dtype}" if hasattr(x, "shape") else repr(x) for x in node.inputs)
+    outs = node.out if type(node.out) is tuple else (node.out,)
+    made = ", ".join(str(o.shape) for o in outs)
+    where = lines.said(node) or "; autograd.detect_anomaly() would tell the line that called it"
+    lines.noted(error, f"in the backward pass, at operator {node.op.name!r} of {shapes} that gave {made}{where}")
 
 
 def _collect(result: list[Any], targets: Sequence[Any], node: Any, g: Any) -> None:
@@ -178,10 +265,10 @@ def _path(order: list[Any], targets: Sequence[Any]) -> set[Any]:
 class _Pending:
     """Cotangents on their way down, summed where paths meet."""
 
-    __slots__ = ("create", "many", "one", "owned")
+    __slots__ = ("create", "kind", "many", "one", "owned")
 
-    def __init__(self, create: bool) -> None:
-        self.create = create
+    def __init__(self, create: bool, kind: Any) -> None:
+        self.create, self.kind = create, kind
         self.one: dict[Any, Any] = {}  # node with one output -> its cotangent
         self.many: dict[Any, list[Any]] = {}  # node with several -> theirs
         self.owned: set[Any] = set()  # sums that were made here, and may be added to in place
@@ -205,7 +292,9 @@ class _Pending:
         g = self.one.pop(node, None)
         if g is None and self.many:
             slots = self.many.pop(node, None)
-            return None if slots is None else tuple(slots)
+            g = None if slots is None else tuple(slots)
+        if _hooked and g is not None and getattr(node, "hooks", None):
+            return _through_hooks(node, g, self.kind)
         return g
 
 
@@ -261,7 +350,7 @@ class _Early:
 
 def _early(order: Sequence[Any], pending: _Pending) -> _Early | None:
     """None if nobody waits for a leaf of this pass."""
-    uses = {node: 0 for node in order if type(node) is Leaf and node.ready is not None}
+    uses = {node: 0 for node in order if type(node) is Leaf and (node.ready is not None or node.after)}
     if not uses:
         return None
     for node in order:

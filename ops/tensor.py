@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from shoal.errors import AutogradError, DTypeError, ShapeError
-from shoal.ops import elementwise, index, random, tape
+from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
+from shoal.ops import elementwise, index, lines, random, tape
 from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.registry import Op, spec_of
@@ -144,6 +144,24 @@ class Tensor(ArrayMethods):
     def backward(self, out_grad: Any = None, retain_graph: bool = False, train_mode: bool = True) -> None:
         """Deliver gradients to all variables this tensor was computed from. See `shoal.autograd.backward`."""
         tape.backward_from([self], [out_grad], retain=retain_graph, train_mode=train_mode)
+
+    def register_hook(self, hook: tape.Hook) -> tape.HookHandle:
+        """Call ``hook(gradient)`` in each backward pass that comes to this tensor, with the whole of its gradient.
+
+        Args:
+            hook: takes the gradient as a tensor, not to be written to; what it returns, unless None, goes on in its
+                place, and must have its shape. A variable with ``grad_req="add"`` adds what the hook returns.
+        Returns:
+            A handle whose `detach` removes the hook.
+        Raises:
+            AutogradError: this tensor takes part in no gradient.
+        """
+        if self.node is None:
+            raise AutogradError(
+                f"a hook on a tensor of shape {self.shape} that takes part in no gradient would never be called: "
+                "attach_grad() it, or compute it inside autograd.record()"
+            )
+        return tape.hook(self.node, self.index, hook)
 
     def detach(self) -> "Tensor":
         """The same array (not a copy) off the tape: a constant."""
@@ -302,5 +320,9 @@ def _explain(op: Op[Any], inputs: Sequence[Any], attrs: dict[str, Any], error: E
         specs = [spec_of(x) for x in inputs]
     except ValueError:
         raise error from None
-    op.infer(*specs, **attrs)
+    try:
+        op.infer(*specs, **attrs)
+    except ShoalError as found:
+        found.add_note(f"at {lines.user_line()}")
+        raise
     raise error

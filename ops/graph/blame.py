@@ -1,15 +1,11 @@
 """Errors of tracing that point at the user's line: where the model asked for what a graph cannot give."""
 
-import linecache
-import sys
-from types import FrameType
 from typing import Any, NoReturn
 
 from shoal.errors import GraphError
+from shoal.ops.lines import user_line
 
 __all__ = ["cannot", "needs_value", "user_line"]
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 def needs_value(symbol: Any, what: str) -> NoReturn:
@@ -28,21 +24,3 @@ def needs_value(symbol: Any, what: str) -> NoReturn:
 def cannot(symbol: Any, what: str, instead: str) -> NoReturn:
     """Raise: the code does with a symbol what a graph has no operator for."""
     raise GraphError(f"{user_line()} {what} {symbol!r}, which a graph cannot express. {instead}")
-
-
-def user_line() -> str:
-    """The innermost line of the stack that is not in this package: file, line, function and text."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame):
-        frame = frame.f_back
-    if frame is None:
-        return "this code"
-    code = frame.f_code
-    text = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
-    place = f"{code.co_filename}:{frame.f_lineno}, in {code.co_name}"
-    return f"{place}: `{text}`" if text else f"{place}: this line"  # typed in, or from a string: no text
-
-
-def _is_ours(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return module == _PACKAGE or module == "numpy"

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.ops import instrument
+from shoal.ops.graph import telling
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref, positions
 from shoal.ops.graph.kernels import Kernel, into
 from shoal.ops.graph.plan import ALIGN_BYTES, Plan, nbytes, owners, plan
@@ -83,7 +85,8 @@ class Program:
         """Run a graph that has no backward part."""
         return self.start().forward(arrays)
 
-    def _specs(self, call: Call) -> list[Any]:
+    def specs(self, call: Call) -> list[Any]:
+        """Of the inputs of a call: a Spec, a scalar or None each."""
         return [self.graph.spec(x) if isinstance(x, tuple) else x for x in call.inputs]
 
     def note(self, code: "_Code", first: int, values: Values) -> Callable[[int], None] | None:
@@ -104,9 +107,7 @@ class Program:
         last = "backward" if self.split < len(self.graph.calls) else "forward"
         if self._rehearse and part == last and code is self._code:
             self._rehearse = False
-            found = {
-                p: into(self.xp, call, self._specs(call)) for p, call in self.graph.operators() if p in self.orders
-            }
+            found = {p: into(self.xp, call, self.specs(call)) for p, call in self.graph.operators() if p in self.orders}
             self._code = _Code(self, {p: kernel for p, kernel in found.items() if kernel is not None})
 
 
@@ -171,18 +172,25 @@ class Run:
     ) -> None:
         values = self._values
         after = self._program.note(self._code, first, values)
-        if after is None and then is None and not before:
-            for step in steps:
+        if instrument.watchers:
+            steps = self._code.told(steps, part)
+        i = -1
+        try:
+            if after is None and then is None and not before:
+                for step in steps:
+                    step(values)
+                return
+            for i, step in enumerate(steps):
+                for wait in before.get(i, ()):
+                    wait()
                 step(values)
-            return
-        for i, step in enumerate(steps):
-            for wait in before.get(i, ()):
-                wait()
-            step(values)
-            if after is not None:
-                after(i)
-            if then is not None:
-                then(i)
+                if after is not None:
+                    after(i)
+                if then is not None:
+                    then(i)
+        except Exception as error:
+            self._code.blame(error, i if i >= 0 else steps.index(step), part)
+            raise
         for wait in before.get(len(steps), ()):
             wait()
         if after is not None:
@@ -207,6 +215,7 @@ class _Code:
         refs = [(p, n) for p, call in enumerate(self.graph.calls) for n in range(len(call.specs))]
         self.slots: dict[Ref, int] = {ref: i for i, ref in enumerate(refs)}
         self._literals: Values = []
+        self._places: dict[int, tuple[list[int], list[int]]] = {}  # of each call, for who looks
         owned = owners(self.graph, is_view)
         escaping = {owner for ref in self.graph.outputs for owner in owned[ref]}
         self._kernels = {p: kernel for p, kernel in kernels.items() if (p, 0) not in escaping}
@@ -253,6 +262,22 @@ class _Code:
                 values[self.slots[position, 0]] = call.value
         return _Arena(raw, values)
 
+    def _calls_of(self, part: str) -> list[int]:
+        """Positions of the calls that the steps of a part carry out."""
+        late, split = part == "backward", self.program.split
+        return [p for p, _ in self.graph.operators() if (p >= split) == late]
+
+    def told(self, steps: list[StepFn], part: str) -> list[StepFn]:
+        """The steps of a part, each told to whoever looks."""
+        at = self._calls_of(part)
+        places = [self._places[p] for p in at]
+        return telling.told(steps, [self.graph.calls[p] for p in at], places, part)
+
+    def blame(self, error: BaseException, step: int, part: str) -> None:
+        """Note on ``error`` which call the step carries out."""
+        call = self.graph.calls[self._calls_of(part)[step]]
+        telling.blame(error, call, self.program.specs(call), part)
+
     def _inplace(self, position: int, heir: Ref) -> bool:
         """Element by element, and in the same memory order."""
         orders = self.program.orders
@@ -281,6 +306,7 @@ class _Code:
         kernel = self._kernels.get(position)
         inputs = [self._slot(x) for x in call.inputs]
         out = [self.slots[position, n] for n in range(len(call.specs))]
+        self._places[position] = inputs, out
         if kernel is not None:
             step = _write(kernel, inputs, out[0])
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.ops.graph.symbol import Node, Symbol, nodes_of
+from shoal.ops.graph.symbol import Node, Symbol, called_at, nodes_of
 from shoal.ops.registry import OPERATORS
 
 __all__ = ["depending", "gradients"]
@@ -59,7 +59,9 @@ def _spread(
     g: Any = tuple(cotangents) if node.many else cotangents[0]
     out: Any = tuple(Symbol(node, n) for n in range(len(node.specs))) if node.many else Symbol(node)
     flags = [isinstance(x, Symbol) and x.node.serial in needed for x in node.inputs]
-    for x, c in zip(node.inputs, op.cotangents(OPERATORS, g, out, node.inputs, node.attrs, flags), strict=True):
+    with called_at(node.line):
+        cotangents = op.cotangents(OPERATORS, g, out, node.inputs, node.attrs, flags)
+    for x, c in zip(node.inputs, cotangents, strict=True):
         if c is not None:
             _add(found, x, c)
 

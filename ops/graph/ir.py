@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from shoal.errors import GraphError
+from shoal.ops.lines import Place
 from shoal.ops.registry import Spec
 
 __all__ = ["Call", "Graph", "Operand", "Ref", "frozen"]
@@ -32,6 +33,7 @@ class Call:
         specs: shape and dtype of each of its outputs.
         name: what an input is called; a comment elsewhere.
         value: the array of a constant.
+        line: where the user called the operator, or that of which this is a part of the gradient; None if unknown.
     """
 
     op: str
@@ -40,6 +42,7 @@ class Call:
     specs: tuple[Spec, ...] = ()
     name: str = ""
     value: Any = None
+    line: Place | None = None
 
     @property
     def refs(self) -> tuple[Ref, ...]:
@@ -54,7 +57,7 @@ class Call:
     def moved(self, to: Callable[[Ref], Ref]) -> "Call":
         """The same call on other values."""
         inputs = tuple(to(x) if isinstance(x, tuple) else x for x in self.inputs)
-        return Call(self.op, inputs, self.attrs, self.specs, self.name, self.value)
+        return Call(self.op, inputs, self.attrs, self.specs, self.name, self.value, self.line)
 
     @property
     def is_input(self) -> bool:

@@ -7,12 +7,15 @@ applied to, so that symbols compose without belonging to anything; `flatten` lis
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
-from shoal.errors import ShapeError
+from shoal.errors import ShapeError, ShoalError
+from shoal.ops import lines
 from shoal.ops.graph import blame
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref
 from shoal.ops.methods import ArrayMethods
@@ -24,6 +27,23 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Symbol", "constant", "flatten", "variable"]
 
 _serial = itertools.count()
+
+
+class _Local(threading.local):
+    line: lines.Place | None = None
+
+
+_local = _Local()
+
+
+@contextmanager
+def called_at(line: lines.Place | None) -> Iterator[None]:
+    """Within this context operators count as called there: those of a gradient, where its operator was called."""
+    before, _local.line = _local.line, line
+    try:
+        yield
+    finally:
+        _local.line = before
 
 
 class Node:
@@ -38,9 +58,10 @@ class Node:
         role: what an input is for: "data", "param", "aux" or "key"; see `shoal.ops.graph.serialize`.
         serial: grows with time of creation.
         many: whether the operator gives a tuple, be it of one.
+        line: where the user called the operator.
     """
 
-    __slots__ = ("attrs", "inputs", "many", "name", "op", "role", "serial", "source", "specs", "value")
+    __slots__ = ("attrs", "inputs", "line", "many", "name", "op", "role", "serial", "source", "specs", "value")
 
     def __init__(
         self,
@@ -56,6 +77,7 @@ class Node:
         self.op, self.inputs, self.attrs, self.specs = op, inputs, attrs or {}, specs
         self.name, self.value, self.source, self.role = name, value, source, role
         self.serial, self.many = next(_serial), False
+        self.line: lines.Place | None = None if op is None else _local.line or lines.here()
 
 
 class Symbol(ArrayMethods):
@@ -90,7 +112,11 @@ class Symbol(ArrayMethods):
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         operands = tuple(as_operand(x) for x in inputs)
-        inferred = op.infer(*(x.spec if isinstance(x, Symbol) else x for x in operands), **attrs)
+        try:
+            inferred = op.infer(*(x.spec if isinstance(x, Symbol) else x for x in operands), **attrs)
+        except ShoalError as error:
+            lines.noted(error, f"at {lines.text(_local.line) or lines.user_line()}")
+            raise
         many = not isinstance(inferred, Spec)
         node = Node(op, operands, attrs, tuple(inferred) if many else (inferred,))
         node.many = many
@@ -240,7 +266,8 @@ def flatten(outputs: Sequence[Symbol], inputs: Sequence[Symbol] = ()) -> tuple[G
         return (at[x.node.serial], x.index) if isinstance(x, Symbol) else x
 
     calls = tuple(
-        Call(n.op.name if n.op else "", tuple(map(operand, n.inputs)), n.attrs, n.specs, n.name, n.value) for n in nodes
+        Call(n.op.name if n.op else "", tuple(map(operand, n.inputs)), n.attrs, n.specs, n.name, n.value, n.line)
+        for n in nodes
     )
     first = [at[s.node.serial] for s in inputs]
     rest = [i for i, call in enumerate(calls) if call.is_input and i not in set(first)]

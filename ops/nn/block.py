@@ -12,6 +12,7 @@ from shoal.ops.nn import checkpoint
 from shoal.ops.nn.initializer import Initializer
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.nn.summary import summarize
+from shoal.ops.tape import HookHandle
 
 __all__ = ["Block", "HookHandle"]
 
@@ -26,24 +27,6 @@ class Clock:
 
 ForwardHook = Callable[["Block", tuple[Any, ...], Any], None]
 ForwardPreHook = Callable[["Block", tuple[Any, ...]], None]
-
-
-class HookHandle:
-    """What registering a hook returns; `detach` removes the hook. Also a context manager."""
-
-    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        self._hooks = hooks
-        hooks[id(self)] = hook
-
-    def detach(self) -> None:
-        """Remove the hook; harmless if it was removed before."""
-        self._hooks.pop(id(self), None)
-
-    def __enter__(self) -> "HookHandle":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.detach()
 
 
 class Block:

@@ -9,7 +9,8 @@ from shoal.errors import ConfigError, DeferredInitializationError, ShapeError
 from shoal.ops import random
 from shoal.ops.graph import trace
 from shoal.ops.nn import initializer
-from shoal.ops.tape import Leaf
+from shoal.ops.tape import Hook, HookHandle, Leaf
+from shoal.ops.tape import hook as hook_leaf
 from shoal.ops.tensor import Tensor
 
 __all__ = ["Constant", "Parameter"]
@@ -58,6 +59,9 @@ class Parameter:
         self._data: Tensor | None = None
         self._pending: tuple[initializer.Initializer, int] | None = None
         self._arriving: Callable[[], None] | None = None
+        self._grad_hooks: dict[int, Any] = {}
+        self._after: dict[int, Callable[[], Any]] = {}
+        self._leaf_with_hooks: Leaf | None = None
         self._grad_req = "null"
         self.grad_req = grad_req
 
@@ -104,7 +108,7 @@ class Parameter:
             raise ConfigError(f"parameter {self.name!r}: grad_req must be one of {GRAD_REQS}, got {req!r}")
         self._grad_req = req if self._differentiable else "null"
         if self._data is not None:
-            self._data.attach_grad(self._grad_req)
+            self._attach(self._data)
 
     def initialize(
         self,
@@ -183,6 +187,45 @@ class Parameter:
             raise ConfigError(f"parameter {self.name!r} has no gradient: its grad_req is {self._grad_req!r}")
         return node
 
+    def register_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(gradient)`` in each backward pass, before the gradient is delivered; see `Tensor.register_hook`.
+
+        It stays through changes of ``grad_req`` and dtype.
+        """
+        handle = HookHandle(self._grad_hooks, hook)
+        self._hook_leaf()
+        return handle
+
+    def _hook_leaf(self) -> None:
+        """Have the leaf of the value call the hooks, once there are any."""
+        leaf = None if self._data is None else self._data.node
+        if self._grad_hooks and type(leaf) is Leaf and leaf is not self._leaf_with_hooks:
+            hook_leaf(leaf, 0, self._hooked)
+            self._leaf_with_hooks = leaf
+
+    def _hooked(self, g: Tensor) -> Tensor:
+        for hook in tuple(self._grad_hooks.values()):
+            new = hook(g)
+            g = g if new is None else new
+        return g
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[["Parameter"], Any]) -> HookHandle:
+        """Call ``hook(parameter)`` in each backward pass as soon as the gradient is in `grad`.
+
+        The pass goes on meanwhile with the layers before, so that an update, or sending, can overlap with it.
+        """
+        handle = HookHandle(self._after, lambda: hook(self))
+        if self._data is not None and type(self._data.node) is Leaf:
+            self._data.node.after = self._after
+        return handle
+
+    def _attach(self, data: Tensor) -> None:
+        """Give the value its gradient, with the hooks that were registered."""
+        data.attach_grad(self._grad_req)
+        if type(data.node) is Leaf:
+            data.node.after = self._after
+            self._hook_leaf()
+
     def zero_grad(self) -> None:
         """Set the gradient to zero; nothing happens if there is none."""
         if self._data is not None and self._data.grad is not None:
@@ -240,7 +283,7 @@ class Parameter:
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
-        return self.__dict__
+        return {**self.__dict__, "_grad_hooks": {}, "_after": {}, "_leaf_with_hooks": None}  # a copy has no hooks
 
     def current(self) -> Tensor:
         """Its value, also while a model is being traced; waits for a value that is on its way."""
@@ -268,7 +311,7 @@ class Parameter:
         assert self._shape is not None
         if self._data is None:
             self._data = Tensor(np.empty(self._shape, dtype=self._dtype))
-            self._data.attach_grad(self._grad_req)
+            self._attach(self._data)
         self._data.data[...] = self._data.backend.asarray(values)
 
 
