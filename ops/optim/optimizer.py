@@ -23,6 +23,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops.backend import CPU, namespace
+from shoal.ops.native import steps
 from shoal.ops.optim.hyper import (
     CONVERT,
     Hyper,
@@ -94,6 +95,13 @@ def from_spec(spec: OptimizerSpec) -> "Optimizer":
         ConfigError: as `create`.
     """
     return _registry.create(spec.name, spec.params)
+
+
+@functools.cache
+def _has_compiled(rule: "type[Optimizer]") -> bool:
+    """Whether a rule's `compiled` says what its `update` does."""
+    order = [next(i for i, c in enumerate(rule.__mro__) if n in vars(c)) for n in ("compiled", "update")]
+    return order[0] <= order[1] and rule.__mro__[order[0]] is not Optimizer
 
 
 @functools.lru_cache
@@ -349,6 +357,14 @@ class Optimizer(Hyper, ABC):
         """
         return ()
 
+    def compiled(self, lr: float, wd: float, t: int) -> tuple[str, dict[str, float]] | None:
+        """The rule in C, for one element, and the numbers that it uses: see `shoal.ops.native.steps.step`.
+
+        It gives the bits that `update` gives. It counts only in the class that defines `update`, or below: a rule that
+        changes `update` alone has no compiled form. None: this rule has none.
+        """
+        return None
+
     def gradient_factor(self, norm: float) -> float:
         """What the gradient is multiplied by, given its norm."""
         return self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
@@ -386,6 +402,8 @@ class Optimizer(Hyper, ABC):
 
     def _update(self, task: _Task, name: str) -> None:
         """Apply the rule to flat arrays, block by block: one walk, and one more for each thing that must be known."""
+        if _has_compiled(type(self)) and not self.whole and self._run_compiled(task):
+            return
         task.noise = self.noise(name, task.t)
         if self.needs_norm:
             squares = sum(work.square_sum(work.g) for work, _ in self._blocks(task))
@@ -395,6 +413,14 @@ class Optimizer(Hyper, ABC):
             task.sums = tuple(math.fsum(column) for column in zip(*parts, strict=True))
         for work, block in self._blocks(task):
             self.update(work, block)
+
+    def _run_compiled(self, task: _Task) -> bool:
+        """One pass of compiled code over all; False if there is none."""
+        found = self.compiled(task.lr, task.wd, task.t)
+        if found is None:
+            return False
+        code, numbers = found
+        return steps.step(code, numbers, task.param, task.grad, task.state, self.rescale_grad, self.clip_gradient)
 
     def _blocks(self, task: _Task) -> Iterator[tuple[Work, State]]:
         """Each block of a parameter with its gradient prepared; what is done to ``work.w`` is written back."""

@@ -15,6 +15,12 @@ from shoal.ops import random
 from shoal.ops.optim.hyper import flag, fraction, not_negative, optional_whole, real
 from shoal.ops.optim.optimizer import Array, Optimizer, State, Work, register
 
+Compiled = tuple[str, dict[str, float]]
+"""C for one element, and the numbers in it."""
+
+DECAYED = "g = g + w * wd;"
+"""The classical weight decay, in C."""
+
 __all__ = ["NAG", "SGD", "SGLD", "AdaGrad", "Adam", "AdamW", "Lion", "RMSProp", "Signum", "Test"]
 
 
@@ -59,6 +65,13 @@ class SGD(Optimizer):
             step *= work.lr
         work.w -= step
 
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        code, numbers = "w = w - g * lr;", {"lr": lr, "beta": self.momentum, "wd": wd}
+        if self.momentum:
+            step = "(momentum * beta + g) * lr" if self.nesterov else "momentum * lr"
+            code = f"momentum = momentum * beta + g; w = w - {step};"
+        return (DECAYED if wd else "") + code, numbers
+
 
 @register
 @dataclass(kw_only=True)
@@ -67,6 +80,11 @@ class NAG(SGD):
 
     momentum: float = real(0.9, "0 < momentum < 1", lambda v: 0.0 < v < 1.0)
     nesterov: bool = flag(True)
+
+
+ADAM = """mean = mean * beta1 + g * rest1;
+variance = variance * beta2 + g * g * rest2;
+w = w - mean / (SQRT(variance) / root + epsilon) * rate;"""
 
 
 @register
@@ -110,6 +128,15 @@ class Adam(Optimizer):
         step *= work.lr / bias1
         work.w -= step
 
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        return (DECAYED if wd else "") + ADAM, {"wd": wd, **self._numbers(lr, t)}
+
+    def _numbers(self, lr: float, t: int) -> dict[str, float]:
+        bias1 = 1.0 - self.beta1**t if self.correct_bias else 1.0
+        bias2 = 1.0 - self.beta2**t if self.correct_bias else 1.0
+        factors = {"beta1": self.beta1, "beta2": self.beta2, "rest1": 1.0 - self.beta1, "rest2": 1.0 - self.beta2}
+        return {**factors, "root": math.sqrt(bias2), "epsilon": self.epsilon, "rate": lr / bias1}
+
 
 @register
 @dataclass(kw_only=True)
@@ -126,6 +153,9 @@ class AdamW(Adam):
         if work.wd:
             work.w *= 1.0 - work.lr * work.wd
         self._move(work, state)
+
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        return ("w = w * keep;" if wd else "") + ADAM, {"keep": 1.0 - lr * wd, **self._numbers(lr, t)}
 
 
 @register
@@ -177,6 +207,15 @@ class RMSProp(Optimizer):
         tmp += self.epsilon
         return tmp
 
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        code = "square = square * rho + g * g * rest; T size = square;"
+        if self.centered:
+            code += "mean = mean * rho + g * rest; size = square - mean * mean; size = size < 0 ? 0 : size;"
+        code += "g = g / (SQRT(size) + epsilon);"
+        code += "momentum = momentum * beta + g; w = w - momentum * lr;" if self.momentum else "w = w - g * lr;"
+        numbers = {"rho": self.rho, "rest": 1.0 - self.rho, "epsilon": self.epsilon, "beta": self.momentum, "lr": lr}
+        return (DECAYED if wd else "") + code, {"wd": wd, **numbers}
+
 
 @register
 @dataclass(kw_only=True)
@@ -203,6 +242,10 @@ class AdaGrad(Optimizer):
         work.g /= work.tmp
         work.g *= work.lr
         work.w -= work.g
+
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        code = "sum = sum + g * g; w = w - g / (SQRT(sum) + epsilon) * lr;"
+        return (DECAYED if wd else "") + code, {"wd": wd, "epsilon": self.epsilon, "lr": lr}
 
 
 @register
@@ -234,6 +277,12 @@ class Signum(Optimizer):
         if self.wd_lh:
             work.w *= 1.0 - work.lr * self.wd_lh
         work.w -= work.tmp
+
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        code = "momentum = momentum * beta + g * rest; g = momentum;" if self.momentum else ""
+        code += ("w = w * keep;" if self.wd_lh else "") + "w = w - SIGN(g) * lr;"
+        numbers = {"beta": self.momentum, "rest": 1.0 - self.momentum, "keep": 1.0 - lr * self.wd_lh, "lr": lr}
+        return (DECAYED if wd else "") + code, {"wd": wd, **numbers}
 
 
 @register
@@ -268,6 +317,11 @@ class Lion(Optimizer):
         tmp *= work.lr
         work.w -= tmp
         work.average(velocity, self.beta2)
+
+    def compiled(self, lr: float, wd: float, t: int) -> Compiled | None:
+        code = "T d = (momentum - g) * beta1 + g; w = w - SIGN(d) * lr; momentum = momentum * beta2 + g * rest2;"
+        numbers = {"beta1": self.beta1, "beta2": self.beta2, "rest2": 1.0 - self.beta2, "lr": lr}
+        return ("w = w * keep;" if wd else "") + code, {"keep": 1.0 - lr * wd, **numbers}
 
 
 @register

@@ -1,0 +1,100 @@
+"""Update rules as compiled loops: one pass over memory instead of ten, and the same bits.
+
+A rule says in C what it does to one element, in the order of operations of its NumPy form. The loop around it is
+compiled with `load`'s ``exact``, so that every operation rounds as NumPy's does: a worker that has a compiler and a
+server that has none compute the same numbers.
+"""
+
+import ctypes
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from shoal.ops.native import compiler
+
+__all__ = ["step"]
+
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+
+LOOP = """
+#define T {kind}
+#define SQRT {sqrt}
+#define ABS {abs}
+#define SIGN(x) ((x) > 0 ? (T)1 : (x) < 0 ? (T)-1 : (x))
+
+EXPORT void step(long n, T *restrict W, const T *restrict G{states}, const double *h) {{
+    const T rescale = (T)h[0], bound = (T)h[1];
+    {numbers}
+    {pragma}
+    for (long i = 0; i < n; i++) {{
+        T w = W[i], g = G[i] * rescale;
+        g = g < -bound ? -bound : g;
+        g = g > bound ? bound : g;
+        {loads}
+        {code}
+        W[i] = w;
+        {stores}
+    }}
+}}
+"""
+
+PRAGMA = f'_Pragma("omp parallel for simd schedule(static) num_threads(n < {1 << 17} ? 1 : shoal_threads)")'
+"""Updates are short of memory bandwidth, not of arithmetic: threads pay from a few hundred thousand elements on."""
+
+
+def step(
+    code: str,
+    numbers: Mapping[str, float],
+    param: Any,
+    grad: Any,
+    state: Mapping[str, Any],
+    rescale: float = 1.0,
+    bound: float | None = None,
+) -> bool:
+    """Update ``param`` and ``state`` in place; False, and nothing done, where that cannot be done here.
+
+    Args:
+        code: C statements on ``w``, ``g`` (already multiplied by ``rescale`` and clipped to ``bound``), the states and
+            the ``numbers`` by their names, all of type ``T``; ``SQRT``, ``ABS`` and ``SIGN`` exist.
+        param, grad: flat.
+    """
+    kind = param.dtype
+    if type(param) is not np.ndarray or type(grad) is not np.ndarray or (kind != SINGLE and kind != DOUBLE):
+        return False
+    arrays = (param, grad, *state.values())
+    for a in arrays:
+        if a.dtype != kind or not (a.flags.carray or (a is grad and a.flags.c_contiguous and a.flags.aligned)):
+            return False
+    loop = _loop(code, tuple(state), tuple(numbers), kind.char)
+    if loop is None:
+        return False
+    h = (ctypes.c_double * (2 + len(numbers)))(rescale, np.inf if bound is None else bound, *numbers.values())
+    loop(param.size, *[a.ctypes.data for a in arrays], h)
+    return True
+
+
+@cache
+def _loop(code: str, states: tuple[str, ...], numbers: tuple[str, ...], kind: str) -> Any:
+    """The compiled function of a rule; None if nothing can be compiled."""
+    suffix, name = ("f", "float") if kind == "f" else ("", "double")
+    library = compiler.load(
+        LOOP.format(
+            kind=name,
+            sqrt=f"__builtin_sqrt{suffix}",
+            abs=f"__builtin_fabs{suffix}",
+            pragma=PRAGMA,
+            code=code,
+            states="".join(f", T *restrict {s}_" for s in states),
+            numbers=" ".join(f"const T {n} = (T)h[{i}];" for i, n in enumerate(numbers, 2)),
+            loads=" ".join(f"T {s} = {s}_[i];" for s in states),
+            stores=" ".join(f"{s}_[i] = {s};" for s in states),
+        ),
+        exact=True,
+    )
+    if library is None:
+        return None
+    library.step.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * (2 + len(states)), ctypes.POINTER(ctypes.c_double)]
+    library.step.restype = None
+    return library.step
