@@ -29,6 +29,9 @@ from shoal.ops.elementwise import (
     rsqrt,
     stop_gradient,
 )
+from shoal.ops.gru import (
+    gru_sequence,
+)
 from shoal.ops.index import (
     one_hot,
     pick,
@@ -41,6 +44,9 @@ from shoal.ops.loss import (
     sigmoid_cross_entropy,
     smooth_l1,
     softmax_cross_entropy,
+)
+from shoal.ops.lstm import (
+    lstm_sequence,
 )
 from shoal.ops.neural import (
     activation,
@@ -74,6 +80,9 @@ from shoal.ops.pool import (
     global_max_pool,
     max_pool,
     sum_pool,
+)
+from shoal.ops.recurrent import (
+    rnn_sequence,
 )
 from shoal.ops.reduce import (
     logsumexp,
@@ -121,6 +130,7 @@ __all__ = [
     "global_max_pool",
     "glu",
     "group_norm",
+    "gru_sequence",
     "gumbel_softmax",
     "hard_shrink",
     "hard_sigmoid",
@@ -138,6 +148,7 @@ __all__ = [
     "log_softmax",
     "logsigmoid",
     "logsumexp",
+    "lstm_sequence",
     "masked_softmax",
     "max_pool",
     "mish",
@@ -150,6 +161,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rnn_sequence",
     "rrelu",
     "rsqrt",
     "selu",

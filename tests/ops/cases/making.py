@@ -22,6 +22,8 @@ class Case(NamedTuple):
         low, high: range of the random floats.
         empty: shapes of the floats for a call in which there are no elements; () if there is no such call.
         half: whether the operator takes float16.
+        tied: gives, for the inputs and the attributes, the values of those inputs that are functions of others, by
+            position; they have no gradient of their own.
     """
 
     inputs: tuple[Any, ...]
@@ -30,6 +32,12 @@ class Case(NamedTuple):
     high: float
     empty: tuple[tuple[int, ...], ...]
     half: bool
+    tied: Callable[[list[Any], dict[str, Any]], dict[int, Any]] | None = None
+
+    def follow(self, inputs: list[Any]) -> list[Any]:
+        """``inputs`` with the tied ones recomputed."""
+        found = self.tied(inputs, self.attrs) if self.tied is not None else {}
+        return [found.get(i, x) for i, x in enumerate(inputs)]
 
     def make(self, seed: str, dtype: Any = np.float64, shapes: tuple[tuple[int, ...], ...] = ()) -> list[Any]:
         """The arrays of the call, the same for the same ``seed``; ``shapes`` replace those of the floats."""
@@ -41,7 +49,7 @@ class Case(NamedTuple):
                 made.append(np.asarray(rng.uniform(self.low, self.high, next(given) if shapes else x), dtype))
             else:
                 made.append(x(rng) if callable(x) else x)
-        return made
+        return self.follow(made)
 
 
 def case(
@@ -50,10 +58,11 @@ def case(
     high: float = 2.0,
     empty: tuple[tuple[int, ...], ...] = (),
     half: bool = True,
+    tied: Callable[[list[Any], dict[str, Any]], dict[int, Any]] | None = None,
     **attrs: Any,
 ) -> Case:
     """A `Case`."""
-    return Case(inputs, attrs, low, high, empty, half)
+    return Case(inputs, attrs, low, high, empty, half, tied)
 
 
 def whole(shape: tuple[int, ...], stop: int, start: int = 0) -> Callable[[np.random.Generator], Values]:
