@@ -217,25 +217,17 @@ def lstm_sequence_grad(
     """
     dtype = gates.dtype
     valid = rec.valid_steps(xp, lengths, len(x))
-    time, _, hidden = cells.shape
+    hidden = cells.shape[2]
     d, dfull = xp.empty(gates.shape, dtype), xp.zeros(y.shape if wr is not None else (0,), dtype)
     dh = xp.zeros(h0.shape, dtype) if gh is None else gh.astype(dtype)
     dc = xp.zeros(c0.shape, dtype) if gc is None else gc.astype(dtype)
-    recur, up = wh.astype(dtype, copy=False), None if wr is None else wr.astype(dtype, copy=False)
+    weights = wh.astype(dtype, copy=False), None if wr is None else wr.astype(dtype, copy=False)
     began = rec.before(xp, cells, c0, valid, reverse)
-    for t in rec.steps(time, not reverse):
+    for t in rec.steps(len(x), not reverse):
         now = None if valid is None else valid[t]
-        total = dh if gy is None else dh + gy[t]
-        more = dc if gcells is None else dc + gcells[t]
-        if wr is not None:
-            dfull[t] = total if now is None else total * now
-            total = xp.matmul(total, up)
-        extra = None if ggates is None else ggates[t]
-        dcell = _gate_gradients(xp, d[t], gates[t], cells[t], began[t], total, more, extra)
-        if now is not None:
-            d[t] *= now
-        dc = rec.keep(xp, now, dcell * gates[t, :, hidden : 2 * hidden], dc)
-        dh = rec.keep(xp, now, xp.matmul(d[t], recur), dh)
+        heads = [None if g is None else g[t] for g in (gy, gcells, ggates)]
+        full = dfull[t] if wr is not None else None
+        dh, dc = _step_back(xp, d[t], full, (gates[t], cells[t], began[t]), (dh, dc), heads, weights, now)
     h = rec.before(xp, y, h0, valid, reverse).astype(dtype, copy=False)
     inside = rec.masked(xp, x, valid).astype(dtype, copy=False)
     found = [
@@ -250,6 +242,33 @@ def lstm_sequence_grad(
     if wr is not None:
         found.append((rec.weight_gradient(xp, dfull, gates[:, :, 3 * hidden :] * xp.tanh(cells)), wr))
     return tuple(c.astype(to.dtype, copy=False) for c, to in found)
+
+
+def _step_back(
+    xp: Any, d: Any, dfull: Any, values: Any, states: Any, heads: Any, weights: Any, now: Any
+) -> tuple[Any, Any]:
+    """The cotangents of the states before a step, from those after it; fills ``d`` and ``dfull``.
+
+    Args:
+        d: gets the cotangents of the gates before their functions.
+        dfull: gets that of the output, if it is projected.
+        values: gates, cells after the step, cells before it.
+        states: cotangents of the state and the cell state.
+        heads: cotangents of the step's output, its cells, its gates; None each where nothing depends on it.
+        weights: wh, and wr or None.
+        now: whether the step is within its sequence; None: all are.
+    """
+    (gates, cell, began), (dh, dc), (gy, gcell, extra), (recur, up) = values, states, heads, weights
+    hidden = cell.shape[1]
+    total = dh if gy is None else dh + gy
+    if up is not None:
+        dfull[...] = total if now is None else total * now
+        total = xp.matmul(total, up)
+    dcell = _gate_gradients(xp, d, gates, cell, began, total, dc if gcell is None else dc + gcell, extra)
+    if now is not None:
+        d *= now
+    dcell *= gates[:, hidden : 2 * hidden]
+    return rec.keep(xp, now, xp.matmul(d, recur), dh), rec.keep(xp, now, dcell, dc)
 
 
 def _gate_gradients(xp: Any, d: Any, gates: Any, cell: Any, began: Any, dfull: Any, dc: Any, extra: Any) -> Any:
