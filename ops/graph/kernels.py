@@ -1,75 +1,141 @@
-"""Operators that can write their result where they are told: what the buffer plan can place.
+"""Kernels: how a call of a graph writes its results where it is told to, which the buffer plan needs.
 
-An operator that is a NumPy ufunc takes ``out=`` by itself. The others here are those whose array function has an
-``out`` argument and computes the very same bits with it. An operator that is not here allocates, and still works.
+`kernel_for` asks, once per call when a program is bound, the makers that were registered for the call's operator, the
+latest first. A maker sees the call's `Site` and gives a function of arrays (`Kernel`), or C text (`Source`), or None
+where it does not fit; without any, the operator's forward allocates its result, and still works. All texts of a program
+are compiled together.
+
+An operator that is a NumPy ufunc takes ``out=`` by itself. The other makers here are those of operators whose array
+function has an ``out`` argument and computes the very same bits with it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 from shoal.ops.graph.ir import Call
 from shoal.ops.registry import OPS, Spec
 
-__all__ = ["Kernel", "into"]
+__all__ = ["Kernel", "Maker", "Site", "Source", "kernel_for", "kernels_for", "register", "strides_of"]
 
-Kernel = Callable[..., Any]
-"""``kernel(*inputs, out)``"""
+Kernel: TypeAlias = Callable[..., Any]
+"""``kernel(*inputs, *outputs)``: arrays, scalars and None as the call has them, then the arrays to write to."""
+
+Strides: TypeAlias = tuple[int, ...]
 
 
-def into(xp: Any, call: Call, specs: Sequence[Any]) -> Kernel | None:
-    """A function of the inputs and the array to write the (only) output to; None if the operator has none.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kernel as C text, to be compiled with those of the whole graph by `shoal.ops.native.compiler.load`.
 
-    Args:
-        specs: of the inputs: a Spec, a scalar or None each.
+    Attributes:
+        name: of its function, ``EXPORT void name(char **p)``; ``p`` has the addresses of the call's arrays, inputs then
+            outputs (scalars and None are left out), and of the scratch memory if there is some. Equal names must mean
+            equal texts: make it from a hash of the text.
+        text: its definition, and all that this needs beyond the prelude.
+        exact: see `shoal.ops.native.compiler.load`.
+        scratch_bytes: memory that it needs while it runs, aligned to 64.
     """
-    if len(call.specs) != 1:
-        return None
-    ufunc = OPS[call.op].ufunc
-    if ufunc is not None:
-        found: Kernel | None = None if call.attrs or None in specs else _with_out(getattr(xp, ufunc))
-        return found
-    make = _MAKERS.get(call.op)
-    return None if make is None else make(xp, call, specs)
+
+    name: str
+    text: str
+    exact: bool = False
+    scratch_bytes: int = 0
 
 
-def _relu(xp: Any, call: Call, specs: Sequence[Any]) -> Kernel:
+class Site(NamedTuple):
+    """A call, and what is known of the arrays it will meet.
+
+    The arrays of every run have these strides: a kernel may rely on them.
+
+    Attributes:
+        xp: the array namespace.
+        call: the operator, its attributes, its result specs.
+        specs: of the inputs: a Spec, a scalar or None each.
+        strides: in bytes, of the inputs (None for scalars and None), then of the outputs.
+    """
+
+    xp: Any
+    call: Call
+    specs: tuple[Any, ...]
+    strides: tuple[Strides | None, ...]
+
+    def dense(self, n: int) -> bool:
+        """Whether array ``n`` (inputs, then outputs) is contiguous in C order."""
+        spec = (*self.specs, *self.call.specs)[n]
+        return self.strides[n] == strides_of(spec)
+
+
+Maker: TypeAlias = Callable[[Site], "Kernel | Source | None"]
+
+_MAKERS: dict[str, list[Maker]] = {}
+
+
+def register(op: str, maker: Maker) -> Maker:
+    """Let ``maker`` be asked for the kernels of the operator ``op``, before those that were registered earlier."""
+    _MAKERS.setdefault(op, []).insert(0, maker)
+    return maker
+
+
+def kernels_for(site: Site) -> "Iterator[Kernel | Source]":
+    """What the makers offer for this call, best first."""
+    for maker in _MAKERS.get(site.call.op, ()):
+        found = maker(site)
+        if found is not None:
+            yield found
+    ufunc = OPS[site.call.op].ufunc
+    if ufunc is not None and not site.call.attrs and None not in site.specs:
+        yield _with_out(getattr(site.xp, ufunc))
+
+
+def kernel_for(site: Site) -> "Kernel | Source | None":
+    """The best kernel for this call; None if there is none."""
+    return next(kernels_for(site), None)
+
+
+def strides_of(spec: Spec, order: tuple[int, ...] | None = None) -> Strides:
+    """Strides in bytes of a dense array with the axes in ``order`` from the slowest to the fastest; C order if None."""
+    strides, step = [0] * spec.ndim, spec.dtype.itemsize
+    for axis in reversed(range(spec.ndim) if order is None else order):
+        strides[axis] = step
+        step *= max(1, spec.shape[axis])
+    return tuple(strides)
+
+
+def _relu(site: Site) -> Kernel:
+    xp = site.xp
     return lambda x, out: xp.maximum(x, 0, out=out)
 
 
-def _clip(xp: Any, call: Call, specs: Sequence[Any]) -> Kernel:
-    low, high = call.attrs.get("a_min"), call.attrs.get("a_max")
+def _clip(site: Site) -> Kernel:
+    xp, low, high = site.xp, site.call.attrs.get("a_min"), site.call.attrs.get("a_max")
     return lambda x, out: xp.clip(x, low, high, out=out)
 
 
-def _matmul(xp: Any, call: Call, specs: Sequence[Any]) -> Kernel | None:
-    return (lambda x, y, out: xp.matmul(x, y, out=out)) if _for_blas(call, specs) else None
+def _matmul(site: Site) -> Kernel | None:
+    xp = site.xp
+    return (lambda x, y, out: xp.matmul(x, y, out=out)) if _for_blas(site) else None
 
 
-def _fully_connected(xp: Any, call: Call, specs: Sequence[Any]) -> Kernel | None:
-    flat = call.attrs.get("flatten", True) and specs[0].ndim != 2
-    rows = specs[0].shape[0]
+def _fully_connected(site: Site) -> Kernel | None:
+    xp = site.xp
+    flat = site.call.attrs.get("flatten", True) and site.specs[0].ndim != 2
+    rows = site.specs[0].shape[0] if site.specs[0].ndim else 0
 
     def kernel(x: Any, weight: Any, bias: Any, out: Any) -> None:
         xp.matmul(x.reshape(rows, -1) if flat else x, weight.T, out=out)
         if bias is not None:
             xp.add(out, bias, out=out)
 
-    return kernel if _for_blas(call, specs) else None
+    return kernel if _for_blas(site) else None
 
 
-def _for_blas(call: Call, specs: Sequence[Any]) -> bool:
+def _for_blas(site: Site) -> bool:
     """Whether all arrays are matrices (or more) with elements, of one BLAS type: the others are converted first."""
-    arrays = [s for s in specs if isinstance(s, Spec)]
-    alike = {s.dtype for s in arrays} == {call.specs[0].dtype} and call.specs[0].dtype.char in "fd"
+    arrays = [s for s in site.specs if isinstance(s, Spec)]
+    result = site.call.specs[0].dtype
+    alike = {s.dtype for s in arrays} == {result} and result.char in "fd"
     return alike and all(s.ndim >= 2 for s in arrays[:2]) and all(0 not in s.shape for s in arrays)
-
-
-_MAKERS: dict[str, Callable[[Any, Call, Sequence[Any]], Kernel | None]] = {
-    "clip": _clip,
-    "fully_connected": _fully_connected,
-    "matmul": _matmul,
-    "relu": _relu,
-}
 
 
 def _with_out(ufunc: Any) -> Kernel:
@@ -77,3 +143,7 @@ def _with_out(ufunc: Any) -> Kernel:
     if ufunc.nin == 1:
         return lambda x, out: ufunc(x, out=out)
     return lambda x, y, out: ufunc(x, y, out=out)
+
+
+for _name, _maker in {"clip": _clip, "fully_connected": _fully_connected, "matmul": _matmul, "relu": _relu}.items():
+    register(_name, _maker)

@@ -5,16 +5,21 @@ values are allocated by their operator at each run.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shoal.ops.graph.ir import Call, Graph, Ref
 from shoal.ops.registry import Spec
 
-__all__ = ["ALIGN_BYTES", "Plan", "lifetimes", "nbytes", "owners", "plan"]
+__all__ = ["ALIGN_BYTES", "SCRATCH", "Plan", "lifetimes", "nbytes", "owners", "plan"]
 
 ALIGN_BYTES = 64
 """Values start at multiples of a cache line."""
+
+SCRATCH = -1
+"""In place of the number of an output: the memory that a call needs while it runs."""
+
+NO_SCRATCH: Mapping[int, int] = {}
 
 CallTest = Callable[[Call], bool]
 
@@ -74,16 +79,18 @@ def plan(
     graph: Graph,
     planned: Collection[Ref],
     views: CallTest,
-    inplace: Callable[[int, Ref], bool],
+    inplace: Callable[[int, int, Ref], bool],
     pinned: Iterable[Ref] = (),
+    scratch: Mapping[int, int] = NO_SCRATCH,
 ) -> Plan:
     """Places in one arena for the values ``planned``.
 
     Args:
         planned: values that their call can write where it is told to.
         views: whether the outputs of a call may be views of its inputs.
-        inplace: whether the call at a position may write its output over this input, of the same shape and dtype.
+        inplace: whether the call at a position may write that output over this input, of the same shape and dtype.
         pinned: values that are read after the run, besides the outputs.
+        scratch: bytes that a call needs while it runs, by its position; their place is that of its output -1.
     """
     owned = owners(graph, views)
     last = lifetimes(graph, owned, pinned)
@@ -94,8 +101,8 @@ def plan(
             ref = (position, n)
             if ref not in planned:
                 continue
-            dead = [r for r in call.refs if n == 0 and r in offsets and last[r] == position]
-            heir = next((r for r in dead if inplace(position, r) and _fits(graph, call, r, owned)), None)
+            dead = [r for r in call.refs if r in dying.get(position, ()) and r in offsets]
+            heir = next((r for r in dead if inplace(position, n, r) and _fits(graph, call, n, r, owned)), None)
             if heir is None:
                 offsets[ref] = arena.take(nbytes(spec))
             else:
@@ -104,14 +111,18 @@ def plan(
                 reused += 1
             total += nbytes(spec)
             dying.setdefault(last[ref], []).append(ref)
+        if position in scratch:
+            size = -(-scratch[position] // ALIGN_BYTES) * ALIGN_BYTES
+            offsets[position, SCRATCH] = arena.take(size)
+            arena.free(offsets[position, SCRATCH], size)
         for ref in dying.pop(position, ()):
             arena.free(offsets[ref], nbytes(graph.spec(ref)))
     return Plan(offsets, arena.size, total, reused)
 
 
-def _fits(graph: Graph, call: Call, heir: Ref, owned: dict[Ref, frozenset[Ref]]) -> bool:
-    """Whether the output may be written over ``heir``: of the same size, and seen through no other operand."""
-    same = graph.spec(heir) == call.specs[0]
+def _fits(graph: Graph, call: Call, n: int, heir: Ref, owned: dict[Ref, frozenset[Ref]]) -> bool:
+    """Whether output ``n`` may be written over ``heir``: of the same size, and seen through no other operand."""
+    same = graph.spec(heir) == call.specs[n]
     return same and all(heir not in owned[ref] for ref in call.refs if ref != heir)
 
 

@@ -31,11 +31,11 @@ def is_view(call: Call) -> bool:
     return call.op == "view"
 
 
-def inplace(graph: Graph) -> Callable[[int, Ref], bool]:
-    return lambda position, heir: graph.calls[position].op == "exp"
+def inplace(graph: Graph) -> Callable[[int, int, Ref], bool]:
+    return lambda position, output, heir: graph.calls[position].op == "exp"
 
 
-def no(position: int, heir: Ref) -> bool:
+def no(position: int, output: int, heir: Ref) -> bool:
     return False
 
 
