@@ -17,6 +17,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import specs
+from shoal.ops.precision import wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 Lengths = int | Sequence[int]
@@ -81,11 +82,12 @@ def convolution(
     Returns:
         (batch, filters, *out), where out = (space + 2 pad - dilate (kernel - 1) - 1) // stride + 1.
     """
-    windows, space = _windows(xp, x, weight.shape[2:], stride, pad, dilate, num_group)
-    rows = _per_group(xp, windows, _matrix(xp, weight, num_group))
+    dtype = np.result_type(*(a.dtype for a in (x, weight, bias) if a is not None))
+    windows, space = _windows(xp, wide(x), weight.shape[2:], stride, pad, dilate, num_group)
+    rows = _per_group(xp, windows, _matrix(xp, wide(weight), num_group))
     if bias is not None:
         rows = rows + bias if rows.dtype != np.result_type(rows.dtype, bias.dtype) else _added(rows, bias)
-    return _channels_first(rows.reshape(x.shape[0], *space, weight.shape[0]))
+    return _channels_first(rows.reshape(x.shape[0], *space, weight.shape[0])).astype(dtype, copy=False)
 
 
 def _added(a: Any, b: Any) -> Any:
@@ -222,7 +224,7 @@ def convolution_data(
     k, groups = len(kernel), num_group
     stride, pad, dilate = lengths(stride, k), lengths(pad, k), lengths(dilate, k)
     channels = weight.shape[1]
-    parts = xp.gemm(_grouped_rows(g, groups), _matrix(xp, weight, groups).swapaxes(1, 2))
+    parts = xp.gemm(_grouped_rows(wide(g), groups), _matrix(xp, wide(weight), groups).swapaxes(1, 2))
     parts = parts.reshape(groups, g.shape[0], *g.shape[2:], *kernel, channels)
     shape = (g.shape[0], *(n + 2 * p for n, p in zip(space, pad, strict=True)), groups, channels)
     out = xp.zeros(shape, parts.dtype)
@@ -234,7 +236,7 @@ def convolution_data(
             out[(slice(None), *to, group)] += parts[(group, ..., *at, slice(None))]
     inner = tuple(slice(p, p + n) for n, p in zip(space, pad, strict=True))
     out = out[(slice(None), *inner)].reshape(g.shape[0], *space, groups * channels)
-    return _channels_first(out)
+    return _channels_first(out).astype(np.result_type(g.dtype, weight.dtype), copy=False)
 
 
 @convolution_data.vjp
@@ -305,34 +307,3 @@ def sum_channels(xp: Any, x: Array) -> Any:
 @sum_channels.vjp
 def _sum_channels_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (xp.broadcast_to(xp.reshape(g, (x.shape[1],) + (1,) * (x.ndim - 2)), x.shape),)
-
-
-def deconvolution(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Lengths = 1,
-    pad: Lengths = 0,
-    dilate: Lengths = 1,
-    adj: Lengths = 0,
-    num_group: int = 1,
-) -> Any:
-    """Transposed convolution: what `convolution` does to gradients, used forward, to make images larger.
-
-    Args:
-        x: (batch, channels, *space).
-        weight: (channels, filters / num_group, *kernel).
-        adj: how many elements to add at the end of each spatial axis; less than the stride.
-    Returns:
-        (batch, filters, *out), where out = (space - 1) stride - 2 pad + dilate (kernel - 1) + 1 + adj.
-    """
-    k = x.ndim - 2
-    geometry = zip(
-        x.shape[2:],
-        weight.shape[2:],
-        *(lengths(v, k) for v in (stride, pad, dilate, adj)),
-        strict=True,
-    )
-    space = tuple((n - 1) * s - 2 * p + d * (m - 1) + 1 + a for n, m, s, p, d, a in geometry)
-    out = convolution_data(x, weight, space=space, stride=stride, pad=pad, dilate=dilate, num_group=num_group)
-    return out if bias is None else out + bias.reshape((-1, *[1] * k))

@@ -6,17 +6,17 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import activation as act
-from shoal.ops import conv, index, linalg, norm, pool, random, tape
+from shoal.ops import conv, convolve, index, linalg, norm, random, tape
 from shoal.ops import loss as losses
+from shoal.ops import pooling as pools
+from shoal.ops.border import Pad
 from shoal.ops.creation import arange
 from shoal.ops.elementwise import astype, where
 from shoal.ops.registry import Traced
-from shoal.ops.shape import reshape, swapaxes
+from shoal.ops.shape import moveaxis, reshape, swapaxes
 from shoal.ops.tensor import Tensor
 
 Lengths = int | Sequence[int]
-
-_LAYOUTS = ("NCW", "NCHW", "NCDHW", None)
 
 
 def activation(data: Any, act_type: str = "relu") -> Any:
@@ -53,26 +53,34 @@ def convolution(
     kernel: Lengths | None = None,
     stride: Lengths = 1,
     dilate: Lengths = 1,
-    pad: Lengths = 0,
+    pad: Pad = 0,
     num_filter: int | None = None,
     num_group: int = 1,
     no_bias: bool = False,
     layout: str | None = None,
 ) -> Any:
-    """Convolution in 1 to 3 dimensions; see `shoal.ops.conv.convolution`.
+    """Convolution in 1 to 3 dimensions; see `shoal.ops.convolve.convolution`.
 
     Args:
         kernel, num_filter: what the weight's shape says already; checked if given.
-        layout: "NCW", "NCHW" or "NCDHW", as data has axes.
+        pad: numbers, pairs (before, after), "same" or "valid".
+        layout: "NCW", "NCHW" or "NCDHW", or with the channels last, "NHWC"; as data has axes.
     """
-    _check_layout("convolution", layout)
-    k = data.ndim - 2
-    if kernel is not None and conv.lengths(kernel, k) != tuple(weight.shape[2:]):
-        raise ShapeError(f"convolution: kernel={kernel}, but the weight has shape {tuple(weight.shape)}")
-    if num_filter is not None and num_filter != weight.shape[0]:
-        raise ShapeError(f"convolution: num_filter={num_filter}, but the weight has shape {tuple(weight.shape)}")
     bias = None if no_bias else bias
-    return conv.convolution(data, weight, bias, stride=stride, pad=pad, dilate=dilate, num_group=num_group)
+    _check_weight("convolution", weight, kernel, num_filter, layout, num_filter_of=weight.shape[0])
+    return convolve.convolution(data, weight, bias, stride, pad, dilate, num_group, layout)
+
+
+def _check_weight(
+    who: str, weight: Any, kernel: Lengths | None, num_filter: int | None, layout: str | None, num_filter_of: int
+) -> None:
+    """Raise a ShapeError unless the weight has the kernel and the filters that the caller says."""
+    shape = tuple(weight.shape)
+    inside = shape[1:-1] if layout in convolve.CHANNELS_LAST else shape[2:]
+    if kernel is not None and conv.lengths(kernel, len(inside)) != inside:
+        raise ShapeError(f"{who}: kernel={kernel}, but the weight has shape {shape}")
+    if num_filter is not None and num_filter != num_filter_of:
+        raise ShapeError(f"{who}: num_filter={num_filter}, but the weight has shape {shape}")
 
 
 def deconvolution(
@@ -82,62 +90,70 @@ def deconvolution(
     kernel: Lengths | None = None,
     stride: Lengths = 1,
     dilate: Lengths = 1,
-    pad: Lengths = 0,
+    pad: Pad = 0,
     adj: Lengths = 0,
     num_filter: int | None = None,
     num_group: int = 1,
     no_bias: bool = False,
     layout: str | None = None,
+    target_shape: Lengths | None = None,
 ) -> Any:
-    """Transposed convolution; see `shoal.ops.conv.deconvolution`.
+    """Transposed convolution; see `shoal.ops.convolve.deconvolution`.
 
-    ``kernel`` and ``num_filter`` are what the weight's shape says already.
+    Args:
+        kernel, num_filter: what the weight's shape says already; checked if given.
+        target_shape: spatial shape of the result, in the place of ``pad`` and ``adj``.
     """
-    _check_layout("deconvolution", layout)
     bias = None if no_bias else bias
-    return conv.deconvolution(data, weight, bias, stride, pad, dilate, adj, num_group)
-
-
-def _check_layout(name: str, layout: str | None) -> None:
-    if layout not in _LAYOUTS:
-        raise ConfigError(
-            f"{name}: layout {layout!r}; arrays are NCW, NCHW or NCDHW here (memory order is chosen inside)"
-        )
+    second = weight.shape[-1 if layout in convolve.CHANNELS_LAST else 1]
+    _check_weight("deconvolution", weight, kernel, num_filter, layout, num_filter_of=second * num_group)
+    return convolve.deconvolution(data, weight, bias, stride, pad, dilate, adj, num_group, target_shape, layout)
 
 
 def pooling(
     data: Any,
     kernel: Lengths = 1,
     stride: Lengths | None = None,
-    pad: Lengths = 0,
+    pad: Pad = 0,
     pool_type: str = "max",
     global_pool: bool = False,
     count_include_pad: bool = True,
     pooling_convention: str = "valid",
     layout: str | None = None,
+    p_value: float = 2.0,
 ) -> Any:
-    """Pooling over windows, or over everything with ``global_pool``; see `shoal.ops.pool`.
+    """Pooling over windows, or over everything with ``global_pool``; see `shoal.ops.pooling`.
 
     Args:
         stride: None puts windows side by side.
-        pool_type: "max", "avg" or "sum".
-        pooling_convention: "valid": windows that do not fit are left out.
+        pool_type: "max", "avg", "sum" or "lp".
+        pooling_convention: "valid": windows that do not fit are left out; "full": the last one may reach over the end.
+        layout: as of `convolution`.
+        p_value: the exponent of "lp".
     """
-    _check_layout("pooling", layout)
-    if pool_type not in ("max", "avg", "sum") or pooling_convention != "valid":
+    if pool_type not in ("max", "avg", "sum", "lp") or pooling_convention not in ("valid", "full"):
         raise ConfigError(
             f"pooling: pool_type={pool_type!r}, pooling_convention={pooling_convention!r}; "
-            "there are 'max', 'avg' and 'sum', and the convention 'valid'"
+            "there are 'max', 'avg', 'sum' and 'lp', and the conventions 'valid' and 'full'"
         )
+    if convolve.channels_last("pooling", layout, len(data.shape) - 2):
+        first = moveaxis(data, -1, 1)
+        args = kernel, stride, pad, pool_type, global_pool, count_include_pad, pooling_convention, None, p_value
+        return moveaxis(pooling(first, *args), 1, -1)
     if global_pool:
         axes = tuple(range(2, data.ndim))
+        if pool_type == "lp":
+            return pools.global_lp_pool(data, p_value)
         reduction = {"max": data.max, "avg": data.mean, "sum": data.sum}[pool_type]
         return reduction(axis=axes, keepdims=True)
+    over = pooling_convention == "full"
     if pool_type == "max":
-        return pool.max_pool(data, kernel=kernel, stride=stride, pad=pad)
+        return pools.max_pool(data, kernel, stride, pad, ceil_mode=over)
     if pool_type == "sum":
-        return pool.sum_pool(data, kernel=kernel, stride=stride, pad=pad)
-    return pool.avg_pool(data, kernel, stride, pad, count_include_pad)
+        return pools.sum_pool(data, kernel, stride, pad, ceil_mode=over)
+    if pool_type == "lp":
+        return pools.lp_pool(data, p_value, kernel, stride, pad, over)
+    return pools.avg_pool(data, kernel, stride, pad, count_include_pad, over)
 
 
 def batch_norm(

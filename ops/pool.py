@@ -15,6 +15,7 @@ import numpy as np
 from shoal.errors import ShapeError
 from shoal.ops import specs
 from shoal.ops.conv import lengths, out_length
+from shoal.ops.precision import wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 Lengths = int | Sequence[int]
@@ -183,12 +184,12 @@ def sum_pool(xp: Any, x: Array, kernel: Lengths, stride: Lengths | None = None, 
     """The sum of each window; padding counts as 0."""
     kernel, stride, pad = _geometry(x, kernel, stride, pad)
     space = _space(x, kernel, stride, pad)
-    source = _padded(xp, x, pad, 0)
+    source = _padded(xp, wide(x), pad, 0)
     places = _positions(kernel, stride, space)
     out = source[next(places)].copy(order="K")
     for place in places:
         out += source[place]
-    return out
+    return out.astype(x.dtype, copy=False)
 
 
 @sum_pool.vjp
@@ -211,27 +212,6 @@ def sum_unpool(
 @sum_unpool.vjp
 def _sum_unpool_vjp(xp: Any, g: Any, out: Any, x: Any, space: Shape, **attrs: Any) -> Any:
     return (xp.sum_pool(g, **attrs),)
-
-
-def avg_pool(
-    x: Any, kernel: Lengths, stride: Lengths | None = None, pad: Lengths = 0, count_include_pad: bool = True
-) -> Any:
-    """The mean of each window.
-
-    Args:
-        kernel, stride, pad: as for `max_pool`.
-        count_include_pad: whether padding counts as elements that are 0.
-    """
-    total = sum_pool(x, kernel=kernel, stride=stride, pad=pad)
-    window, step, padding = _geometry(x, kernel, stride, pad)
-    if count_include_pad or not any(padding):
-        return total * (1.0 / int(np.prod(window)))
-    counts = np.ones((1, 1), x.dtype).reshape((1, 1) + (1,) * len(window))
-    for axis, (n, m, s, p) in enumerate(zip(x.shape[2:], window, step, padding, strict=True)):
-        starts = np.arange(out_length(n, m, s, p, 1)) * s - p
-        inside = np.minimum(starts + m, n) - np.maximum(starts, 0)
-        counts = counts * inside.astype(x.dtype).reshape((-1,) + (1,) * (len(window) - axis - 1))
-    return total * (1.0 / counts)
 
 
 def global_avg_pool(x: Any) -> Any:

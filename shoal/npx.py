@@ -20,34 +20,14 @@ from shoal.ops.activation import (
 from shoal.ops.activation import hard_swish as hardswish
 from shoal.ops.activation import hard_tanh as hardtanh
 from shoal.ops.activation import log_sigmoid as logsigmoid
-from shoal.ops.activation import (
-    silu as swish,
-)
+from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
-from shoal.ops.elementwise import (
-    erf,
-    rsqrt,
-    stop_gradient,
-)
-from shoal.ops.gru import (
-    gru_sequence,
-)
-from shoal.ops.index import (
-    one_hot,
-    pick,
-)
-from shoal.ops.linalg import (
-    fully_connected,
-)
-from shoal.ops.loss import (
-    masked_softmax,
-    sigmoid_cross_entropy,
-    smooth_l1,
-    softmax_cross_entropy,
-)
-from shoal.ops.lstm import (
-    lstm_sequence,
-)
+from shoal.ops.elementwise import erf, rsqrt, stop_gradient
+from shoal.ops.gru import gru_sequence
+from shoal.ops.index import one_hot, pick
+from shoal.ops.linalg import fully_connected
+from shoal.ops.loss import masked_softmax, sigmoid_cross_entropy, smooth_l1, softmax_cross_entropy
+from shoal.ops.lstm import lstm_sequence
 from shoal.ops.neural import (
     activation,
     arange_like,
@@ -66,27 +46,13 @@ from shoal.ops.neural import (
     softmax,
     topk,
 )
-from shoal.ops.norm import (
-    group_norm,
-    instance_norm,
-    rms_norm,
-)
-from shoal.ops.norm import (
-    l2_normalize as l2_normalization,
-)
-from shoal.ops.pool import (
-    avg_pool,
-    global_avg_pool,
-    global_max_pool,
-    max_pool,
-    sum_pool,
-)
-from shoal.ops.recurrent import (
-    rnn_sequence,
-)
-from shoal.ops.reduce import (
-    logsumexp,
-)
+from shoal.ops.norm import group_norm, instance_norm, rms_norm
+from shoal.ops.norm import l2_normalize as l2_normalization
+from shoal.ops.pool import global_avg_pool, global_max_pool
+from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_pool, max_pool, max_unpool, sum_pool
+from shoal.ops.recurrent import rnn_sequence
+from shoal.ops.reduce import logsumexp
+from shoal.ops.resample import adaptive_avg_pool, interpolate
 from shoal.ops.threshold import (
     celu,
     geglu,
@@ -108,25 +74,33 @@ from shoal.ops.threshold import (
 from shoal.ops.threshold import hard_shrink as hardshrink
 from shoal.ops.threshold import soft_shrink as softshrink
 from shoal.ops.threshold import tanh_shrink as tanhshrink
+from shoal.ops.windows import fold, unfold
+from shoal.ops.windows import fold as col2im
+from shoal.ops.windows import unfold as im2col
 
 __all__ = [
     "activation",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
     "arange_like",
     "avg_pool",
     "batch_dot",
     "batch_flatten",
     "batch_norm",
     "celu",
+    "col2im",
     "convolution",
     "deconvolution",
     "dropout",
     "elu",
     "embedding",
     "erf",
+    "fold",
     "fully_connected",
     "geglu",
     "gelu",
     "global_avg_pool",
+    "global_lp_pool",
     "global_max_pool",
     "glu",
     "group_norm",
@@ -140,7 +114,9 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "im2col",
     "instance_norm",
+    "interpolate",
     "l2_normalization",
     "layer_norm",
     "leaky_relu",
@@ -148,9 +124,11 @@ __all__ = [
     "log_softmax",
     "logsigmoid",
     "logsumexp",
+    "lp_pool",
     "lstm_sequence",
     "masked_softmax",
     "max_pool",
+    "max_unpool",
     "mish",
     "one_hot",
     "pick",
@@ -188,4 +166,5 @@ __all__ = [
     "tanhshrink",
     "threshold",
     "topk",
+    "unfold",
 ]

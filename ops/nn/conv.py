@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
-from shoal.ops import conv
+from shoal.ops import convolve
+from shoal.ops.border import Pad, pairs
 from shoal.ops.nn.activation import activation_layer
 from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.initializer import Initializer
@@ -21,7 +22,6 @@ __all__ = [
 
 Lengths = int | Sequence[int]
 Init = str | float | Initializer | None
-LAYOUTS = ("NCW", "NCHW", "NCDHW")
 
 
 def lengths(who: str, name: str, value: Lengths, k: int, least: int) -> tuple[int, ...]:
@@ -36,22 +36,6 @@ def lengths(who: str, name: str, value: Lengths, k: int, least: int) -> tuple[in
     return found
 
 
-def check_layout(who: str, layout: str | None, k: int) -> None:
-    """Raise a ConfigError unless the layout is channels first."""
-    if layout not in (None, LAYOUTS[k - 1]):
-        raise ConfigError(f"{who} has the layout {LAYOUTS[k - 1]!r} only, got {layout!r}; transpose the input")
-
-
-def require_window(x: Any, window: Sequence[int], pad: Sequence[int], dilate: Sequence[int]) -> None:
-    """Raise a ShapeError if a window is larger than the padded input: there would be no output at all."""
-    for n, m, p, d in zip(x.shape[2:], window, pad, dilate, strict=False):
-        if n + 2 * p < d * (m - 1) + 1:
-            raise ShapeError(
-                f"a window of {tuple(window)} (dilation {tuple(dilate)}, padding {tuple(pad)}) is larger than "
-                f"the input of shape {tuple(x.shape)}"
-            )
-
-
 class _Conv(HybridBlock):
     """What convolutions share. ``_axes`` is the number of spatial axes."""
 
@@ -63,7 +47,7 @@ class _Conv(HybridBlock):
         channels: int,
         kernel_size: Lengths,
         strides: Lengths = 1,
-        padding: Lengths = 0,
+        padding: Pad = 0,
         dilation: Lengths = 1,
         groups: int = 1,
         layout: str | None = None,
@@ -76,7 +60,8 @@ class _Conv(HybridBlock):
     ) -> None:
         super().__init__()
         who, k = type(self).__name__, self._axes
-        check_layout(who, layout, k)
+        self.channels_last = convolve.channels_last(who, layout, k)
+        self.layout = layout or convolve.LAYOUTS[k - 1]
         if channels < 1 or groups < 1 or channels % groups or in_channels % groups:
             raise ConfigError(
                 f"{who}: channels={channels} and in_channels={in_channels} must be multiples of {groups=}"
@@ -84,8 +69,9 @@ class _Conv(HybridBlock):
         self.channels, self.groups = channels, groups
         self.kernel = lengths(who, "kernel_size", kernel_size, k, 1)
         self.strides = lengths(who, "strides", strides, k, 1)
-        self.padding = lengths(who, "padding", padding, k, 0)
+        self.padding = (padding,) * k if isinstance(padding, int) else padding
         self.dilation = lengths(who, "dilation", dilation, k, 1)
+        pairs(who, padding, (1,) * k, self.kernel, self.strides, self.dilation)  # so that a mistake is told here
         self.output_padding = lengths(who, "output_padding", output_padding, k, 0)
         size = self._weight_shape(in_channels)
         self.weight = Parameter("weight", shape=size, init=weight_initializer, allow_deferred_init=True)
@@ -93,17 +79,19 @@ class _Conv(HybridBlock):
         self.act = activation_layer(activation)
 
     def _weight_shape(self, in_channels: int) -> tuple[int, ...]:
+        first, second = self.channels, in_channels // self.groups if in_channels else -1
         if self._transposed:
-            return (in_channels or -1, self.channels // self.groups, *self.kernel)
-        return (self.channels, in_channels // self.groups if in_channels else -1, *self.kernel)
+            first, second = in_channels or -1, self.channels // self.groups
+        return (first, *self.kernel, second) if self.channels_last else (first, second, *self.kernel)
 
     def infer_shape(self, x: Any) -> None:
         """The channels of the input."""
         if x.ndim != self._axes + 2:
-            raise ShapeError(f"{self._label()} takes {LAYOUTS[self._axes - 1]}, got an input of shape {tuple(x.shape)}")
-        if x.shape[1] % self.groups:
-            raise ShapeError(f"{self._label()}: {x.shape[1]} channels are not a multiple of {self.groups} groups")
-        self.weight.shape = self._weight_shape(x.shape[1])
+            raise ShapeError(f"{self._label()} takes {self.layout}, got an input of shape {tuple(x.shape)}")
+        channels = x.shape[-1 if self.channels_last else 1]
+        if channels % self.groups:
+            raise ShapeError(f"{self._label()}: {channels} channels are not a multiple of {self.groups} groups")
+        self.weight.shape = self._weight_shape(channels)
 
     def forward(self, x: Any) -> Any:
         """Apply the layer.
@@ -120,15 +108,15 @@ class _Conv(HybridBlock):
 
     def _apply(self, x: Any, weight: Any, bias: Any) -> Any:
         geometry: dict[str, Any] = {"stride": self.strides, "pad": self.padding, "dilate": self.dilation}
+        geometry |= {"num_group": self.groups, "layout": self.layout}
         if self._transposed:
-            return conv.deconvolution(x, weight, bias, adj=self.output_padding, num_group=self.groups, **geometry)
-        require_window(x, self.kernel, self.padding, self.dilation)
-        return conv.convolution(x, weight, bias, num_group=self.groups, **geometry)
+            return convolve.deconvolution(x, weight, bias, adj=self.output_padding, **geometry)
+        return convolve.convolution(x, weight, bias, **geometry)
 
     def extra_repr(self) -> str:
         """Channels and geometry."""
         shape = self.weight.shape or ()
-        known = shape[0] if self._transposed else shape[1] * self.groups
+        known = shape[0] if self._transposed else shape[-1 if self.channels_last else 1] * self.groups
         text = f"{known if known > 0 else '?'} -> {self.channels}, kernel_size={self.kernel}, stride={self.strides}"
         for name, value, usual in (
             ("padding", self.padding, (0,) * self._axes),
@@ -151,10 +139,10 @@ class Conv2D(_Conv):
         channels: number of filters.
         kernel_size: a number, or (height, width); as strides, padding and dilation.
         strides: step of the window.
-        padding: zeros around the image.
+        padding: zeros around the image: also "same" and "valid", and (before, after) for each axis.
         dilation: distance between the elements of the window.
         groups: channels and filters are split into groups that do not see each other.
-        layout: "NCHW" only.
+        layout: "NCHW", or "NHWC" for (batch, height, width, channels) and a weight with its channels last.
         activation: name of an `Activation`, or None.
         use_bias: whether there is a bias.
         weight_initializer: of the weight (channels, in_channels / groups, height, width).
