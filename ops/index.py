@@ -13,8 +13,8 @@ import numpy as np
 
 from shoal.errors import DTypeError, GraphError, ShapeError
 from shoal.ops import specs
-from shoal.ops.registry import Array, Op, Shape, Spec, Traced, op
-from shoal.ops.shape import expand_dims
+from shoal.ops.registry import Array, Op, Shape, Spec, Traced, op, spec_of
+from shoal.ops.shape import expand_dims, squeeze
 
 Key = Sequence[Any]
 
@@ -28,7 +28,45 @@ def subscript(x: Any, key: Any) -> Any:
         IndexError: a position outside the array, or too many of them.
         GraphError: a boolean mask on a symbol, whose shape would depend on its values.
     """
+    if _is_truth(key):  # one truth value for the whole array, which gets an axis of length 1 or 0
+        return take(expand_dims(x, axis=0), np.arange(int(bool(key))), axis=0)
+    parts, arrays = _written(x, key)
+    return getitem(x, *arrays, key=parts)
+
+
+def assign(x: Any, key: Any, value: Any) -> Any:
+    """What x is after ``x[key] = value``: a new array. Gradients go to x but for what was overwritten, and to value.
+
+    Raises:
+        IndexError, GraphError: as `subscript`.
+        ShapeError: the value does not fit into ``x[key]``.
+    """
+    if _is_truth(key):
+        if not bool(key):
+            return x
+        key = None
+    parts, arrays = _written(x, key)
+    if not isinstance(value, (int, float)) and not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    if getattr(value, "ndim", 0) > 1 and value.shape[0] == 1:  # NumPy lets axes of length 1 in front of it pass
+        room = len(getitem.infer(spec_of(x), *map(spec_of, arrays), key=parts).shape)
+        while value.ndim > room and value.shape[0] == 1:
+            value = squeeze(value, axis=0)
+    return setitem(x, value, *arrays, key=parts)
+
+
+def _is_truth(key: Any) -> bool:
+    """Whether a subscript is a single truth value."""
+    return isinstance(key, (bool, np.bool_)) or (
+        isinstance(key, (np.ndarray, Traced)) and key.ndim == 0 and key.dtype.kind == "b"  # type: ignore[union-attr]  # a Traced has them
+    )
+
+
+def _written(x: Any, key: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """A subscript of x as operators have it: the attribute ``key``, and the index arrays."""
     entries = list(key) if isinstance(key, tuple) else [key]
+    if any(_is_truth(e) for e in entries):
+        raise IndexError("a single True or False cannot stand among other indices; index with an array of them")
     used = sum(_axes_used(e) for e in entries)
     if used > x.ndim:
         raise IndexError(f"{used} indices for an array with {x.ndim} axes, of shape {tuple(x.shape)}")
@@ -43,7 +81,7 @@ def subscript(x: Any, key: Any) -> Any:
             parts.append("new")
         elif isinstance(e, slice):
             parts.append(tuple(None if v is None else v.__index__() for v in (e.start, e.stop, e.step)))
-        elif isinstance(e, (int, np.integer)) and not isinstance(e, bool):
+        elif isinstance(e, (int, np.integer)):
             parts.append(int(e))
         else:
             new = _index_arrays(e)
@@ -51,7 +89,7 @@ def subscript(x: Any, key: Any) -> Any:
             parts += ["array"] * len(new)
     if ellipses > 1:
         raise IndexError("an index may have one ellipsis ('...')")
-    return getitem(x, *arrays, key=tuple(parts))
+    return tuple(parts), arrays
 
 
 def _axes_used(entry: Any) -> int:
@@ -143,6 +181,52 @@ def getitem_add(xp: Any, g: Array, *arrays: Array, key: Key, shape: Shape) -> An
 @getitem_add.vjp
 def _getitem_add_vjp(xp: Any, g: Any, out: Any, x: Any, *arrays: Any, key: Key, shape: Shape) -> Any:
     return xp.getitem(g, *arrays, key=key), *[None] * len(arrays)
+
+
+def _assigned(op: Op[Any], x: Spec, value: Any, *arrays: Any, key: Key) -> Spec:
+    room = _selected(op, x, *arrays, key=key).shape
+    shape = value.shape if isinstance(value, Spec) else ()
+    try:
+        fits = np.broadcast_shapes(shape, room) == room
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"x[...] = value: x has shape {x.shape}, x[...] {room}; a value of shape {shape} does not fit")
+    return x
+
+
+@op(_assigned)
+def setitem(xp: Any, x: Array, value: Array, *arrays: Array, key: Key) -> Any:
+    """A copy of x in which ``[key]`` is value, in the dtype of x; where an index occurs twice the last value stays."""
+    out = xp.array(x)  # an array also where x is a number of NumPy's
+    out[_native(key, arrays)] = value
+    return out
+
+
+@setitem.vjp
+def _setitem_vjp(xp: Any, g: Any, out: Any, x: Any, value: Any, *arrays: Any, key: Key) -> Any:
+    def wrt_value() -> Any:
+        given = xp.getitem(g, *arrays, key=key)
+        return given * xp.assigned_last(*arrays, key=key, shape=tuple(g.shape)) if arrays else given
+
+    return lambda: xp.setitem(g, 0.0, *arrays, key=key), wrt_value, *[None] * len(arrays)
+
+
+def _last_spec(op: Op[Any], *arrays: Spec, key: Key, shape: Shape) -> Spec:
+    return _selected(op, Spec(tuple(shape), np.dtype(bool)), *arrays, key=key)
+
+
+@op(_last_spec)
+def assigned_last(xp: Any, *arrays: Array, key: Key, shape: Shape) -> Any:
+    """For each element of a value that is assigned to ``[key]`` of an array of ``shape``, whether it stays there.
+
+    It does not where an index occurs again further on.
+    """
+    place, room = _native(key, arrays), _last_spec(assigned_last, *map(spec_of, arrays), key=key, shape=shape).shape
+    order = xp.arange(math.prod(room)).reshape(room)
+    last = xp.full(shape, -1)
+    last[place] = order
+    return last[place] == order
 
 
 def _taken(op: Op[Any], x: Spec, indices: Any, axis: int | None = None) -> Spec:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shoal.ops import compare, elementwise, index, linalg, reduce, shape
+from shoal.ops import bits, compare, elementwise, index, linalg, reduce, shape
 from shoal.ops.registry import Shape, Traced
 
 __all__ = ["ArrayMethods"]
@@ -33,6 +33,25 @@ class ArrayMethods(Traced):
         for length in self.shape:
             n *= length
         return n
+
+    @property
+    def mT(self) -> Any:
+        """The last two axes exchanged: each matrix transposed.
+
+        Raises:
+            ShapeError: there are fewer than two axes.
+        """
+        return shape.swapaxes(self, -1, -2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the elements take."""
+        return self.size * int(self.dtype.itemsize)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return int(self.dtype.itemsize)
 
     @property
     def T(self) -> Any:
@@ -80,6 +99,24 @@ class ArrayMethods(Traced):
 
     def __rpow__(self, other: Any) -> Any:
         return elementwise.power(other, self)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __lshift__(self, other: Any) -> Any:
+        return bits.left_shift(self, other)
+
+    def __rlshift__(self, other: Any) -> Any:
+        return bits.left_shift(other, self)
+
+    def __rshift__(self, other: Any) -> Any:
+        return bits.right_shift(self, other)
+
+    def __rrshift__(self, other: Any) -> Any:
+        return bits.right_shift(other, self)
 
     def __matmul__(self, other: Any) -> Any:
         return linalg.matmul(self, other)
@@ -132,6 +169,18 @@ class ArrayMethods(Traced):
 
     def __getitem__(self, key: Any) -> Any:
         return index.subscript(self, key)
+
+    # -- NumPy's own functions, called with tensors or symbols
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        from shoal.ops import protocols
+
+        return protocols.call_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        from shoal.ops import protocols
+
+        return protocols.call_function(function, types, args, options)
 
     # -- reductions
 

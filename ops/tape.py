@@ -177,10 +177,38 @@ def _reachable(roots: Sequence[Any], first: int = 0) -> list[Any]:
             )
         for x in node.inputs:
             parent = getattr(x, "node", None)
-            if parent is not None and parent not in found and parent.number >= first:
+            if parent is None:
+                continue
+            if parent.number >= node.number and type(parent) is Node:
+                settle(node)
+                stack.append(node)  # again, with what it was computed from
+                break
+            if parent not in found and parent.number >= first:
                 found.add(parent)
                 stack.append(parent)
     return sorted(found, key=attrgetter("number"), reverse=True)
+
+
+def settle(node: Any) -> None:
+    """Give a node the inputs that it was computed from, in the place of tensors that were written to since.
+
+    A write on the tape makes a tensor stand for the output of a later node, whose first input is what it stood for
+    before.
+
+    Raises:
+        AutogradError: an earlier backward pass has freed the write.
+    """
+    inputs = list(node.inputs)
+    for i, x in enumerate(inputs):
+        while type(writer := getattr(x, "node", None)) is Node and writer.number >= node.number:
+            if writer.inputs is None:
+                raise AutogradError(
+                    f"an input of {node.op.name!r} was written to since, and an earlier backward pass has freed that "
+                    "write. To go through it twice, pass retain_graph=True the first time."
+                )
+            x = writer.inputs[0]
+        inputs[i] = x
+    node.inputs = tuple(inputs)
 
 
 def backward(

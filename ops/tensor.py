@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
-from shoal.ops import elementwise, index, lines, random, tape
+from shoal.ops import bits, compare, elementwise, index, linalg, lines, random, tape
 from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.registry import Op, spec_of
@@ -213,6 +213,9 @@ class Tensor(ArrayMethods):
             raise ValueError(f"a tensor of shape {self.shape} is neither true nor false; use .any() or .all()")
         return bool(self.data)
 
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
     def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("a 0-d tensor has no length")
@@ -238,16 +241,45 @@ class Tensor(ArrayMethods):
     # -- writing in place
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._guard("x[...] = value", value)
-        self.data[index.raw_key(key)] = raw(value)
+        if self._is_written_on_the_tape(value):
+            before = self._before("x[...] = value")
+            self._become(index.assign(before, key, value))
+            return
+        try:
+            self.data[index.raw_key(key)] = raw(value)
+        except (ValueError, IndexError) as error:
+            if not self.data.flags.writeable:
+                raise AutogradError(
+                    f"a tensor of shape {self.shape} cannot be written to: its memory is shared, as that of "
+                    "broadcast_to; copy() it first"
+                ) from error
+            index.assign(self, key, value)  # says what does not fit
+            raise
 
     def _inplace(self, op: Op[Any], symbol: str, other: Any) -> "Tensor":
-        self._guard(f"x {symbol} value", other)
-        result = op.forward(namespace(self.data), self.data, raw(other))
-        if result.shape != self.shape:
-            raise ShapeError(f"x {symbol} value: x has shape {self.shape}, the result would have {result.shape}")
+        if self._is_written_on_the_tape(other):
+            return self._inplace_on_the_tape(op, symbol, other)
+        result = raw(op(self.detach(), raw(other)))
+        self._require_fit(result, symbol)
         self.backend.copyto(self.data, result, casting="same_kind")
         return self
+
+    def _inplace_on_the_tape(self, op: Op[Any], symbol: str, other: Any) -> "Tensor":
+        if self._is_view():  # as x[i] is in x[i] += y, which Python then assigns to x[i]
+            result: Tensor = op(self, other)
+            self._require_fit(result.data, symbol)
+            return result if result.dtype == self.dtype else result.astype(self.dtype)
+        before = self._before(f"x {symbol} value")
+        result = op(before, other)
+        self._require_fit(result.data, symbol)
+        self._become(index.assign(before, ..., result))
+        return self
+
+    def _require_fit(self, result: Any, symbol: str) -> None:
+        if result.shape != self.shape:
+            raise ShapeError(f"x {symbol} value: x has shape {self.shape}, the result would have {result.shape}")
+        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
+            raise DTypeError(f"x {symbol} value: x is {self.dtype}, the result would be {result.dtype}")
 
     def __iadd__(self, other: Any) -> "Tensor":
         return self._inplace(elementwise.add, "+=", other)
@@ -261,16 +293,68 @@ class Tensor(ArrayMethods):
     def __itruediv__(self, other: Any) -> "Tensor":
         return self._inplace(elementwise.divide, "/=", other)
 
-    def _guard(self, what: str, value: Any) -> None:
-        """Refuse a write that would make recorded gradients wrong."""
-        if not _state.recording:
-            return
-        for x, role in ((self, "the tensor"), (value, "the value")):
-            if isinstance(x, Tensor) and x.node is not None:
-                raise AutogradError(
-                    f"{what} while recording: {role} (shape {x.shape}) takes part in gradients, and the tape cannot "
-                    "follow a write. Make a new tensor (x = x + value, where(...)), or write inside autograd.pause()."
-                )
+    def __ifloordiv__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.floor_divide, "//=", other)
+
+    def __imod__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.mod, "%=", other)
+
+    def __ipow__(self, other: Any) -> "Tensor":
+        return self._inplace(elementwise.power, "**=", other)
+
+    def __imatmul__(self, other: Any) -> "Tensor":
+        return self._inplace(linalg.matmul, "@=", other)
+
+    def __iand__(self, other: Any) -> "Tensor":
+        return self._inplace(compare.bitwise_and, "&=", other)
+
+    def __ior__(self, other: Any) -> "Tensor":
+        return self._inplace(compare.bitwise_or, "|=", other)
+
+    def __ixor__(self, other: Any) -> "Tensor":
+        return self._inplace(compare.bitwise_xor, "^=", other)
+
+    def __ilshift__(self, other: Any) -> "Tensor":
+        return self._inplace(bits.left_shift, "<<=", other)
+
+    def __irshift__(self, other: Any) -> "Tensor":
+        return self._inplace(bits.right_shift, ">>=", other)
+
+    # A write on the tape makes a new array, which this tensor then stands for; what was computed from the old one
+    # goes on to see that, because the backward pass resolves it: see `tape.settle`.
+
+    def _is_written_on_the_tape(self, value: Any) -> bool:
+        return _state.recording and (self.node is not None or getattr(value, "node", None) is not None)
+
+    def _is_view(self) -> bool:
+        """Whether this tensor is known to share its memory with another one."""
+        node = self.node
+        if type(node) is Node:
+            return bool(
+                node.inputs and getattr(node.op, "view", False) and np.may_share_memory(self.data, raw(node.inputs[0]))
+            )
+        return getattr(self.data, "base", None) is not None
+
+    def _before(self, what: str) -> "Tensor":
+        """What this tensor stands for before a write.
+
+        Raises:
+            AutogradError: a variable, or a part of another tensor, to which the tape could not carry the write over.
+        """
+        if type(self.node) is Leaf:
+            raise AutogradError(
+                f"{what} while recording: the tensor (shape {self.shape}) is a variable, whose gradient would be lost. "
+                "Write to a copy (y = x.copy()), or inside autograd.pause()."
+            )
+        if self._is_view():
+            raise AutogradError(
+                f"{what} while recording: the tensor (shape {self.shape}) shares its memory with another one, which "
+                "the write would have to change, too. Assign to that one (x[i, j] = value), or to a copy()."
+            )
+        return Tensor(self.data, self.node, self.index)
+
+    def _become(self, other: "Tensor") -> None:
+        self.data, self.node, self.index = other.data, other.node, other.index
 
 
 def raw(x: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import numpy as np
 
 from shoal.errors import ShapeError, ShoalError
-from shoal.ops import lines
+from shoal.ops import index, lines
 from shoal.ops.graph import blame
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref
 from shoal.ops.methods import ArrayMethods
@@ -201,8 +201,15 @@ class Symbol(ArrayMethods):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         blame.needs_value(self, "a NumPy array")
 
-    def __setitem__(self, key: Any, value: Any) -> NoReturn:
-        blame.cannot(self, "assigns to a part of", "Build the new value with where, concatenate or stack.")
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.node.op is None:
+            blame.cannot(
+                self, "assigns to a part of", "It is an input or a parameter: write to a copy(), and return that."
+            )
+        if self.node.op.view:
+            blame.cannot(self, "assigns to a part of", "It may share memory with another tensor: write to a copy().")
+        new = index.assign(Symbol(self.node, self.index), key, value)
+        self.node, self.index = new.node, new.index
 
     def __getattr__(self, name: str) -> Any:
         if name in _NEED_VALUES:
@@ -229,7 +236,9 @@ def constant(value: Any) -> Symbol:
 
 def as_operand(x: Any) -> Any:
     """``x`` as an operand of a node: symbols, scalars and None as they are, tensors captured, arrays as constants."""
-    if x is None or isinstance(x, (Symbol, bool, int, float, complex)):
+    if isinstance(x, Symbol):
+        return Symbol(x.node, x.index)  # what it is now: an assignment makes it stand for another
+    if x is None or isinstance(x, (bool, int, float, complex)):
         return x
     if hasattr(x, "attach_grad"):
         from shoal.ops.graph import trace
