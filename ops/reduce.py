@@ -270,17 +270,27 @@ def _logsumexp_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, keepdim
     return (_spread(xp, g, x, axis) * xp.exp(x - _spread(xp, out, x, axis)),)
 
 
-def _scanned(op: Op[Any], x: Spec, axis: int | None = None) -> Spec:
-    shape = (math.prod(x.shape),) if axis is None else x.shape
-    if axis is not None:
-        specs.axis_of(op, axis, x.ndim)
-    return Spec(shape, specs.result_dtype(op, [x]))
+_WIDE = {"e": np.float32, "f": np.float64, "F": np.complex128}
 
 
-@op(_scanned)
+def accumulated(function: Any, x: Any, axis: int | None) -> Any:
+    """``cumsum`` or ``cumprod`` in the dtype of x, but added up in a wider one."""
+    wide = _WIDE.get(x.dtype.char)
+    return function(x, axis=axis) if wide is None else function(x, axis=axis, dtype=wide).astype(x.dtype)
+
+
+def scanned(op: Op[Any], x: Spec, axis: int | None = None) -> Spec:
+    """A running result along ``axis``; of the flattened array if None."""
+    if axis is None:
+        return Spec((math.prod(x.shape),), specs.result_dtype(op, [x]))
+    specs.axis_of(op, axis, x.ndim)
+    return Spec(x.shape, specs.result_dtype(op, [x]))
+
+
+@op(scanned)
 def cumsum(xp: Any, x: Array, axis: int | None = None) -> Any:
-    """Running sum along ``axis`` (of the flattened array if None)."""
-    return xp.cumsum(x, axis=axis)
+    """Running sum along ``axis`` (of the flattened array if None); floats are added up in a wider dtype."""
+    return accumulated(xp.cumsum, x, axis)
 
 
 @cumsum.vjp

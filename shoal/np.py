@@ -27,14 +27,28 @@ from numpy import (
 )
 
 from shoal import linalg, random
-from shoal.ops.numpylike import elementwise, info, making, products, reducing, searching, shaping
+from shoal.ops.numpylike import (
+    elementwise,
+    info,
+    making,
+    products,
+    reducing,
+    scanning,
+    searching,
+    shaping,
+    sorting,
+    statistics,
+)
 from shoal.ops.numpylike.elementwise import *
 from shoal.ops.numpylike.info import *
 from shoal.ops.numpylike.making import *
 from shoal.ops.numpylike.products import *
 from shoal.ops.numpylike.reducing import *
+from shoal.ops.numpylike.scanning import *
 from shoal.ops.numpylike.searching import *
 from shoal.ops.numpylike.shaping import *
+from shoal.ops.numpylike.sorting import *
+from shoal.ops.numpylike.statistics import *
 from shoal.ops.tensor import Tensor as ndarray
 
 __all__ = [
@@ -67,3 +81,6 @@ __all__ += products.__all__
 __all__ += reducing.__all__
 __all__ += searching.__all__
 __all__ += shaping.__all__
+__all__ += scanning.__all__
+__all__ += sorting.__all__
+__all__ += statistics.__all__

@@ -51,8 +51,9 @@ from shoal.ops.norm import l2_normalize as l2_normalization
 from shoal.ops.pool import global_avg_pool, global_max_pool
 from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_pool, max_pool, max_unpool, sum_pool
 from shoal.ops.recurrent import rnn_sequence
-from shoal.ops.reduce import logsumexp
+from shoal.ops.reduce import cumsum, logsumexp
 from shoal.ops.resample import adaptive_avg_pool, interpolate
+from shoal.ops.scan import cummax, cummin, cumprod, linear_recurrence, logcumsumexp
 from shoal.ops.threshold import (
     celu,
     geglu,
@@ -90,6 +91,10 @@ __all__ = [
     "celu",
     "col2im",
     "convolution",
+    "cummax",
+    "cummin",
+    "cumprod",
+    "cumsum",
     "deconvolution",
     "dropout",
     "elu",
@@ -120,8 +125,10 @@ __all__ = [
     "l2_normalization",
     "layer_norm",
     "leaky_relu",
+    "linear_recurrence",
     "log_sigmoid",
     "log_softmax",
+    "logcumsumexp",
     "logsigmoid",
     "logsumexp",
     "lp_pool",

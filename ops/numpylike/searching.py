@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-
 from shoal.ops import elementwise
-from shoal.ops.index import argsort, sort, take, take_along_axis
+from shoal.ops.index import take, take_along_axis
 from shoal.ops.tensor import Tensor, raw
 
-__all__ = ["argsort", "nonzero", "sort", "take", "take_along_axis", "unique", "where"]
+__all__ = ["nonzero", "take", "take_along_axis", "where"]
 
 
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
@@ -21,10 +19,3 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
 def nonzero(x: Any) -> tuple[Any, ...]:
     """The positions of elements that are not zero: one int64 tensor per axis."""
     return tuple(Tensor(i) for i in raw(x).nonzero())
-
-
-def unique(x: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
-    """The sorted elements without repetitions; also, if wanted, where they come first, where each went, how many."""
-    find: Any = np.unique
-    found = find(np.asarray(raw(x)), return_index, return_inverse, return_counts)
-    return tuple(map(Tensor, found)) if isinstance(found, tuple) else Tensor(found)
