@@ -11,7 +11,7 @@ from shoal.ops import loss as losses
 from shoal.ops import pooling as pools
 from shoal.ops.border import Pad
 from shoal.ops.creation import arange
-from shoal.ops.elementwise import astype, where
+from shoal.ops.elementwise import astype
 from shoal.ops.registry import Traced
 from shoal.ops.shape import moveaxis, reshape, swapaxes
 from shoal.ops.tensor import Tensor
@@ -206,7 +206,7 @@ def dropout(data: Any, p: float = 0.5, mode: str = "training", axes: Sequence[in
         return data
     kept = {a % data.ndim for a in axes}
     shape = tuple(1 if i in kept else n for i, n in enumerate(data.shape))
-    key = data._random_key("dropout") if isinstance(data, Traced) else random.next_key("dropout")
+    key = data._random_key("dropout") if isinstance(data, Traced) else random.key("dropout")
     return data * random.dropout_mask(_tensor(key), shape=shape, p=p, dtype=data.dtype.name)
 
 
@@ -275,23 +275,6 @@ def arange_like(data: Any, start: float = 0.0, step: float = 1.0, axis: int | No
     n = data.size if axis is None else data.shape[axis]
     numbers = arange(n).astype(data.dtype) * float(step) + float(start)
     return numbers if axis is not None else numbers.reshape(tuple(data.shape))
-
-
-def sequence_mask(
-    data: Any, sequence_length: Any = None, use_sequence_length: bool = False, value: float = 0.0, axis: int = 0
-) -> Any:
-    """``value`` in the place of what lies beyond the end of each sequence.
-
-    Args:
-        data: time along ``axis`` (0 or 1), batch along the other of the two.
-        sequence_length: (batch,).
-    """
-    if not use_sequence_length or sequence_length is None:
-        return data
-    times = arange(data.shape[axis])
-    lengths = reshape(sequence_length, shape=(1, -1) if axis == 0 else (-1, 1))
-    inside = reshape(times, shape=(-1, 1) if axis == 0 else (1, -1)) < lengths
-    return where(reshape(inside, shape=tuple(data.shape[:2]) + (1,) * (data.ndim - 2)), data, value)
 
 
 def softmax(

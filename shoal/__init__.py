@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.version import VERSION
 
 if TYPE_CHECKING:
-    from shoal import autograd, data, errors, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, sym
+    from shoal import autograd, data, errors, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, rnn, sym
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
     from shoal.worker.data.course import boundary
@@ -36,6 +36,7 @@ _MODULES = (
     "npx",
     "optim",
     "random",
+    "rnn",
     "sym",
 )
 _NAMES = {
@@ -73,6 +74,7 @@ __all__ = [
     "random",
     "rank",
     "report",
+    "rnn",
     "sym",
 ]
 

@@ -3,6 +3,16 @@
 from shoal.ops.nn.activation import ELU, GELU, SELU, Activation, LeakyReLU, PReLU, SiLU, Swish
 from shoal.ops.nn.basic import Dense, Dropout, Embedding, Flatten, HybridLambda, Identity, Lambda
 from shoal.ops.nn.block import Block
+from shoal.ops.nn.cell_modifiers import (
+    BidirectionalCell,
+    DropoutCell,
+    ModifierCell,
+    ResidualCell,
+    SequentialRNNCell,
+    VariationalDropoutCell,
+    ZoneoutCell,
+)
+from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNCell
 from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
 from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
 from shoal.ops.nn.function import (
@@ -90,6 +100,7 @@ from shoal.ops.nn.pool import (
     MaxUnpool2D,
     MaxUnpool3D,
 )
+from shoal.ops.nn.recurrent import GRU, LSTM, RNN
 from shoal.ops.nn.symbol_block import SymbolBlock
 
 __all__ = [
@@ -97,6 +108,9 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "Activation",
     "AdaptiveAvgPool1D",
@@ -109,6 +123,7 @@ __all__ = [
     "AvgPool2D",
     "AvgPool3D",
     "BatchNorm",
+    "BidirectionalCell",
     "Block",
     "Concatenate",
     "Constant",
@@ -121,8 +136,10 @@ __all__ = [
     "CosineEmbeddingLoss",
     "Dense",
     "Dropout",
+    "DropoutCell",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianNLLLoss",
     "GeGLU",
     "GlobalAvgPool1D",
@@ -151,6 +168,8 @@ __all__ = [
     "LPPool1D",
     "LPPool2D",
     "LPPool3D",
+    "LSTMCell",
+    "LSTMPCell",
     "Lambda",
     "LayerNorm",
     "LeakyReLU",
@@ -166,6 +185,7 @@ __all__ = [
     "MaxUnpool2D",
     "MaxUnpool3D",
     "Mish",
+    "ModifierCell",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
@@ -174,12 +194,16 @@ __all__ = [
     "PoissonNLLLoss",
     "QuickGELU",
     "RMSNorm",
+    "RNNCell",
     "RReLU",
     "ReGLU",
     "ReLU",
     "ReLU6",
+    "RecurrentCell",
+    "ResidualCell",
     "SDMLLoss",
     "Sequential",
+    "SequentialRNNCell",
     "SiLU",
     "Sigmoid",
     "SigmoidBCELoss",
@@ -202,4 +226,6 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TripletLoss",
+    "VariationalDropoutCell",
+    "ZoneoutCell",
 ]

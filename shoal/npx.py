@@ -42,7 +42,6 @@ from shoal.ops.neural import (
     leaky_relu,
     log_softmax,
     pooling,
-    sequence_mask,
     softmax,
     topk,
 )
@@ -53,7 +52,9 @@ from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_po
 from shoal.ops.recurrent import rnn_sequence
 from shoal.ops.reduce import cumsum, logsumexp
 from shoal.ops.resample import adaptive_avg_pool, interpolate
+from shoal.ops.rnn import rnn
 from shoal.ops.scan import cummax, cummin, cumprod, linear_recurrence, logcumsumexp
+from shoal.ops.sequence import sequence_last, sequence_mask, sequence_reverse
 from shoal.ops.threshold import (
     celu,
     geglu,
@@ -146,11 +147,14 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rnn",
     "rnn_sequence",
     "rrelu",
     "rsqrt",
     "selu",
+    "sequence_last",
     "sequence_mask",
+    "sequence_reverse",
     "shrink",
     "sigmoid",
     "sigmoid_cross_entropy",
