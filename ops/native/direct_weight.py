@@ -53,7 +53,7 @@ def _plan(s: Shape2D, lanes: int) -> _Plan:
     rows, cols = (
         forward_axis(s.space[i], s.out[i], s.kernel[i], s.stride[i], s.pad[i], s.dilate[i]) for i in (0, 1)
     )
-    together = len(cols.taps) if cols.apart == 1 else 1
+    together = len(cols.taps) if cols.apart == 1 and s.channels <= lanes else 1
     inner = together * s.channels
     v, elements = _tile(vectors(s.filters, lanes), inner, lanes)
     row_bytes = 4 * (s.space[1] * s.channels * s.stride[0] + s.out[1] * s.filters)
@@ -131,26 +131,35 @@ static void {name}_sum(const float *restrict partial, float *restrict dw, long t
 
 def _tap(p: _Plan) -> Iterator[str]:
     """All blocks of one row of the kernel."""
+    whole = p.inner - p.inner % p.elements
     for first in p.runs:
-        for e in range(0, p.inner, p.elements):
-            yield from _block(p, first, e, min(p.elements, p.inner - e))
+        if p.inner == p.s.channels:  # one tap: all blocks have the same code
+            if whole:
+                yield from _block(p, first, 0, p.elements, whole)
+            if p.inner > whole:
+                yield from _block(p, first, whole, p.inner - whole, p.inner)
+        else:
+            for e in range(0, p.inner, p.elements):
+                size = min(p.elements, p.inner - e)
+                yield from _block(p, first, e, size, e + size)
 
 
-def _block(p: _Plan, first: int, e: int, count: int) -> Iterator[str]:
-    """Elements e, ..., e + count - 1 of the run of inputs that begins at tap ``first``."""
+def _block(p: _Plan, first: int, e: int, count: int, end: int) -> Iterator[str]:
+    """``count`` elements from e on of the run of inputs that begins at tap ``first``, and so on until ``end``."""
     channels, cols = p.s.channels, p.cols
     valid = [cols.valid(first + (e + i) // channels) for i in range(count)]
     inside = max(v[0] for v in valid), min(v[1] for v in valid)
     inside = (0, 0) if inside[0] >= inside[1] else inside
-    row = (first * channels + e) * p.width
+    row = first * channels * p.width
     pairs = [(i, k) for i in range(count) for k in range(p.v)]
-    yield "      {"
+    yield f"      for (long e = {e}; e < {end}; e += {count}) {{"
+    yield f"        float *sums = out + e * {p.width} + {row}L;"
     for i, k in pairs:
-        yield f"        vec a{i}_{k} = *(vec *)(out + {row + i * p.width + k * p.lanes}L);"
+        yield f"        vec a{i}_{k} = *(vec *)(sums + {i * p.width + k * p.lanes});"
     yield "        for (long r = r0; r < r1; r++) {"
     yield (
         f"          const float *px = x + (r * {p.rows.jump} + off) * {p.s.space[1] * channels}L"
-        f" + ({cols.taps[first][1] * channels + e}L);"
+        f" + ({cols.taps[first][1] * channels}L) + e;"
     )
     yield f"          const float *pd = dy + r * {p.s.out[1] * p.s.filters}L;"
     edges = [j for j in range(cols.count) if not inside[0] <= j < inside[1]]
@@ -162,7 +171,7 @@ def _block(p: _Plan, first: int, e: int, count: int) -> Iterator[str]:
         yield f"          for (long j = {inside[0]}; j < {inside[1]}; j++) {{ " + _products(p, range(count)) + " }"
     yield "        }"
     for i, k in pairs:
-        yield f"        *(vec *)(out + {row + i * p.width + k * p.lanes}L) = a{i}_{k};"
+        yield f"        *(vec *)(sums + {i * p.width + k * p.lanes}) = a{i}_{k};"
     yield "      }"
 
 
