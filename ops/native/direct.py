@@ -192,9 +192,11 @@ def _block(g: Gather, begin: int, size: int, v: int, lanes: int) -> Iterator[str
         yield f"            for (long c = 0; c < {count * g.inner}; c++, q += {width}) {{"
         yield "              " + " ".join(f"const vec w{k} = *(const vec *)(q + {k * lanes});" for k in range(v))
         for i in range(low, high):
-            yield f"              {{ const float s = p[c + {i * g.cols.jump * g.inner}]; " + " ".join(
-                f"a{i}_{k} += s * w{k};" for k in range(v)
-            ) + " }"
+            yield (
+                f"              {{ const float s = p[c + {i * g.cols.jump * g.inner}]; "
+                + " ".join(f"a{i}_{k} += s * w{k};" for k in range(v))
+                + " }"
+            )
         yield "            }"
         yield "          }"
     yield "        }"

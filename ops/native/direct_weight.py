@@ -50,9 +50,7 @@ class _Plan:
 
 
 def _plan(s: Shape2D, lanes: int) -> _Plan:
-    rows, cols = (
-        forward_axis(s.space[i], s.out[i], s.kernel[i], s.stride[i], s.pad[i], s.dilate[i]) for i in (0, 1)
-    )
+    rows, cols = (forward_axis(s.space[i], s.out[i], s.kernel[i], s.stride[i], s.pad[i], s.dilate[i]) for i in (0, 1))
     together = len(cols.taps) if cols.apart == 1 and s.channels <= lanes else 1
     inner = together * s.channels
     v, elements = _tile(vectors(s.filters, lanes), inner, lanes)
