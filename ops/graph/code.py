@@ -278,6 +278,9 @@ def choose(
     graph: Graph, xp: Any, layout: Layout
 ) -> tuple[dict[int, "Kernel | Source"], dict[str, Callable[[int], None]]]:
     """The kernel of each call that has one, and the compiled functions of those that are C text."""
+    from shoal.ops.native import families
+
+    assert families  # imported for the kernels that it registers
     seen = [p for p, _ in graph.operators() if (p, 0) in layout.strides]
     offers = {p: list(kernels_for(site_of(graph, xp, layout, p))) for p in seen}
     first = [found[0] for found in offers.values() if found]

@@ -9,14 +9,16 @@ An operator that is a NumPy ufunc takes ``out=`` by itself. The other makers her
 function has an ``out`` argument and computes the very same bits with it.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from shoal.ops.graph.ir import Call
 from shoal.ops.registry import OPS, Spec
 
-__all__ = ["Kernel", "Maker", "Site", "Source", "kernel_for", "kernels_for", "register", "strides_of"]
+__all__ = ["Kernel", "Maker", "Site", "Source", "exactly", "kernel_for", "kernels_for", "register", "strides_of"]
 
 Kernel: TypeAlias = Callable[..., Any]
 """``kernel(*inputs, *outputs)``: arrays, scalars and None as the call has them, then the arrays to write to."""
@@ -77,11 +79,29 @@ def register(op: str, maker: Maker) -> Maker:
     return maker
 
 
+_exact = os.environ.get("SHOAL_NATIVE", "").strip().lower() == "exact"
+
+
+@contextmanager
+def exactly(on: bool = True) -> Iterator[None]:
+    """Within this context, programs get only such kernels as give the bits of the operators' own forwards.
+
+    The others sum in another order, which is as accurate, and much faster. ``SHOAL_NATIVE=exact`` asks for it in the
+    whole process. It counts when a program is planned: at its second run.
+    """
+    global _exact
+    before, _exact = _exact, on
+    try:
+        yield
+    finally:
+        _exact = before
+
+
 def kernels_for(site: Site) -> "Iterator[Kernel | Source]":
     """What the makers offer for this call, best first."""
     for maker in _MAKERS.get(site.call.op, ()):
         found = maker(site)
-        if found is not None:
+        if found is not None and not (_exact and isinstance(found, Source) and not found.exact):
             yield found
     ufunc = OPS[site.call.op].ufunc
     if ufunc is not None and not site.call.attrs and None not in site.specs:

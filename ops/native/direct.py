@@ -26,8 +26,7 @@ class Gather:
         batch, inner, outer: images, channels that are summed over, channels of the result.
         rows, cols: the two axes.
         source, target: (height, width) of the input and of the whole output.
-        kernel: (height, width).
-        strides: of the weights, in elements, for an outer and an inner channel.
+        weight: strides of the weights, in elements: outer channel, inner channel, height, width.
         bias, relu: what happens to the sums at last.
         offset: where the packed weights of this gather begin.
     """
@@ -39,8 +38,7 @@ class Gather:
     cols: Axis
     source: tuple[int, int]
     target: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
+    weight: tuple[int, ...]
     bias: bool = False
     relu: bool = False
     offset: int = 0
@@ -118,18 +116,21 @@ def _pack(name: str, g: Gather, width: int) -> str:
     return f"""
 static void {name}_pack(const float *restrict w, float *restrict packed, long task) {{
   static const int rows[] = {{ {rs} }}, cols[] = {{ {ks} }};
-  const long ob = task / {t}, row = rows[task % {t}] * {g.kernel[1]}L;
+  const long ob = task / {t}, row = rows[task % {t}] * {g.weight[2]}L;
   float *q = packed + {g.offset}L + task * {u * g.inner * width}L;
   for (int t = 0; t < {u}; t++)
     for (long c = 0; c < {g.inner}; c++, q += {width})
-      for (long o = 0; o < {width}; o++)
-        q[o] = ob * {width} + o < {g.outer} ? w[(ob * {width} + o) * {g.strides[0]}L + c * {g.strides[1]}L + row + cols[t]] : 0.0f;
+      for (long o = 0; o < {width}; o++) {{
+        const long to = ob * {width} + o;
+        const long at = to * {g.weight[0]}L + c * {g.weight[1]}L + row + cols[t] * {g.weight[3]}L;
+        q[o] = to < {g.outer} ? w[at] : 0.0f;
+      }}
 }}"""
 
 
 def _nothing(g: Gather) -> str:
     """No tap reaches these positions: the result is the bias, or zero."""
-    value = f"bias ? bias[o] : 0.0f" if g.bias else "0.0f"
+    value = "bias[o]" if g.bias else "0.0f"
     value = f"relu_of({value})" if g.relu else value
     return f"""      if (ob == 0)
         for (long j = 0; j < {g.cols.count}; j++)
@@ -181,7 +182,8 @@ def _block(g: Gather, begin: int, size: int, v: int, lanes: int) -> Iterator[str
         yield f"        const vec b{k} = {value};"
     yield "        vec " + ", ".join(f"{s} = b{s.split('_')[1]}" for s in sums) + ";"
     yield "        for (long t = t0; t < t1; t++) {"
-    yield f"          const float *xt = xr + t * {g.rows.apart * g.source[1] * g.inner}L + j * {g.cols.jump * g.inner}L;"
+    down, along = g.rows.apart * g.source[1] * g.inner, g.cols.jump * g.inner
+    yield f"          const float *xt = xr + t * {down}L + j * {along}L;"
     yield f"          const float *wt = wb + t * {len(g.cols.taps) * g.inner * width}L;"
     for first, count, (low, high) in _merged(g.cols, begin, size):
         if low == high:

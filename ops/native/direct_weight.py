@@ -5,7 +5,7 @@ times a few vectors of filters, stays in registers while a group of rows goes by
 fixed runs, whose sums are added in order: the number of threads does not change a bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shoal.ops.native.direct import vectors
@@ -81,10 +81,11 @@ def partial_size(s: Shape2D, lanes: int) -> int:
     return p.parts * len(p.rows.taps) * len(p.cols.taps) * s.channels * p.width
 
 
-def weight_gradient(name: str, s: Shape2D, lanes: int) -> str:
-    """Two functions: ``name(x, dy, partial, task)``, then ``name_sum(partial, dw, task)``, and their task counts.
+def weight_gradient(name: str, s: Shape2D, result: Sequence[int], lanes: int) -> str:
+    """Two functions, ``name_part(x, dy, partial, task)``, then ``name_sum(partial, dw, task)``, and their task counts.
 
-    ``dw`` is (filters, channels, height, width), C-contiguous.
+    Args:
+        result: strides of ``dw``, in elements: filters, channels, height, width.
     """
     p = _plan(s, lanes)
     taps = len(p.rows.taps)
@@ -93,7 +94,7 @@ def weight_gradient(name: str, s: Shape2D, lanes: int) -> str:
     body = "\n".join(_tap(p))
     return f"""
 enum {{ {name}_tasks = {p.parts * p.blocks}, {name}_sums = {taps * len(p.cols.taps)} }};
-static void {name}(const float *restrict x0, const float *restrict dy0, float *restrict partial, long task) {{
+static void {name}_part(const float *restrict x0, const float *restrict dy0, float *restrict partial, long task) {{
   const long part = task / {p.blocks}, ob = task % {p.blocks};
   const int last = ob == {p.blocks - 1} ? {s.filters - (p.width - lanes)} : {lanes};
   partial += part * {part}L + ob * {p.v * lanes};
@@ -116,12 +117,13 @@ static void {name}(const float *restrict x0, const float *restrict dy0, float *r
   }}
 }}
 static void {name}_sum(const float *restrict partial, float *restrict dw, long tap) {{
+  const long at = tap / {len(p.cols.taps)} * {result[2]}L + tap % {len(p.cols.taps)} * {result[3]}L;
   for (long c = 0; c < {s.channels}; c++)
     for (long o = 0; o < {s.filters}; o++) {{
       const float *from = partial + (tap * {s.channels} + c) * {p.width} + o;
       float sum = from[0];
       for (long part = 1; part < {p.parts}; part++) sum += from[part * {part}L];
-      dw[(o * {s.channels} + c) * {taps * len(p.cols.taps)} + tap] = sum;
+      dw[o * {result[0]}L + c * {result[1]}L + at] = sum;
     }}
 }}
 """

@@ -1,6 +1,7 @@
 """Exported models run without their class, at other batch sizes, can be trained on, and refuse what does not fit."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 from shoal import init, nn, sym
 from shoal.errors import CheckpointError, ConfigError, GraphError, ShapeError
 from shoal.ops import autograd
+from shoal.ops.graph import kernels
 from shoal.ops.tensor import Tensor, array
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    """Graphs are compared with imperative execution bit by bit."""
+    with kernels.exactly():
+        yield
 
 
 def lenet() -> nn.HybridSequential:

@@ -1,4 +1,6 @@
 /* Vectors of LANES floats, as the code that shoal.ops.native generates for convolutions uses them. */
+#ifndef SHOAL_VECTORS
+#define SHOAL_VECTORS
 #if defined(__AVX512F__)
 #define LANES 16
 #include <immintrin.h>
@@ -40,3 +42,4 @@ INLINE vec bias_of(const float *bias, long first, long length) {
 /* max(x, 0), which nan stays. */
 INLINE vec relu_vec(vec v) { return (vec)((ivec)v & ~(ivec)(v <= (vec){0})); }
 INLINE float relu_of(float x) { return x <= 0.0f ? 0.0f : x; }
+#endif

@@ -5,15 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.ops.backend import CPU
-from shoal.ops.graph.ir import Call, Graph
-from shoal.ops.native import bound, pool
-from shoal.ops.native.binding import bind
+from shoal.ops.native import generated, pool
 from shoal.ops.native.conv import why_not
 from shoal.ops.native.geometry import backward_axes, forward_axis
 from shoal.ops.registry import OPS, Spec
+from tests.ops.native.calling import FIRST, LAST, Made, error, lying, run, site, want, within_nan
 
-pytestmark = pytest.mark.skipif(not bound.lanes(), reason="nothing can be compiled here")
+pytestmark = pytest.mark.skipif(not generated.lanes(), reason="nothing can be compiled here")
 
 GRID: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "usual": ((2, 16, 8, 8), (16, 16, 3, 3), {"pad": 1}),
@@ -35,113 +33,68 @@ GRID: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-def calls(
-    x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any], dtype: str
-) -> list[tuple[str, list[Any], Any]]:
-    """(operator, arrays, attributes): a convolution and its two gradients."""
+def calls(x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any]) -> list[Made]:
+    """A convolution and its two gradients."""
     rng = np.random.default_rng(sum(x) + sum(w))
-    arrays = [rng.standard_normal(s).astype(np.float32).astype(dtype) for s in (x, w, w[:1])]
-    out = OPS["convolution"].infer(*(Spec(a.shape, a.dtype) for a in arrays), **attrs)
-    g = rng.standard_normal(out.shape).astype(np.float32).astype(dtype)
+    image, weight, bias = (rng.standard_normal(s).astype(np.float32) for s in (x, w, w[:1]))
+    out = OPS["convolution"].infer(Spec(x, image.dtype), Spec(w, image.dtype), None, **attrs)
+    g = lying(rng.standard_normal(out.shape).astype(np.float32), LAST)
+    image = lying(image, LAST)
     return [
-        ("convolution", arrays, attrs),
-        ("convolution", [*arrays[:2], None], attrs),
-        ("convolution_data", [g, arrays[1]], {"space": x[2:], **attrs}),
-        ("convolution_weight", [g, arrays[0]], {"kernel": w[2:], **attrs}),
+        Made("convolution", [image, weight, bias], attrs),
+        Made("convolution", [image, weight, None], attrs),
+        Made("convolution_data", [g, weight], {"space": x[2:], **attrs}),
+        Made("convolution_weight", [g, image], {"kernel": w[2:], **attrs}, FIRST),
     ]
 
 
-def graph_of(made: list[tuple[str, list[Any], Any]]) -> Graph:
-    """A graph in which every array of every call is an input."""
-    listed: list[Call] = []
-    for op, arrays, attrs in made:
-        specs = [None if a is None else Spec(a.shape, a.dtype) for a in arrays]
-        refs: list[Any] = []
-        for spec in specs:
-            refs.append(None if spec is None else (len(listed), 0))
-            if spec is not None:
-                listed.append(Call("", specs=(spec,)))
-        inferred = OPS[op].infer(*specs, **attrs)
-        listed.append(Call(op, tuple(refs), attrs, inferred if type(inferred) is tuple else (inferred,)))
-    return Graph(tuple(listed), tuple(i for i, call in enumerate(listed) if not call.op), ())
-
-
 @pytest.fixture(scope="module")
-def results() -> dict[str, list[tuple[Any, Any, Any]]]:
-    """For each case, (operator, native result, result in float64); all are compiled together."""
-    made = [call for case in GRID.values() for call in calls(*case, "float32")]
-    exact = [call for case in GRID.values() for call in calls(*case, "float64")]
-    graph = graph_of(made)
-    bindings = list(bind(graph, CPU).values())
-    assert len(bindings) == len(made)
-    found = []
-    for (op, arrays, attrs), (_, wide, _), native in zip(made, exact, bindings, strict=True):
-        want = OPS[op].forward(CPU, *wide, **attrs)
-        out = bound.empty(Spec(want.shape, np.dtype(np.float32)), native.orders[0])
-        out[...] = np.nan
-        native.run(*arrays, out)
-        found.append((op, out, want))
+def results() -> dict[str, list[tuple[Made, Any]]]:
+    """For each case, its calls and their results; all are compiled together."""
+    every = [made for case in GRID.values() for made in calls(*case)]
+    found = list(zip(every, run(every), strict=True))
     return {case: found[4 * i : 4 * i + 4] for i, case in enumerate(GRID)}
 
 
 @pytest.mark.parametrize("case", GRID)
 def test_it_is_the_convolution_and_its_gradients(case: str, results: Any) -> None:
-    for op, got, want in results[case]:
-        assert np.abs(got - want).max() <= 3e-6 * np.abs(want).max(), op
+    for made, (got,) in results[case]:
+        assert error(got, want(made)[0]) <= 3e-6, made.op
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
-    made = calls((5, 7, 9, 9), (18, 7, 3, 3), {"pad": 1, "stride": 2}, "float32")
-    bindings = bind(graph_of(made), CPU)
+    every = calls((8, 17, 16, 16), (18, 17, 3, 3), {"pad": 1, "stride": 2})
     found = []
     for threads in (1, 2, 3):
         with pool.limited(threads):
-            for (op, arrays, attrs), native in zip(made, bindings.values(), strict=True):
-                spec = OPS[op].infer(*(None if a is None else Spec(a.shape, a.dtype) for a in arrays), **attrs)
-                out = bound.empty(spec, native.orders[0])
-                native.run(*arrays, out)
-                found.append(out.tobytes())
-    assert found[:4] == found[4:8] == found[8:]
+            found.append([out.tobytes() for (out,) in run(every)])
+    assert found[0] == found[1] == found[2]
 
 
 def test_nothing_is_read_or_written_outside_the_arrays() -> None:
-    """Each array ends where it is followed by nan, or by numbers that must stay."""
-    made = calls((1, 3, 5, 5), (5, 3, 3, 3), {"pad": 1}, "float32")
-    for (op, arrays, attrs), native in zip(made, bind(graph_of(made), CPU).values(), strict=True):
-        guarded = [a if a is None else within_nan(np.ascontiguousarray(last(a)), a.ndim == 4) for a in arrays]
-        spec = OPS[op].infer(*(None if a is None else Spec(a.shape, a.dtype) for a in arrays), **attrs)
-        size = int(np.prod(spec.shape))
-        memory = np.full(size + 64, 7.0, np.float32)
-        out = memory[32:-32].reshape([spec.shape[i] for i in native.orders[0]])
-        out = out.transpose([native.orders[0].index(i) for i in range(4)])
-        native.run(*guarded, out)
-        want = OPS[op].forward(CPU, *arrays, **attrs)
-        np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5)
+    every = calls((1, 3, 5, 5), (5, 3, 3, 3), {"pad": 1})
+    guarded = [made._replace(arrays=[None if a is None else within_nan(a) for a in made.arrays]) for made in every]
+    for made, (out,) in zip(every, run(guarded, guard=32, value=7.0), strict=True):
+        np.testing.assert_allclose(out, want(made)[0], rtol=1e-4, atol=1e-5)
+        memory = out.base
         assert (memory[:32] == 7).all() and (memory[-32:] == 7).all()
 
 
-def last(a: Any) -> Any:
-    """Channels last, if it has four axes."""
-    return a.transpose(0, 2, 3, 1) if a.ndim == 4 else a
+def test_arrays_may_have_any_memory_order() -> None:
+    orders = [FIRST, (3, 2, 1, 0), (1, 0, 3, 2)]
+    every = [
+        Made(made.op, [a if a is None or a.ndim != 4 else lying(a, order) for a in made.arrays], made.attrs, order)
+        for order in orders
+        for made in calls((2, 3, 6, 6), (4, 3, 3, 3), {"pad": 1})
+    ]
+    for made, (got,) in zip(every, run(every), strict=True):
+        assert error(got, want(made)[0]) <= 3e-6, made.order
 
 
-def within_nan(a: Any, images: bool) -> Any:
-    """The same numbers, in the same memory order, with nan before and behind."""
-    memory = np.full(a.size + 64, np.nan, np.float32)
-    inner = memory[32:-32].reshape(a.shape)
-    inner[...] = a
-    return inner.transpose(0, 3, 1, 2) if images else inner
-
-
-def test_inputs_may_have_any_memory_order() -> None:
-    (op, arrays, attrs), *_ = calls((2, 3, 6, 6), (4, 3, 3, 3), {"pad": 1}, "float32")
-    (native,) = bind(graph_of([(op, arrays, attrs)]), CPU).values()
-    out = bound.empty(OPS[op].infer(*(Spec(a.shape, a.dtype) for a in arrays), **attrs), native.orders[0])
-    want = OPS[op].forward(CPU, *arrays, **attrs)
-    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)):
-        back = [order.index(i) for i in range(4)]
-        native.run(*(np.ascontiguousarray(a.transpose(order)).transpose(back) for a in arrays[:2]), arrays[2], out)
-        np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5)
+def test_a_view_without_strides_is_an_input_too() -> None:
+    ones = np.broadcast_to(np.float32(1.0), (2, 4, 5, 5))
+    made = Made("convolution_data", [ones, np.ones((4, 3, 3, 3), "float32")], {"space": (5, 5), "pad": 1})
+    assert error(run([made])[0][0], want(made)[0]) <= 3e-6
 
 
 @pytest.mark.parametrize(
@@ -155,9 +108,8 @@ def test_inputs_may_have_any_memory_order() -> None:
 )
 def test_what_is_not_generated_says_why(attrs: dict[str, Any], dtype: str, shape: Any, reason: str) -> None:
     weight = (6, 4 // attrs.get("num_group", 1), *[3] * (len(shape) - 2))
-    specs = [Spec(shape, np.dtype(dtype)), Spec(weight, np.dtype(dtype)), None]
-    call = Call("convolution", ((0, 0), (1, 0), None), attrs, (OPS["convolution"].infer(*specs, **attrs),))
-    assert reason in why_not(call, specs)
+    made = Made("convolution", [np.zeros(shape, dtype), np.zeros(weight, dtype), None], attrs)
+    assert reason in why_not(site(made))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -1,0 +1,5 @@
+"""Importing this module registers the native kernels with `shoal.ops.graph.kernels`."""
+
+from shoal.ops.native import conv
+
+__all__ = ["conv"]
