@@ -6,13 +6,11 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import activation as act
-from shoal.ops import conv, convolve, index, linalg, norm, random, tape
+from shoal.ops import conv, convolve, index, linalg, norm, tape
 from shoal.ops import loss as losses
 from shoal.ops import pooling as pools
 from shoal.ops.border import Pad
 from shoal.ops.creation import arange
-from shoal.ops.elementwise import astype
-from shoal.ops.registry import Traced
 from shoal.ops.shape import moveaxis, reshape, swapaxes
 from shoal.ops.tensor import Tensor
 
@@ -191,46 +189,7 @@ def batch_norm(
     return (out, mean, var) if output_mean_var else out
 
 
-def dropout(data: Any, p: float = 0.5, mode: str = "training", axes: Sequence[int] = ()) -> Any:
-    """In training mode, zero each element with probability ``p`` and divide the others by 1 - p.
-
-    Args:
-        mode: "always" drops in prediction too.
-        axes: along these, elements are dropped together.
-    Raises:
-        ConfigError: p is not from 0 to 1.
-    """
-    if not 0.0 <= p <= 1.0:
-        raise ConfigError(f"dropout: p={p} is not a probability")
-    if p == 0.0 or (mode != "always" and not tape.state.training):
-        return data
-    kept = {a % data.ndim for a in axes}
-    shape = tuple(1 if i in kept else n for i, n in enumerate(data.shape))
-    key = data._random_key("dropout") if isinstance(data, Traced) else random.key("dropout")
-    return data * random.dropout_mask(_tensor(key), shape=shape, p=p, dtype=data.dtype.name)
-
-
-def _tensor(key: Any) -> Any:
-    return key if isinstance(key, Traced) else Tensor(key)
-
-
-def embedding(data: Any, weight: Any, input_dim: int | None = None, output_dim: int | None = None) -> Any:
-    """The rows of ``weight`` at the positions ``data`` (integers): (*data.shape, output_dim).
-
-    Raises:
-        IndexError: a position is not a row.
-    """
-    if (input_dim, output_dim) != (None, None) and tuple(weight.shape) != (
-        input_dim or weight.shape[0],
-        output_dim or weight.shape[1],
-    ):
-        raise ShapeError(f"embedding: weight has shape {tuple(weight.shape)}, not ({input_dim}, {output_dim})")
-    if getattr(data, "dtype", None) is not None and data.dtype.kind == "f":
-        data = astype(data, dtype="int64")
-    return index.take(weight, data, axis=0)
-
-
-def layer_norm(data: Any, gamma: Any, beta: Any, axis: int = -1, eps: float = 1e-5) -> Any:
+def layer_norm(data: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, eps: float = 1e-5) -> Any:
     """Layer normalization; see `shoal.ops.norm.layer_norm`."""
     return norm.layer_norm(data, gamma, beta, axis, eps)
 

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ShapeError
+from shoal.errors import ConfigError, ShapeError
 from shoal.ops import specs
 from shoal.ops.elementwise import rsqrt
+from shoal.ops.pooling import sum_pool
+from shoal.ops.precision import is_half
+from shoal.ops.precision import wide as _wide
 from shoal.ops.reduce import channel_sum
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 from shoal.ops.shape import reshape
-
-
-def _wide(x: Any) -> Any:
-    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def _per_channel(v: Any, ndim: int, axis: int) -> Any:
@@ -189,23 +188,37 @@ def _standardize_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int | Sequence[int
     n = float(math.prod(x.shape[a] for a in axes)) or math.nan
     dx = None
     if g[0] is not None:
-        h = g[0]
+        h = g[0] if g[0].dtype == inv.dtype else xp.astype(g[0], dtype=inv.dtype.name)
         dx = inv * (h - xp.sum(h, axes, keepdims=True) / n - xh * (xp.sum(h * xh, axes, keepdims=True) / n))
     if g[1] is not None:  # d inv / d x = -inv**2 * xh / n
         dx = _plus(dx, g[1] * inv * inv * xh * (-1.0 / n))
     return (dx,)
 
 
-def layer_norm(x: Any, gamma: Any, beta: Any, axis: int = -1, eps: float = 1e-5) -> Any:
+def layer_norm(x: Any, gamma: Any = None, beta: Any = None, axis: int | Sequence[int] = -1, eps: float = 1e-5) -> Any:
     """Layer normalization over ``axis`` (Ba et al., arXiv:1607.06450).
 
     Args:
-        gamma, beta: scale and shift along ``axis``.
+        gamma, beta: scale and shift along ``axis``, of that shape; None for none.
+        axis: one, or several in ascending order, such as (-2, -1).
     """
-    shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
-    if axis in (-1, x.ndim - 1):
-        return standardize(x, axis=axis, eps=eps)[0] * gamma + beta
-    return standardize(x, axis=axis, eps=eps)[0] * reshape(gamma, shape=shape) + reshape(beta, shape=shape)
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    shape = _along(x, axes)
+    out = standardize(x, axis=axis if isinstance(axis, int) else axes, eps=eps)[0]
+    out = out if gamma is None else out * _shaped(gamma, shape)
+    return out if beta is None else out + _shaped(beta, shape)
+
+
+def _along(x: Any, axes: Sequence[int]) -> Shape:
+    """The shape in which a parameter of these axes broadcasts against x; () if it does so as it is."""
+    places = [a % len(x.shape) for a in axes]
+    if places == list(range(len(x.shape) - len(axes), len(x.shape))):
+        return ()
+    return tuple(n if i in places else 1 for i, n in enumerate(x.shape))
+
+
+def _shaped(parameter: Any, shape: Shape) -> Any:
+    return reshape(parameter, shape=shape) if shape else parameter
 
 
 def group_norm(x: Any, gamma: Any, beta: Any, num_groups: int = 1, eps: float = 1e-5) -> Any:
@@ -232,11 +245,47 @@ def instance_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Any:
     return group_norm(x, gamma, beta, num_groups=x.shape[1], eps=eps)
 
 
-def rms_norm(x: Any, gamma: Any, axis: int = -1, eps: float = 1e-6) -> Any:
-    """x / sqrt(mean(x**2) + eps) * gamma over ``axis`` (Zhang and Sennrich, arXiv:1910.07467)."""
-    return x * rsqrt((x * x).mean(axis=axis, keepdims=True) + eps) * gamma
+def rms_norm(x: Any, gamma: Any = None, axis: int | Sequence[int] = -1, eps: float = 1e-6) -> Any:
+    """x / sqrt(mean(x**2) + eps) * gamma over ``axis`` (Zhang and Sennrich, arXiv:1910.07467).
+
+    Args:
+        gamma: scale along ``axis``, of that shape; None for none.
+    """
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    wide = _square_safe(x)
+    out = wide * rsqrt((wide * wide).mean(axis=axis if isinstance(axis, int) else axes, keepdims=True) + eps)
+    out = out if wide is x else out.astype(x.dtype)
+    return out if gamma is None else out * _shaped(gamma, _along(x, axes))
+
+
+def _square_safe(x: Any) -> Any:
+    """x in float32 if its squares could be too large for its own dtype."""
+    return x.astype(np.float32) if is_half(x.dtype) else x
 
 
 def l2_normalize(x: Any, axis: int | Sequence[int] = -1, eps: float = 1e-10) -> Any:
     """x divided by its length over ``axis``."""
-    return x * rsqrt((x * x).sum(axis=axis if isinstance(axis, int) else tuple(axis), keepdims=True) + eps)
+    wide = _square_safe(x)
+    axes = axis if isinstance(axis, int) else tuple(axis)
+    out = wide * rsqrt((wide * wide).sum(axis=axes, keepdims=True) + eps)
+    return out if wide is x else out.astype(x.dtype)
+
+
+def local_response_norm(x: Any, nsize: int, alpha: float = 1e-4, beta: float = 0.75, knorm: float = 2.0) -> Any:
+    """x / (knorm + alpha * mean of the squares of ``nsize`` neighbouring channels)**beta (Krizhevsky et al., 2012).
+
+    Args:
+        x: (batch, channels, ...).
+        nsize: how many channels count, half of them before and half behind; those that are not there count as zeros.
+        knorm: MXNet's default is 2, PyTorch's 1.
+    Raises:
+        ConfigError: ``nsize`` is less than 1.
+    """
+    if nsize < 1:
+        raise ConfigError(f"local_response_norm: nsize={nsize} must be at least 1")
+    wide = _square_safe(x)
+    n, c, *rest = x.shape
+    squares = reshape(wide * wide, shape=(n, 1, c, math.prod(rest)))
+    total = sum_pool(squares, (nsize, 1), 1, ((nsize // 2, (nsize - 1) // 2), (0, 0)))
+    out = wide * (reshape(total, shape=tuple(x.shape)) * (alpha / nsize) + knorm) ** -beta
+    return out if wide is x else out.astype(x.dtype)

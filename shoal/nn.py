@@ -1,6 +1,7 @@
 """Layers, models and losses, with Gluon's names."""
 
 from shoal.ops.nn.activation import ELU, GELU, SELU, Activation, LeakyReLU, PReLU, SiLU, Swish
+from shoal.ops.nn.bag import EmbeddingBag
 from shoal.ops.nn.basic import Dense, Dropout, Embedding, Flatten, HybridLambda, Identity, Lambda
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.cell_modifiers import (
@@ -15,6 +16,7 @@ from shoal.ops.nn.cell_modifiers import (
 from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNCell
 from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
 from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
+from shoal.ops.nn.dropping import AlphaDropout, Dropout1D, Dropout2D, Dropout3D, FeatureAlphaDropout
 from shoal.ops.nn.function import (
     CELU,
     GLU,
@@ -72,7 +74,7 @@ from shoal.ops.nn.margin import (
     SquaredHingeLoss,
     TripletLoss,
 )
-from shoal.ops.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from shoal.ops.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from shoal.ops.nn.parameter import Constant, Parameter
 from shoal.ops.nn.pool import (
     AdaptiveAvgPool1D,
@@ -101,6 +103,33 @@ from shoal.ops.nn.pool import (
     MaxUnpool3D,
 )
 from shoal.ops.nn.recurrent import GRU, LSTM, RNN
+from shoal.ops.nn.space import (
+    ChannelShuffle,
+    CircularPad1D,
+    CircularPad2D,
+    CircularPad3D,
+    ConstantPad1D,
+    ConstantPad2D,
+    ConstantPad3D,
+    Fold,
+    PixelShuffle1D,
+    PixelShuffle2D,
+    PixelShuffle3D,
+    PixelUnshuffle1D,
+    PixelUnshuffle2D,
+    PixelUnshuffle3D,
+    ReflectionPad1D,
+    ReflectionPad2D,
+    ReflectionPad3D,
+    ReplicationPad1D,
+    ReplicationPad2D,
+    ReplicationPad3D,
+    Unfold,
+    Upsample,
+    ZeroPad1D,
+    ZeroPad2D,
+    ZeroPad3D,
+)
 from shoal.ops.nn.symbol_block import SymbolBlock
 
 __all__ = [
@@ -119,14 +148,22 @@ __all__ = [
     "AdaptiveMaxPool1D",
     "AdaptiveMaxPool2D",
     "AdaptiveMaxPool3D",
+    "AlphaDropout",
     "AvgPool1D",
     "AvgPool2D",
     "AvgPool3D",
     "BatchNorm",
     "BidirectionalCell",
     "Block",
+    "ChannelShuffle",
+    "CircularPad1D",
+    "CircularPad2D",
+    "CircularPad3D",
     "Concatenate",
     "Constant",
+    "ConstantPad1D",
+    "ConstantPad2D",
+    "ConstantPad3D",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",
@@ -136,9 +173,15 @@ __all__ = [
     "CosineEmbeddingLoss",
     "Dense",
     "Dropout",
+    "Dropout1D",
+    "Dropout2D",
+    "Dropout3D",
     "DropoutCell",
     "Embedding",
+    "EmbeddingBag",
+    "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianNLLLoss",
     "GeGLU",
@@ -173,6 +216,7 @@ __all__ = [
     "Lambda",
     "LayerNorm",
     "LeakyReLU",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "LogisticLoss",
@@ -191,6 +235,12 @@ __all__ = [
     "NLLLoss",
     "PReLU",
     "Parameter",
+    "PixelShuffle1D",
+    "PixelShuffle2D",
+    "PixelShuffle3D",
+    "PixelUnshuffle1D",
+    "PixelUnshuffle2D",
+    "PixelUnshuffle3D",
     "PoissonNLLLoss",
     "QuickGELU",
     "RMSNorm",
@@ -200,6 +250,12 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "RecurrentCell",
+    "ReflectionPad1D",
+    "ReflectionPad2D",
+    "ReflectionPad3D",
+    "ReplicationPad1D",
+    "ReplicationPad2D",
+    "ReplicationPad3D",
     "ResidualCell",
     "SDMLLoss",
     "Sequential",
@@ -226,6 +282,11 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TripletLoss",
+    "Unfold",
+    "Upsample",
     "VariationalDropoutCell",
+    "ZeroPad1D",
+    "ZeroPad2D",
+    "ZeroPad3D",
     "ZoneoutCell",
 ]

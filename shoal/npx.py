@@ -22,7 +22,9 @@ from shoal.ops.activation import hard_tanh as hardtanh
 from shoal.ops.activation import log_sigmoid as logsigmoid
 from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
+from shoal.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from shoal.ops.elementwise import erf, rsqrt, stop_gradient
+from shoal.ops.embedding import embedding, embedding_bag
 from shoal.ops.gru import gru_sequence
 from shoal.ops.index import one_hot, pick
 from shoal.ops.linalg import fully_connected
@@ -36,8 +38,6 @@ from shoal.ops.neural import (
     batch_norm,
     convolution,
     deconvolution,
-    dropout,
-    embedding,
     layer_norm,
     leaky_relu,
     log_softmax,
@@ -45,8 +45,10 @@ from shoal.ops.neural import (
     softmax,
     topk,
 )
-from shoal.ops.norm import group_norm, instance_norm, rms_norm
+from shoal.ops.norm import group_norm, instance_norm, local_response_norm, rms_norm
 from shoal.ops.norm import l2_normalize as l2_normalization
+from shoal.ops.norm import local_response_norm as lrn
+from shoal.ops.padding import channel_shuffle, depth_to_space, pad, pixel_shuffle, pixel_unshuffle, space_to_depth
 from shoal.ops.pool import global_avg_pool, global_max_pool
 from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_pool, max_pool, max_unpool, sum_pool
 from shoal.ops.recurrent import rnn_sequence
@@ -84,12 +86,14 @@ __all__ = [
     "activation",
     "adaptive_avg_pool",
     "adaptive_max_pool",
+    "alpha_dropout",
     "arange_like",
     "avg_pool",
     "batch_dot",
     "batch_flatten",
     "batch_norm",
     "celu",
+    "channel_shuffle",
     "col2im",
     "convolution",
     "cummax",
@@ -97,10 +101,14 @@ __all__ = [
     "cumprod",
     "cumsum",
     "deconvolution",
+    "depth_to_space",
     "dropout",
     "elu",
     "embedding",
+    "embedding_bag",
     "erf",
+    "feature_alpha_dropout",
+    "feature_dropout",
     "fold",
     "fully_connected",
     "geglu",
@@ -127,19 +135,24 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear_recurrence",
+    "local_response_norm",
     "log_sigmoid",
     "log_softmax",
     "logcumsumexp",
     "logsigmoid",
     "logsumexp",
     "lp_pool",
+    "lrn",
     "lstm_sequence",
     "masked_softmax",
     "max_pool",
     "max_unpool",
     "mish",
     "one_hot",
+    "pad",
     "pick",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "pooling",
     "prelu",
     "quick_gelu",
@@ -168,6 +181,7 @@ __all__ = [
     "softrelu",
     "softshrink",
     "softsign",
+    "space_to_depth",
     "squared_relu",
     "stop_gradient",
     "sum_pool",

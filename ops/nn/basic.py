@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
-from shoal.ops import index, linalg, neural, shape
+from shoal.ops import dropout, embedding, linalg, shape
 from shoal.ops.nn.activation import activation_layer
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.hybrid import HybridBlock
@@ -96,7 +96,7 @@ class Dropout(HybridBlock):
 
     def forward(self, x: Any) -> Any:
         """Apply the layer; each call draws anew."""
-        return neural.dropout(x, self.rate, axes=self.axes)
+        return dropout.dropout(x, self.rate, axes=self.axes)
 
     def extra_repr(self) -> str:
         """Rate and axes."""
@@ -111,13 +111,22 @@ class Embedding(HybridBlock):
         output_dim: length of a row.
         dtype: of the table.
         weight_initializer: of the table (input_dim, output_dim).
+        padding_idx: this row gets no gradient.
+        max_norm: rows that are looked up are shortened to this length first, in place; not in a graph.
     """
 
     def __init__(
-        self, input_dim: int, output_dim: int, dtype: Any = "float32", weight_initializer: Init = None
+        self,
+        input_dim: int,
+        output_dim: int,
+        dtype: Any = "float32",
+        weight_initializer: Init = None,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
     ) -> None:
         super().__init__()
-        self.input_dim, self.output_dim = input_dim, output_dim
+        self.input_dim, self.output_dim, self.padding_idx = input_dim, output_dim, padding_idx
+        self.max_norm = max_norm
         self.weight = Parameter("weight", shape=(input_dim, output_dim), dtype=dtype, init=weight_initializer)
 
     def forward(self, x: Any) -> Any:
@@ -129,7 +138,9 @@ class Embedding(HybridBlock):
         """
         if x.dtype.kind not in "iu":
             raise DTypeError(f"{self._label()} looks up integers, got {x.dtype}; use astype('int64')")
-        return index.take(self.weight.data(), x, axis=0)
+        if self.max_norm is not None:
+            embedding.renormalize(self.weight.data(), x, self.max_norm)
+        return embedding.embedding(x, self.weight.data(), padding_idx=self.padding_idx)
 
     def extra_repr(self) -> str:
         """Sizes."""

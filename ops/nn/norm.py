@@ -1,5 +1,6 @@
 """Normalization layers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shoal.errors import ConfigError, DTypeError, ShapeError
@@ -8,26 +9,32 @@ from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.initializer import Initializer
 from shoal.ops.nn.parameter import Parameter
 
-__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
 
+Axes = int | Sequence[int]
 Init = str | float | Initializer
 
 
 class _Normalization(HybridBlock):
     """Scale and shift along one axis, whose length may be inferred."""
 
-    def __init__(self, axis: int, scale: bool, center: bool, gamma: Init, beta: Init, length: int) -> None:
+    def __init__(self, axis: Axes, scale: bool, center: bool, gamma: Init, beta: Init, length: int) -> None:
         super().__init__()
-        self.axis, self.scale, self.center = axis, scale, center
+        self.axis = axis if isinstance(axis, int) else tuple(axis)
+        self.scale, self.center = scale, center
         self.gamma = self._vector("gamma", gamma, length, scale)
         self.beta = self._vector("beta", beta, length, center)
 
-    @staticmethod
-    def _vector(name: str, init: Init, length: int, learned: bool) -> Parameter:
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which parameters lie."""
+        return (self.axis,) if isinstance(self.axis, int) else self.axis
+
+    def _vector(self, name: str, init: Init, length: int, learned: bool) -> Parameter:
         return Parameter(
             name,
             "write" if learned else "null",
-            shape=(length or -1,),
+            shape=(length or -1,) if len(self.axes) == 1 else (-1,) * len(self.axes),
             init=init,
             allow_deferred_init=True,
             differentiable=learned,
@@ -35,10 +42,10 @@ class _Normalization(HybridBlock):
 
     def infer_shape(self, x: Any) -> None:
         """The length of the axis."""
-        if not -x.ndim <= self.axis < x.ndim:
+        if not all(-x.ndim <= a < x.ndim for a in self.axes):
             raise ShapeError(f"{self._label()} normalizes along axis {self.axis}; the input has shape {x.shape}")
         for param in self._reg_params.values():
-            param.shape = (x.shape[self.axis],)
+            param.shape = tuple(x.shape[a] for a in self.axes)
 
     def _explained(self, error: Exception) -> Exception:
         return type(error)(f"{self._label()} for {self.gamma.shape} along axis {self.axis}: {error}")
@@ -96,8 +103,8 @@ class BatchNorm(_Normalization):
         try:
             if not training:
                 mean, var = self.running_mean.data(), self.running_var.data()
-                return norm.batch_norm_inference(x, gamma, beta, mean, var, axis=self.axis, eps=self.epsilon)
-            y, mean, var = norm.batch_norm(x, gamma, beta, axis=self.axis, eps=self.epsilon)
+                return norm.batch_norm_inference(x, gamma, beta, mean, var, axis=self.axes[0], eps=self.epsilon)
+            y, mean, var = norm.batch_norm(x, gamma, beta, axis=self.axes[0], eps=self.epsilon)
         except (ShapeError, DTypeError) as error:
             raise self._explained(error) from None
         self._follow(self.running_mean, mean)
@@ -110,10 +117,10 @@ class BatchNorm(_Normalization):
 
 
 class LayerNorm(_Normalization):
-    """Normalizes each sample along one axis (Ba et al., arXiv:1607.06450).
+    """Normalizes each sample along one axis, or several (Ba et al., arXiv:1607.06450).
 
     Args:
-        axis: to be normalized.
+        axis: to be normalized; several in ascending order, such as (-2, -1).
         epsilon: added to the variance.
         center, scale: whether ``beta`` and ``gamma`` are learned.
         in_channels: length of the axis; 0 infers it from the first batch.
@@ -121,7 +128,7 @@ class LayerNorm(_Normalization):
 
     def __init__(
         self,
-        axis: int = -1,
+        axis: Axes = -1,
         epsilon: float = 1e-5,
         center: bool = True,
         scale: bool = True,
@@ -141,7 +148,7 @@ class LayerNorm(_Normalization):
 
 
 class RMSNorm(_Normalization):
-    """Divides by the root mean square along one axis, and scales (Zhang and Sennrich, arXiv:1910.07467).
+    """Divides by the root mean square along one axis, or several, and scales (Zhang and Sennrich, arXiv:1910.07467).
 
     Args:
         axis: to be normalized.
@@ -150,7 +157,7 @@ class RMSNorm(_Normalization):
     """
 
     def __init__(
-        self, axis: int = -1, epsilon: float = 1e-6, gamma_initializer: Init = "ones", in_channels: int = 0
+        self, axis: Axes = -1, epsilon: float = 1e-6, gamma_initializer: Init = "ones", in_channels: int = 0
     ) -> None:
         super().__init__(axis, True, False, gamma_initializer, "zeros", in_channels)
         del self.beta
@@ -221,3 +228,23 @@ class InstanceNorm(_Normalization):
     def forward(self, x: Any) -> Any:
         """Normalize."""
         return norm.instance_norm(x, self.gamma.data(), self.beta.data(), eps=self.epsilon)
+
+
+class LocalResponseNorm(HybridBlock):
+    """Divides by (k + alpha * mean of the squares of ``size`` neighbouring channels)**beta (Krizhevsky et al., 2012).
+
+    Args:
+        size: how many channels count; the arguments and their defaults are PyTorch's.
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, float(alpha), float(beta), float(k)
+
+    def forward(self, x: Any) -> Any:
+        """Normalize."""
+        return norm.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        """Sizes and constants."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
