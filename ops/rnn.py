@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
-from shoal.ops import neural
+from shoal.ops import dropout as dropping
 from shoal.ops.graph.symbol import constant
 from shoal.ops.gru import gru_sequence
 from shoal.ops.lstm import lstm_sequence
@@ -67,7 +67,7 @@ def recurrent_layers(
     ends: list[tuple[Any, ...]] = []
     for number, directions in enumerate(weights):
         if number and dropout:
-            x = neural.dropout(x, dropout)
+            x = dropping.dropout(x, dropout)
         outputs = []
         for backward, own in enumerate(directions):
             first = [s[len(ends)] for s in states]

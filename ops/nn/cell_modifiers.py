@@ -3,7 +3,7 @@
 from typing import Any
 
 from shoal.errors import ConfigError
-from shoal.ops import neural, tape
+from shoal.ops import dropout, tape
 from shoal.ops.elementwise import ones_like, where, zeros_like
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.cells import RecurrentCell, States, merge_steps, split_steps
@@ -97,7 +97,7 @@ class DropoutCell(RecurrentCell):
 
     def forward(self, x: Any, states: States) -> tuple[Any, States]:
         """The input with dropout."""
-        return neural.dropout(x, self.rate, axes=self.axes), states
+        return dropout.dropout(x, self.rate, axes=self.axes), states
 
     def extra_repr(self) -> str:
         """Rate."""
@@ -166,7 +166,7 @@ def _mixed(p: float, new: Any, old: Any) -> Any:
     """Elements of ``old`` with probability ``p`` while training, else of ``new``."""
     if not p or not tape.state.training:
         return new
-    return where(neural.dropout(ones_like(new), p) > 0, new, old)
+    return where(dropout.dropout(ones_like(new), p) > 0, new, old)
 
 
 class VariationalDropoutCell(ModifierCell):
@@ -209,7 +209,7 @@ class VariationalDropoutCell(ModifierCell):
         if not p or not tape.state.training:
             return x
         if what not in self._masks:
-            self._masks[what] = neural.dropout(ones_like(x), p)
+            self._masks[what] = dropout.dropout(ones_like(x), p)
         return x * self._masks[what]
 
 
