@@ -16,6 +16,7 @@ from shoal.ops.nn.cell_modifiers import (
 from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNCell
 from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
 from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
+from shoal.ops.nn.ctc import CTCLoss
 from shoal.ops.nn.dropping import AlphaDropout, Dropout1D, Dropout2D, Dropout3D, FeatureAlphaDropout
 from shoal.ops.nn.function import (
     CELU,
@@ -155,6 +156,7 @@ __all__ = [
     "BatchNorm",
     "BidirectionalCell",
     "Block",
+    "CTCLoss",
     "ChannelShuffle",
     "CircularPad1D",
     "CircularPad2D",

@@ -22,6 +22,7 @@ from shoal.ops.activation import hard_tanh as hardtanh
 from shoal.ops.activation import log_sigmoid as logsigmoid
 from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
+from shoal.ops.ctc import ctc, ctc_loss
 from shoal.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from shoal.ops.elementwise import erf, rsqrt, stop_gradient
 from shoal.ops.embedding import embedding, embedding_bag
@@ -96,6 +97,8 @@ __all__ = [
     "channel_shuffle",
     "col2im",
     "convolution",
+    "ctc",
+    "ctc_loss",
     "cummax",
     "cummin",
     "cumprod",

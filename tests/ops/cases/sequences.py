@@ -45,6 +45,8 @@ def _empty(shapes: tuple[Any, ...], time: int, batch: int) -> tuple[Any, ...]:
     return ((time, batch, F), *[(batch, H)] * states, *shapes[1 + states :])
 
 
+CTC = ((6, 2, 4), lambda rng: np.array([[1, 1], [2, 0]]), lambda rng: np.array([6, 5]), lambda rng: np.array([2, 1]))
+
 CASES: dict[str, list[Case]] = {
     "rnn_sequence": [
         case(*RNN, empty=_empty(RNN, 0, 2), **SMALL),
@@ -77,4 +79,6 @@ CASES: dict[str, list[Case]] = {
         case(OUT, HG, *GRU, None, OUT, STATE, tied=_GRU, **SMALL),
         case(OUT, HG, *GRU[:4], None, None, lengths, OUT, None, HG, tied=_GRU, reverse=True, **SMALL),
     ],
+    "ctc": [case(*CTC, empty=((0, 2, 4),), low=-3.0, high=0.0), case(*CTC, blank=3, low=-3.0, high=0.0)],
+    "ctc_grad": [case(*CTC, low=-3.0, high=0.0), case(*CTC, blank=3, zero_infinity=True, low=-3.0, high=0.0)],
 }
