@@ -8,12 +8,14 @@
 Names and meanings are MXNet's. Recording and training mode belong to the thread.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from shoal.errors import AutogradError, GraphError, ShapeError
 from shoal.ops import lines, probe, tape
+from shoal.ops.func.batched import each, innermost
 from shoal.ops.registry import Op, Traced
 from shoal.ops.tensor import Tensor
 
@@ -223,6 +225,9 @@ class Function:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run `forward`, and record it as one operation."""
+        level = innermost(inputs)
+        if level is not None:
+            return each(lambda *xs: copy.copy(self)(*xs), inputs, level)
         if any(isinstance(x, Traced) and not isinstance(x, Tensor) for x in inputs):
             raise GraphError(
                 f"{type(self).__name__} is a custom Function: its Python code cannot become part of a graph. "
@@ -251,6 +256,9 @@ class _CustomOp(Op[Any]):
     def _rule(self, xp: Any, g: Any, out: Any, *inputs: Any) -> tuple[Any, ...]:
         outs, gs = (out, g) if isinstance(out, tuple) else ((out,), (g,))
         given = [xp.zeros_like(o) if c is None else c for c, o in zip(gs, outs, strict=True)]
+        level = innermost(given)
+        if level is not None:
+            return self._each_rule(xp, given, out, inputs, level)
         recorded = any(isinstance(c, Tensor) for c in given)
         with _mode(recorded, None):
             result = self.function.backward(*(c if isinstance(c, Tensor) else Tensor(c) for c in given))
@@ -266,3 +274,9 @@ class _CustomOp(Op[Any]):
                     f"{self.name}.backward returned a gradient of shape {c.shape} for an input of {x.shape}"
                 )
         return results if recorded else tuple(c.data if isinstance(c, Tensor) else c for c in results)
+
+    def _each_rule(self, xp: Any, gs: Any, out: Any, inputs: tuple[Any, ...], level: Any) -> tuple[Any, ...]:
+        """The rule for cotangents under vmap: for one example after the other."""
+        many = isinstance(out, tuple)
+        found = each(lambda *one: self._rule(xp, one if many else one[0], out, *inputs), gs, level)
+        return found if isinstance(found, tuple) else (found,)

@@ -26,8 +26,10 @@ __all__ = [
     "KEY_WORDS",
     "Address",
     "address",
+    "at",
     "current_seed",
     "generator",
+    "key_source",
     "next_key",
     "seed",
     "set_address",
@@ -71,6 +73,18 @@ def seed(n: int) -> None:
     global _process_seed
     _process_seed = int(n)
     set_address(seed=n, step=0)
+
+
+@contextmanager
+def at(address: Address) -> Iterator[None]:
+    """Within this context this thread draws what it drew after it was at ``address``; afterwards it is where it was."""
+    s = _state
+    before = s.seed, s.worker, s.step, s.drawn, s.key_source
+    s.seed, s.worker, s.step, s.drawn, s.key_source = *address, None
+    try:
+        yield
+    finally:
+        s.seed, s.worker, s.step, s.drawn, s.key_source = before
 
 
 def current_seed() -> int:
@@ -151,6 +165,11 @@ def keys_from(source: Callable[[str], Any]) -> Iterator[None]:
         yield
     finally:
         _state.key_source = before
+
+
+def key_source() -> Callable[[str], Any]:
+    """Where this thread's random functions take their keys from now: `next_key`, unless `keys_from` says otherwise."""
+    return _state.key_source or next_key
 
 
 def key(purpose: str) -> Any:

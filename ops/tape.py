@@ -18,7 +18,18 @@ from shoal.ops import lines, probe
 from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS, rules_for
 
-__all__ = ["Hook", "HookHandle", "Leaf", "Node", "backward", "backward_from", "head_cotangents", "hook", "state"]
+__all__ = [
+    "Hook",
+    "HookHandle",
+    "Leaf",
+    "Node",
+    "backward",
+    "backward_from",
+    "head_cotangents",
+    "hook",
+    "mark",
+    "state",
+]
 
 NOTHING: Collection[int] = frozenset()
 
@@ -105,6 +116,11 @@ Hook = Callable[[Any], Any]
 _hook_numbers = count()
 
 
+def mark() -> int:
+    """A number between those of the nodes that there are and those of the nodes to come."""
+    return next(_numbers)
+
+
 class HookHandle:
     """What registering a hook returns; `detach` (or `remove`) removes the hook. Also a context manager."""
 
@@ -160,8 +176,10 @@ def _through_hooks(node: Any, g: Any, kind: Any) -> Any:
     return g
 
 
-def _reachable(roots: Sequence[Any], first: int = 0) -> list[Any]:
+def _reachable(roots: Sequence[Any], first: int = 0, floor: int = 0) -> list[Any]:
     """All nodes and leaves that ``roots`` depend on, themselves included, latest first; none older than ``first``.
+
+    What is older than ``floor`` is not looked into.
 
     Raises:
         AutogradError: a part of the graph has been freed by an earlier backward pass.
@@ -185,7 +203,8 @@ def _reachable(roots: Sequence[Any], first: int = 0) -> list[Any]:
                 break
             if parent not in found and parent.number >= first:
                 found.add(parent)
-                stack.append(parent)
+                if parent.number >= floor:
+                    stack.append(parent)
     return sorted(found, key=attrgetter("number"), reverse=True)
 
 
@@ -218,6 +237,7 @@ def backward(
     *,
     retain: bool,
     create: bool,
+    floor: int = 0,
 ) -> list[Any] | None:
     """Run the gradient rules from ``heads`` down.
 
@@ -228,9 +248,12 @@ def backward(
             without it, leaves get theirs delivered.
         retain: keep the graph for another pass.
         create: run the rules on tensors, recording, so that the result can be differentiated again.
+        floor: a pass for ``targets`` does not go on below a node that is older.
     """
     kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
-    order = _reachable([h.node for h in heads], min([t.node.number for t in targets], default=0) if targets else 0)
+    order = _reachable(
+        [h.node for h in heads], min([t.node.number for t in targets], default=0) if targets else 0, floor
+    )
     path = None if targets is None else _path(order, targets)
     pending = _Pending(create, kind)
     for head, g in zip(heads, cotangents, strict=True):
@@ -247,7 +270,7 @@ def backward(
                 _collect(result, targets, node, g)
             elif type(node) is Leaf:
                 node.deliver(g)
-            if type(node) is Node and (path is None or node in path):
+            if type(node) is Node and (path is None or (node in path and node.number >= floor)):
                 try:
                     if early is not None and getattr(node.op, "streams", False):
                         handed = _run_streamed(node, g, pending, early, kind, xp)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.version import VERSION
 
 if TYPE_CHECKING:
-    from shoal import autograd, data, errors, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, rnn, sym
+    from shoal import autograd, data, errors, func, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, rnn, sym
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
     from shoal.worker.data.course import boundary
@@ -27,6 +27,7 @@ _MODULES = (
     "autograd",
     "data",
     "errors",
+    "func",
     "init",
     "kv",
     "lr_scheduler",
@@ -62,6 +63,7 @@ __all__ = [
     "errors",
     "evaluate",
     "fit",
+    "func",
     "init",
     "kv",
     "lr_scheduler",

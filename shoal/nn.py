@@ -104,6 +104,7 @@ from shoal.ops.nn.pool import (
     MaxUnpool3D,
 )
 from shoal.ops.nn.recurrent import GRU, LSTM, RNN
+from shoal.ops.nn.remat import Checkpoint
 from shoal.ops.nn.space import (
     ChannelShuffle,
     CircularPad1D,
@@ -158,6 +159,7 @@ __all__ = [
     "Block",
     "CTCLoss",
     "ChannelShuffle",
+    "Checkpoint",
     "CircularPad1D",
     "CircularPad2D",
     "CircularPad3D",

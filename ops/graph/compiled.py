@@ -22,7 +22,7 @@ from shoal.ops.graph.ir import Graph, frozen
 from shoal.ops.graph.passes import optimize, remove_dead
 from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
 from shoal.ops.graph.tree import leaves, mapped, shape_of
-from shoal.ops.registry import OPERATORS, Spec, operator
+from shoal.ops.registry import OPERATORS, Spec, Traced, operator
 from shoal.ops.tensor import Tensor
 
 __all__ = ["Compiled", "Trace", "trace_function"]
@@ -127,7 +127,8 @@ class Compiled:
             program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.planned)
         results = program(tensors, late)
         for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
-            source.current().data[...] = new.data
+            if not trace.drops_writes():
+                _write(source, new)
         return found.rebuild(results[: len(found.outputs)])
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
@@ -227,7 +228,15 @@ class _Differentiable:
         """The gradients as tensors that are on the tape: forward and backward again, operator by operator."""
         graph = remove_dead(Graph(self.graph.calls, self.graph.inputs, self.graph.outputs[self.count :]))
         grads = replay(graph, [*tensors, *late], lambda name, inputs, attrs: operator(name)(*inputs, **attrs))
-        return [g if isinstance(g, Tensor) else Tensor(g) for g in grads]
+        return [g if isinstance(g, Traced) else Tensor(g) for g in grads]
+
+
+def _write(source: trace.Source, new: Tensor) -> None:
+    other = trace.substituted(source)
+    if other is None:
+        source.current().data[...] = new.data
+    else:
+        other.write(source, new)
 
 
 def _numbered(grads: Sequence[Symbol | None]) -> list[int]:

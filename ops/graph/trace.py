@@ -18,13 +18,18 @@ from shoal.ops.registry import spec_of
 __all__ = [
     "RandomKey",
     "Source",
+    "Substitution",
     "Tracer",
     "active",
     "capture",
     "coming",
+    "drops_writes",
     "imperatively",
     "is_symbol",
     "random_key",
+    "recomputing",
+    "substituted",
+    "substituting",
 ]
 
 
@@ -127,12 +132,80 @@ class Tracer:
         return found
 
 
+class Substitution:
+    """Values that stand in for those of some parameters, in one thread; see `substituting`.
+
+    Attributes:
+        values: by the parameter's id.
+        written: what was written to these parameters meanwhile, by their names in ``names``.
+    """
+
+    def __init__(self, values: dict[int, Any], names: dict[int, str]) -> None:
+        self.values, self.names = values, names
+        self.written: dict[str, Any] = {}
+        self.tracer = active()
+        self.outer: Substitution | None = None
+
+    def write(self, source: Source, value: Any) -> None:
+        """``value`` is what ``source`` is from now on."""
+        self.values[id(source)] = self.written[self.names[id(source)]] = value
+
+
 class _Local(threading.local):
     tracer: Tracer | None = None
     imperative: int = 0
+    substitution: Substitution | None = None
+    recomputing: bool = False
 
 
 _local = _Local()
+
+
+_substitutions = 0  # under way in all threads: without any, nobody looks further
+
+
+@contextmanager
+def substituting(values: dict[int, Any], names: dict[int, str]) -> Iterator[Substitution]:
+    """Within this context this thread's parameters have other values.
+
+    Args:
+        values: tensors, symbols, values under vmap; by the parameter's id.
+        names: what to call them in `Substitution.written`.
+    """
+    global _substitutions
+    made = Substitution(dict(values), names)
+    made.outer, _local.substitution = _local.substitution, made
+    _substitutions += 1
+    try:
+        yield made
+    finally:
+        _local.substitution = made.outer
+        _substitutions -= 1
+
+
+def substituted(source: Source) -> Substitution | None:
+    """The substitution that has a value for ``source``, if there is one."""
+    if not _substitutions:
+        return None
+    at = _local.substitution
+    while at is not None and id(source) not in at.values:
+        at = at.outer
+    return at
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Within this context what is written to parameters is dropped: it was written when it was computed first."""
+    before, _local.recomputing = _local.recomputing, True
+    try:
+        yield
+    finally:
+        _local.recomputing = before
+
+
+def drops_writes() -> bool:
+    """Whether this thread is `recomputing`."""
+    return _local.recomputing
 
 
 def active() -> Tracer | None:
@@ -180,5 +253,10 @@ def mode(*, recording: bool | None = None, training: bool | None = None) -> Iter
 
 
 def graphs_wanted() -> bool:
-    """Whether a hybridized block should run its graph here: neither traced nor `imperatively`."""
+    """Whether a hybridized block should run its graph here: neither traced, nor `imperatively`, nor on other values."""
+    at = _local.substitution
+    while at is not None:
+        if any(not hasattr(type(x), "attach_grad") for x in at.values.values()):
+            return False
+        at = at.outer
     return _local.tracer is None and not _local.imperative

@@ -13,6 +13,8 @@ from shoal.ops.graph.tree import leaves
 from shoal.ops.nn import checkpoint
 from shoal.ops.nn.block import Block, Clock
 from shoal.ops.nn.parameter import Parameter
+from shoal.ops.registry import Traced
+from shoal.ops.tensor import Tensor
 
 __all__ = ["HybridBlock"]
 
@@ -125,7 +127,7 @@ class HybridBlock(Block):
         return {**self.__dict__, "_compiled": None}  # a copy traces again
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if self._options is not None and not self._fallback and trace.graphs_wanted() and not _symbolic((args, kwargs)):
+        if self._options is not None and not self._fallback and trace.graphs_wanted() and _concrete((args, kwargs)):
             return self._run_graph(args, kwargs)
         if trace.active() is None and _symbolic((args, kwargs)):  # composing by hand: net(sym.var("x", (2, 3)))
             with trace.Tracer():
@@ -170,6 +172,11 @@ class HybridBlock(Block):
             object.__setattr__(self, "_compiled_stamp", latest)
         assert self._compiled is not None
         return self._compiled
+
+
+def _concrete(tree: Any) -> bool:
+    """Whether all has numbers: neither symbols nor values under vmap."""
+    return not any(isinstance(x, Traced) and not isinstance(x, Tensor) for x in leaves(tree))
 
 
 def _symbolic(tree: Any) -> bool:

@@ -165,7 +165,12 @@ class Parameter:
             DeferredInitializationError: it has no value yet.
         """
         tracer = trace.active()
-        return self.current() if tracer is None else cast(Tensor, tracer.read(self))
+        if tracer is None:
+            return self.current()
+        other = trace.substituted(self)
+        if other is not None and other.tracer is tracer:
+            return cast(Tensor, other.values[id(self)])
+        return cast(Tensor, tracer.read(self))
 
     def grad(self) -> Tensor:
         """The gradient of the last backward pass: the same tensor each time.
@@ -241,6 +246,13 @@ class Parameter:
         Raises:
             ShapeError: another shape; has both.
         """
+        if trace.drops_writes():
+            return
+        other = trace.substituted(self)
+        if other is not None and other.tracer is trace.active():
+            self._require_shape(value.shape)
+            other.write(self, value)
+            return
         self._settle()
         tracer = trace.active()
         if tracer is not None and trace.is_symbol(value):
@@ -287,6 +299,9 @@ class Parameter:
 
     def current(self) -> Tensor:
         """Its value, also while a model is being traced; waits for a value that is on its way."""
+        other = trace.substituted(self)
+        if other is not None:
+            return cast(Tensor, other.values[id(self)])
         if self._arriving is not None:
             self._settle()
         if self._data is None:
