@@ -75,8 +75,8 @@ def rule_of(op: Op[Any]) -> Rule | None:
     found = RULES.get(op.name)
     if found is None and op.elementwise:
         found = aligned
-    if found is None and len(op.arrays) == 1 and not op.variadic and {"axis", "keepdims"} <= set(op.attrs):
-        found = reduced
+    if found is None and len(op.arrays) == 1 and not op.variadic and "axis" in op.attrs:
+        found = reduced if "keepdims" in op.attrs else along_one
     return found
 
 
@@ -180,6 +180,18 @@ def along(op: Op[Any], batch: Batch, *values: Any, axis: Any = None, **attrs: An
     """An operator along ``axis`` of inputs of one shape."""
     axis = op.defaults.get("axis") if axis is None else axis
     return op(*batch.all(values), axis=later(axis), **attrs)
+
+
+def along_one(op: Op[Any], batch: Batch, x: Any, axis: Any = None, **attrs: Any) -> Any:
+    """An operator along ``axis`` of its only input; without one, along the flattened example, or element by element."""
+    axis = op.defaults.get("axis") if axis is None else axis
+    if axis is not None:
+        return op(x, axis=later(axis), **attrs)
+    found = op.infer(Spec(tuple(x.shape[1:]), x.dtype), **attrs)
+    first = found if isinstance(found, Spec) else found[0]
+    if len(first.shape) != 1:
+        return loop(op, batch, x, **attrs)
+    return op(flat(x), axis=1, **attrs)
 
 
 def flattened(op: Op[Any], batch: Batch, x: Any, axis: Any = None, **attrs: Any) -> Any:

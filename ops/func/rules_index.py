@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops.func.rules import Batch, batching, flat, later, lead, ndim_of
+from shoal.ops.func.rules import Batch, batching, flat, later, lead, loop, ndim_of
 from shoal.ops.registry import OPS, Op
 
 Key = Sequence[Any]
@@ -65,6 +65,20 @@ def _getitem_add(op: Op[Any], batch: Batch, g: Any, *arrays: Any, key: Key, shap
         moved = tuple(range(before + 1, before + ndim + 1))
         g = OPS["moveaxis"](g, source=moved, destination=tuple(range(1, ndim + 1)))
     return op(g, _rows(batch, ndim), *_wide(arrays, batch.on[1:], ndim), key=("array", *key), shape=shape)
+
+
+@batching("setitem")
+def _setitem(op: Op[Any], batch: Batch, x: Any, value: Any, *arrays: Any, key: Key) -> Any:
+    if arrays:
+        return loop(op, batch, x, value, *arrays, key=key)
+    x = x if batch.on[0] else batch.spread(x)
+    ndim = x.ndim - 1 - sum(isinstance(k, int) for k in key) + sum(k == "new" for k in key)
+    return op(x, lead(value, ndim) if batch.on[1] else value, key=(_FULL, *key))
+
+
+@batching("assigned_last")
+def _assigned_last(op: Op[Any], batch: Batch, *arrays: Any, key: Key, shape: Any) -> Any:
+    return loop(op, batch, *arrays, key=key, shape=shape)
 
 
 @batching("take")

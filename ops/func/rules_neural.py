@@ -7,6 +7,7 @@ from shoal.ops.func.rules import Batch, along, batching, decomposed, folded, unf
 from shoal.ops.registry import OPS, Op
 
 batching("max_pool", "max_pool_index", "max_unpool", "max_pool_take", "sum_pool", "sum_unpool")(folded)
+batching("sliding_windows", "windows_add", "unpool_at")(folded)
 
 
 @batching("softmax_cross_entropy", "softmax_cross_entropy_grad")

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.ops.func.rules import Batch, along, batching, flat, flattened, later, lead, loop, reduced, trailing
+from shoal.ops.func.rules import Batch, aligned, along, batching, flat, flattened, later, lead, loop, reduced, trailing
 from shoal.ops.registry import OPS, Op
 
 for _name in ("softmax", "log_softmax", "sort", "argsort", "topk", "standardize", "take_along_axis"):
     batching(_name)(along)
-batching("cumsum", "cumprod", "cummax", "cummin", "repeat")(flattened)
+batching("cumsum", "cumprod", "repeat")(flattened)
 batching("argmax", "argmin")(reduced)
+batching("frexp", "modf")(aligned)
+batching("searchsorted")(loop)
 batching("tril", "triu", "one_hot", "inv", "det", "slogdet", "cholesky", "solve")(trailing)
 batching("dropout_mask", "random_uniform", "random_normal")(loop)  # each example draws by a key of its own
 
