@@ -100,8 +100,10 @@ def fully_connected(xp: Any, x: Array, weight: Array, bias: Array = None, flatte
     Returns:
         (batch, units), or (..., units) without ``flatten``.
     """
-    x2 = x.reshape(x.shape[0], math.prod(x.shape[1:])) if flatten and x.ndim != 2 else x
+    x2 = x.reshape(x.shape[0] if flatten else math.prod(x.shape[:-1]), weight.shape[1]) if x.ndim != 2 else x
     out = xp.gemm(x2, weight.T)
+    if x.ndim != 2 and not flatten:
+        out = out.reshape(*x.shape[:-1], weight.shape[0])
     if bias is None:
         return out
     if out.dtype != bias.dtype:

@@ -41,8 +41,27 @@ def _shifted(xp: Any, x: Any, axis: int) -> Any:
 
 @softmax.vjp
 def _softmax_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int = -1) -> Any:
-    weighted = g * out
-    return (weighted - out * xp.sum(weighted, axis, keepdims=True),)
+    return (xp.softmax_grad(g, out, axis=axis),)
+
+
+def _alike(op: Op[Any], g: Spec, y: Spec, axis: int = -1) -> Spec:
+    if g.shape != y.shape:
+        raise ShapeError(f"{op.name}: g has shape {g.shape}, y has shape {y.shape}; they must be the same")
+    return _over_axis(op, y, axis)
+
+
+@op(_alike)
+def softmax_grad(xp: Any, g: Array, y: Array, axis: int = -1) -> Any:
+    """y * (g - sum(g * y)) along ``axis``: the gradient of `softmax` whose result was y."""
+    weighted = g * y
+    weighted -= y * weighted.sum(axis=axis, keepdims=True)
+    return weighted.astype(y.dtype, copy=False)
+
+
+@softmax_grad.vjp
+def _softmax_grad_vjp(xp: Any, c: Any, out: Any, g: Any, y: Any, axis: int = -1) -> Any:
+    total = xp.sum(c * y, axis, keepdims=True)
+    return y * (c - total), lambda: c * (g - xp.sum(g * y, axis, keepdims=True)) - g * total
 
 
 @op(_over_axis)
@@ -77,7 +96,7 @@ def _entropy(op: Op[Any], x: Spec, label: Spec, axis: int = -1) -> Spec:
         )
     if label.dtype.kind not in "iu":
         raise DTypeError(f"{op.name}: labels must be integers (class numbers), got {label.dtype}; use astype('int64')")
-    return Spec(x.shape if op.name.endswith("grad") else rest, x.dtype)
+    return Spec(rest, x.dtype)
 
 
 @op(_entropy)
@@ -105,23 +124,36 @@ def _within(xp: Any, label: Any, x: Any, axis: int) -> Any:
 
 @softmax_cross_entropy.vjp
 def _softmax_cross_entropy_vjp(xp: Any, g: Any, out: Any, x: Any, label: Any, axis: int = -1) -> Any:
-    return xp.expand_dims(g, axis) * xp.softmax_cross_entropy_grad(x, label, axis=axis), None
+    return xp.softmax_cross_entropy_grad(g, x, label, axis=axis), None
 
 
-@op(_entropy)
-def softmax_cross_entropy_grad(xp: Any, x: Array, label: Array, axis: int = -1) -> Any:
-    """softmax(x) minus 1 at the class ``label``: the gradient of `softmax_cross_entropy`."""
-    p = softmax.forward(xp, x, axis)
+def _entropy_grad(op: Op[Any], g: Spec, x: Spec, label: Spec, axis: int = -1) -> Spec:
+    rest = _entropy(op, x, label, axis).shape
+    if g.shape != rest:
+        raise ShapeError(f"{op.name}: g of shape {g.shape} for scores of shape {x.shape}; expected shape {rest}")
+    return Spec(x.shape, x.dtype)
+
+
+@op(_entropy_grad)
+def softmax_cross_entropy_grad(xp: Any, g: Array, x: Array, label: Array, axis: int = -1) -> Any:
+    """g times (softmax(x) minus 1 at the class ``label``): the gradient of `softmax_cross_entropy`."""
+    p = softmax.plain(xp, x, axis)
     index = _within(xp, label, x, axis)
     xp.put_along_axis(p, index, xp.take_along_axis(p, index, axis) - 1.0, axis)
+    p *= xp.expand_dims(g, axis)
     return p
 
 
 @softmax_cross_entropy_grad.vjp
-def _softmax_cross_entropy_grad_vjp(xp: Any, g: Any, out: Any, x: Any, label: Any, axis: int = -1) -> Any:
+def _softmax_cross_entropy_grad_vjp(xp: Any, c: Any, out: Any, g: Any, x: Any, label: Any, axis: int = -1) -> Any:
     p = xp.softmax(x, axis=axis)
-    weighted = g * p
-    return weighted - p * xp.sum(weighted, axis, keepdims=True), None
+    total = xp.sum(c * p, axis, keepdims=True)
+    chosen = xp.take_along_axis(c, xp.expand_dims(label, axis), axis=axis)
+    return (
+        lambda: xp.squeeze(total - chosen, axis=axis),
+        lambda: xp.expand_dims(g, axis) * p * (c - total),
+        None,
+    )
 
 
 def sigmoid_cross_entropy(x: Any, target: Any) -> Any:

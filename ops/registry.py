@@ -34,7 +34,8 @@ from typing import Annotated, Any, ClassVar, Concatenate, Generic, NamedTuple, P
 import numpy as np
 
 from shoal.errors import ShapeError
-from shoal.ops.backend import Namespace, namespace
+from shoal.ops.backend import CPU, Namespace, namespace
+from shoal.ops.native import kernels
 
 __all__ = ["OPERATORS", "OPS", "Array", "Op", "Shape", "Spec", "Traced", "op", "operator", "rules_for", "spec_of"]
 
@@ -82,7 +83,8 @@ class Op(Generic[P]):
 
     Attributes:
         name: unique; NumPy's name where NumPy has the function.
-        forward: ``forward(xp, *arrays, **attrs)`` on raw arrays.
+        forward: ``forward(xp, *arrays, **attrs)`` on raw arrays, by a compiled kernel where there is one.
+        plain: the forward as it was declared: the oracle of kernels.
         rule: the gradient rule, or None if the operator is not differentiable.
         arrays: names of the inputs, in order; the last may start with ``*`` for any number of them.
         attrs: names of the attributes, in order.
@@ -103,7 +105,7 @@ class Op(Generic[P]):
     ) -> None:
         self.name = forward.__name__.rstrip("_")
         self.__name__, self.__doc__, self.__module__ = self.name, forward.__doc__, forward.__module__
-        self.forward, self._infer = forward, infer
+        self.plain, self._infer = forward, infer
         self.rule: Callable[..., Any] | None = None
         self.elementwise, self.ufunc, self.view = elementwise, ufunc, view
         signature = inspect.signature(forward)
@@ -114,6 +116,7 @@ class Op(Generic[P]):
         self.arrays = tuple(("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in inputs)
         self.attrs = tuple(p.name for p in parameters if p.annotation is not Array)
         self.defaults = {p.name: p.default for p in parameters if p.name in self.attrs and p.default is not p.empty}
+        self.forward = kernels.dispatched(self.name, forward, CPU, len(self.arrays), self.attrs)
         complete = not self.variadic and len(self.defaults) == len(self.attrs)
         self._arity = len(inputs) if complete else -1  # that many inputs and no attributes need no sorting
         self._required = sum(p.default is p.empty for p in inputs) - self.variadic

@@ -9,13 +9,16 @@ An operator that is a NumPy ufunc takes ``out=`` by itself. The other makers her
 function has an ``out`` argument and computes the very same bits with it.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from shoal.ops.backend import CPU
 from shoal.ops.graph.ir import Call
+from shoal.ops.native.table import In, bound, dense
 from shoal.ops.registry import OPS, Spec
 
 __all__ = ["Kernel", "Maker", "Site", "Source", "exactly", "kernel_for", "kernels_for", "register", "strides_of"]
@@ -99,6 +102,9 @@ def exactly(on: bool = True) -> Iterator[None]:
 
 def kernels_for(site: Site) -> "Iterator[Kernel | Source]":
     """What the makers offer for this call, best first."""
+    forward = _native(site) if site.xp is CPU else None
+    if forward is not None:
+        yield forward
     for maker in _MAKERS.get(site.call.op, ()):
         found = maker(site)
         if found is not None and not (_exact and isinstance(found, Source) and not found.exact):
@@ -122,6 +128,25 @@ def strides_of(spec: Spec, order: tuple[int, ...] | None = None) -> Strides:
     return tuple(strides)
 
 
+def _native(site: Site) -> Kernel | None:
+    """The kernel that the operator's forward itself uses when it is called: see `shoal.ops.native.table`."""
+    inputs = [In(s.shape, s.dtype) if isinstance(s, Spec) else s for s in site.specs]
+    found = bound(site.call.op, inputs, site.call.attrs)
+    if found is None:
+        return None
+    plain, run, attrs, count = OPS[site.call.op].plain, found.run, site.call.attrs, len(inputs)
+    if not all(site.dense(count + n) for n in range(len(found.outputs))):
+        return None
+
+    def kernel(*arrays: Any) -> None:
+        if run(*map(dense, arrays[:count]), *arrays[count:]):
+            made = plain(CPU, *arrays[:count], **attrs)
+            for out, value in zip(arrays[count:], made if isinstance(made, tuple) else (made,), strict=True):
+                out[...] = value
+
+    return kernel
+
+
 def _relu(site: Site) -> Kernel:
     xp = site.xp
     return lambda x, out: xp.maximum(x, 0, out=out)
@@ -140,14 +165,15 @@ def _matmul(site: Site) -> Kernel | None:
 def _fully_connected(site: Site) -> Kernel | None:
     xp = site.xp
     flat = site.call.attrs.get("flatten", True) and site.specs[0].ndim != 2
-    rows = site.specs[0].shape[0] if site.specs[0].ndim else 0
+    rows = site.specs[0].shape[0] if flat else math.prod(site.specs[0].shape[:-1])
 
     def kernel(x: Any, weight: Any, bias: Any, out: Any) -> None:
-        xp.matmul(x.reshape(rows, -1) if flat else x, weight.T, out=out)
+        out = out.reshape(rows, -1)
+        xp.matmul(x.reshape(rows, -1), weight.T, out=out)
         if bias is not None:
             xp.add(out, bias, out=out)
 
-    return kernel if _for_blas(site) else None
+    return kernel if _for_blas(site) and site.dense(3 if site.specs[2] is not None else 2) else None
 
 
 def _for_blas(site: Site) -> bool:

@@ -22,7 +22,17 @@ from typing import Any
 
 from shoal.ops.native import compiler
 
-__all__ = ["Pool", "adopt", "before_loading", "flush_denormals", "limited", "set_threads", "state", "threads"]
+__all__ = [
+    "Pool",
+    "adopt",
+    "before_loading",
+    "flush_denormals",
+    "limited",
+    "openblas",
+    "set_threads",
+    "state",
+    "threads",
+]
 
 SPINS = "20000"
 """How long OpenMP's threads wait before they sleep, in loops (about 0.2 ms; its own choice is some milliseconds): the
@@ -171,7 +181,7 @@ def _forked() -> None:
 
 def _openblas() -> Any:
     """The function of NumPy's OpenBLAS that takes a thread pool; None if there is none."""
-    for found in _controllers():
+    for found in openblas():
         library = ctypes.CDLL(found.filepath)
         for name in _CALLBACKS:
             register = getattr(library, name, None)
@@ -183,14 +193,14 @@ def _openblas() -> Any:
 
 def _blas_threads(n: int | None = None) -> int:
     """Set the number of threads of NumPy's OpenBLAS, if ``n`` is given; return it."""
-    for found in _controllers():
+    for found in openblas():
         if n is not None:
             found.set_num_threads(n)
         return int(found.get_num_threads())
     return 1
 
 
-def _controllers() -> list[Any]:
+def openblas() -> list[Any]:
     """The OpenBLAS with threads of its own that NumPy has loaded."""
     import numpy as np
     from threadpoolctl import ThreadpoolController

@@ -245,7 +245,8 @@ CASES: dict[str, list[Case]] = {
     "softmax": [case(X, **_E), case((2, 3, 4), axis=1)],
     "log_softmax": [case(X, **_E), case((2, 3, 4), axis=1)],
     "softmax_cross_entropy": [case(X, whole((3,), 4)), case((2, 3, 4), whole((2, 4), 3), axis=1)],
-    "softmax_cross_entropy_grad": [case(X, whole((3,), 4)), case((2, 3, 4), whole((2, 4), 3), axis=1)],
+    "softmax_cross_entropy_grad": [case((3,), X, whole((3,), 4)), case((2, 4), (2, 3, 4), whole((2, 4), 3), axis=1)],
+    "softmax_grad": [case(X, X), case((2, 3, 4), (2, 3, 4), axis=1)],
     # random
     "dropout_mask": [case(key, shape=(30, 4), p=0.3), case(key, shape=(4,), p=0.5, dtype="float16")],
     "random_uniform": [case(key, shape=(3, 4)), case(key, shape=(3,), dtype="float16")],

@@ -1,0 +1,172 @@
+"""Every kernel against the operator's own forward in float64: shapes, threads, memory orders, odd values."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal.np
+import shoal.npx
+from shoal.errors import ShoalError
+from shoal.ops.backend import CPU
+from shoal.ops.native import compiler, pool, table
+from shoal.ops.registry import OPS
+
+assert shoal.np and shoal.npx  # imported for the operators that they register
+
+pytestmark = pytest.mark.skipif(compiler.load("") is None, reason=f"no native code: {compiler.why_not()}")
+
+Inputs = tuple[Any, ...]
+
+
+def normal(*shape: int) -> Any:
+    return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype("float32")
+
+
+def labels(shape: tuple[int, ...], classes: int, dtype: str = "int64") -> Any:
+    return np.random.default_rng(classes).integers(0, classes, shape).astype(dtype)
+
+
+ROWS = [(1, 1), (3, 5), (2, 3, 17), (5, 1000), (700, 130), (7,)]
+
+CASES: dict[str, list[tuple[Inputs, dict[str, Any]]]] = {
+    "softmax": [((normal(*s) * 5,), {"axis": -1}) for s in ROWS],
+    "log_softmax": [((normal(*s) * 5,), {"axis": len(s) - 1}) for s in ROWS],
+    "softmax_grad": [((normal(*s), np.abs(normal(*s))), {}) for s in ROWS],
+    "softmax_cross_entropy": [((normal(*s), labels(s[:-1], s[-1], "int32")), {}) for s in ROWS],
+    "softmax_cross_entropy_grad": [((normal(*s[:-1]), normal(*s), labels(s[:-1], s[-1])), {}) for s in ROWS],
+    "fully_connected": [
+        ((normal(3, 5), normal(4, 5), normal(4)), {}),
+        ((normal(1, 1), normal(1, 1), None), {}),
+        ((normal(3, 2, 6), normal(4, 6), normal(4)), {"flatten": False}),
+        ((normal(3, 2, 6), normal(4, 12), normal(4)), {"flatten": True}),
+        ((normal(130, 300), normal(257, 300), normal(257)), {}),
+    ],
+}
+
+ALL = [pytest.param(name, *c, id=f"{name}-{i}") for name, cases in CASES.items() for i, c in enumerate(cases)]
+
+
+def outputs(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def known(inputs: Inputs) -> list[Any]:
+    return [table.In(x.shape, x.dtype) if isinstance(x, np.ndarray) else x for x in inputs]
+
+
+def wide(x: Any) -> Any:
+    return x.astype("float64") if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
+
+
+def test_every_kernel_has_cases_and_an_operator() -> None:
+    assert set(table.kernels()) == set(CASES) <= set(OPS)
+
+
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_a_kernel_computes_what_the_operator_does(name: str, inputs: Inputs, attrs: dict[str, Any]) -> None:
+    assert table.bound(name, known(inputs), attrs) is not None
+    found = outputs(OPS[name].forward(CPU, *inputs, **attrs))
+    right = outputs(OPS[name].plain(CPU, *map(wide, inputs), **attrs))
+    single = outputs(OPS[name].plain(CPU, *inputs, **attrs))
+    for f, r, s in zip(found, right, single, strict=True):
+        assert f.dtype == s.dtype and f.shape == s.shape
+        np.testing.assert_allclose(f, r, rtol=2e-5, atol=2e-6 * max(1.0, float(np.abs(r).max(initial=0))))
+
+
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_the_number_of_threads_changes_no_bit(name: str, inputs: Inputs, attrs: dict[str, Any]) -> None:
+    results = []
+    for n in (1, 2, 3):
+        with pool.limited(n):
+            results.append([o.tobytes() for o in outputs(OPS[name].forward(CPU, *inputs, **attrs))])
+    if name != "fully_connected":  # NumPy's BLAS cuts by the number of threads
+        assert results[0] == results[1] == results[2]
+
+
+def strided(x: Any) -> Any:
+    """The same values with gaps between them, in another order of memory."""
+    if not isinstance(x, np.ndarray):
+        return x
+    room = np.full((*x.shape[::-1], 2), 99, x.dtype)
+    view = room[..., 0].T
+    view[...] = x
+    return view
+
+
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_memory_order_changes_no_bit(name: str, inputs: Inputs, attrs: dict[str, Any]) -> None:
+    straight = outputs(OPS[name].forward(CPU, *inputs, **attrs))
+    crooked = outputs(OPS[name].forward(CPU, *map(strided, inputs), **attrs))
+    assert [a.tobytes() for a in straight] == [b.tobytes() for b in crooked]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_other_dtypes_take_the_operators_own_forward(
+    name: str, inputs: Inputs, attrs: dict[str, Any], dtype: str
+) -> None:
+    cast = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x for x in inputs]
+    assert table.bound(name, known(tuple(cast)), attrs) is None
+
+
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_plain_switches_kernels_off(name: str, inputs: Inputs, attrs: dict[str, Any]) -> None:
+    with table.plain():
+        assert table.bound(name, known(inputs), attrs) is None
+        found = outputs(OPS[name].forward(CPU, *inputs, **attrs))
+    assert [o.tobytes() for o in found] == [o.tobytes() for o in outputs(OPS[name].plain(CPU, *inputs, **attrs))]
+
+
+ODD = np.array(
+    [
+        [1e30, -1e30, 3.0, 0.0],
+        [-np.inf, 0.0, 1.0, -np.inf],
+        [-np.inf] * 4,
+        [np.inf, 0.0, 1.0, 2.0],
+        [np.nan, 0.0, 1.0, 2.0],
+        [88.0, 89.0, -104.0, 1e-40],
+        [-1e4, -1e4, -1e4, 0.0],
+    ],
+    "float32",
+)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_infinite_masked_and_broken_scores_give_what_numpy_gives(name: str) -> None:
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(
+            OPS[name].forward(CPU, ODD), OPS[name].plain(CPU, ODD), rtol=1e-5, atol=1e-6, equal_nan=True
+        )
+
+
+def test_infinite_masked_and_broken_scores_have_numpys_cross_entropy() -> None:
+    label = np.array([0, 1, 1, 1, 1, 1, 3])
+    with np.errstate(all="ignore"):
+        for name, inputs in (
+            ("softmax_cross_entropy", (ODD, label)),
+            ("softmax_cross_entropy_grad", (np.ones(7, "float32"), ODD, label)),
+        ):
+            np.testing.assert_allclose(
+                OPS[name].forward(CPU, *inputs), OPS[name].plain(CPU, *inputs), rtol=1e-5, atol=1e-6, equal_nan=True
+            )
+
+
+def test_a_label_that_is_no_class_is_the_operators_error() -> None:
+    x, label = normal(3, 5), np.array([0, 5, 1])
+    for name, inputs in (("softmax_cross_entropy", (x, label)), ("softmax_cross_entropy_grad", (normal(3), x, label))):
+        with pytest.raises((IndexError, ShoalError), match="5 classes"):
+            OPS[name].forward(CPU, *inputs)
+
+
+def test_sums_of_long_rows_are_accurate() -> None:
+    x = np.zeros((2, 100_000), "float32")
+    label = np.zeros(2, "int64")
+    found = OPS["softmax_cross_entropy"].forward(CPU, x, label)
+    np.testing.assert_allclose(found, np.log(1e5), rtol=1e-7)
+
+
+def test_attributes_may_be_given_by_position() -> None:
+    x = normal(4, 6)
+    assert (OPS["softmax"].forward(CPU, x, 1) == OPS["softmax"].forward(CPU, x, axis=1)).all()
+    assert (OPS["fully_connected"].forward(CPU, x, x) == OPS["fully_connected"].forward(CPU, x, x, None)).all()
