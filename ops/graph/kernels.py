@@ -173,7 +173,7 @@ def _fully_connected(site: Site) -> Kernel | None:
         if bias is not None:
             xp.add(out, bias, out=out)
 
-    return kernel if _for_blas(site) and site.dense(3 if site.specs[2] is not None else 2) else None
+    return kernel if _for_blas(site) and site.dense(len(site.specs)) else None
 
 
 def _for_blas(site: Site) -> bool:
