@@ -364,7 +364,7 @@ class _Run:
             or code >= 0
             or self._signals
             or not self._state()
-            or any(c.poll() and c.pid not in self._dismissed for c in others)
+            or self._gone(others)
         ):
             return False
         if not self._revivals.allow(dead.name):
@@ -378,12 +378,16 @@ class _Run:
 
     def _revive_others(self) -> bool:
         """If servers or workers have been killed, and nobody has given up, start them again."""
-        gone = [c for c in self.children[1:] if c.poll() and c.pid not in self._dismissed]
+        gone = self._gone(self.children[1:])
         running = self.watcher is not None and self.watcher.last is not None and self.watcher.last.phase == "running"
         if not gone or not running or self._signals or not all(map(self._can_revive, gone)):
             return False
         restarted = [self._restart(c) for c in gone]
         return all(restarted)
+
+    def _gone(self, children: list[Child]) -> list[Child]:
+        """Who has failed, as far as that is for this class to care about: replicas are for `Pairs`."""
+        return [c for c in children if c.poll() and c.pid not in self._dismissed and not c.name.startswith("replica ")]
 
     def _can_revive(self, dead: Child) -> bool:
         able = self._every != "never" if dead.name.startswith("server ") else self._elastic
@@ -467,6 +471,9 @@ class _Run:
             self._dismiss()
             self._pairs.turn(self.snapshot())
             verdict = self._verdict()
+            if verdict is not None and self.job.replicas:
+                self._pairs.turn(self.snapshot())  # whoever has died since the turn above may have a replica
+                verdict = self._verdict()
             if verdict is not None:
                 if self._revive_others() or self._revive():
                     continue
@@ -491,7 +498,7 @@ class _Run:
         """Exit code and reason once the run is known to have failed."""
         if self._signals:
             return self._stopped()
-        gone = [(c, code) for c in self.children if (code := c.poll()) and c.pid not in self._dismissed]
+        gone = [(c, c.poll() or 0) for c in self._gone(self.children)]
         killed = [(c, code) for c, code in gone if code < 0]
         if killed:
             text = "; ".join(f"{c} {describe_exit(code)}" for c, code in killed)

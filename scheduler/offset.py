@@ -25,8 +25,8 @@ class Offset:
         Args:
             term: of the scheduler; one that has been restarted may have another clock.
         """
-        if sent <= 0.0 or clock <= 0.0 or not sent <= now < float("inf") or clock == float("inf"):
-            return
+        if not (0.0 < sent <= now < float("inf") and 0.0 < clock < float("inf")):
+            return  # nan is none of these
         if term != self._term:
             self.error_s, self._term = float("inf"), term
         self.trips += 1

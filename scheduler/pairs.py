@@ -55,6 +55,7 @@ class Pairs:
         self._host = socket.gethostname()
         self._dead: dict[int, Lost] = {}  # by pid, who has died and is still taken for living
         self._doubtful: dict[int, tuple[Child, float]] = {}  # by rank, the dead server, and until when it is one
+        self._fallen: dict[int, Child] = {}  # by rank, the replica of such a server, if it has died too
         self._told_at = 0.0
         self._started: dict[int, list[float]] = {}  # by rank, when its replica was started
         self._homes: dict[int, int] = {}  # by pid, whether its metrics are where the first server's or replica's are
@@ -95,12 +96,15 @@ class Pairs:
                 self._remove(child)
 
     def _look(self, rank: int, nodes: dict[tuple[str, int], NodeStatus]) -> None:
-        server, replica = self._child("server", rank), self._child("replica", rank)
+        server, replica = self._child("server", rank), self._child("replica", rank) or self._fallen.get(rank)
         primary, second = nodes.get(("server", rank)), nodes.get(("replica", rank))
         if replica is not None and primary is not None and primary.pid == replica.pid:
             self._succeed(rank, replica, server)
             return
         if rank in self._doubtful:
+            if replica is not None and replica.poll() and rank not in self._fallen:
+                self._fallen[rank] = replica  # the scheduler may have put it into the server's place before
+                self._children.remove(replica)
             return
         if replica is not None and replica.poll():
             self._bury(replica, "replica", rank, "its server goes on alone until another one is filled")
@@ -128,6 +132,8 @@ class Pairs:
                 self._doubtful[rank] = dead, time.monotonic() + DOUBT_S
             elif time.monotonic() >= until:
                 del self._doubtful[rank], self._dead[dead.pid]
+                if rank in self._fallen:
+                    self._fallen.pop(rank).reap()
                 self._say(f"the replica of {dead} cannot take its place: it is dead, too, or was still being filled")
                 self._children.append(dead)
 
@@ -136,6 +142,8 @@ class Pairs:
         self._say(f"{child} is server {rank} now")
         if before is not None:  # it is there, but was silent for too long
             self._remove(before)
+        if self._fallen.pop(rank, None) is not None:
+            self._children.append(child)
         child.name = f"server {rank}"
         self._renamed(child)
 

@@ -83,3 +83,22 @@ def test_if_nobody_takes_its_place_a_server_is_dead(launcher: Launcher, monkeypa
     launcher.turn(("server", launcher.server))
     assert launcher.server in launcher.children
     assert "cannot take its place" in launcher.said[-1]
+
+
+def test_if_the_replica_dies_too_after_it_has_taken_the_place_it_is_the_server_that_has_died(launcher: Launcher) -> None:
+    launcher.kill(launcher.server)
+    launcher.turn(("server", launcher.server), ("replica", launcher.replica))
+    launcher.kill(launcher.replica)
+    launcher.turn(("server", launcher.server), ("replica", launcher.replica))
+    assert launcher.children == []  # nobody takes it for a worker meanwhile
+    launcher.turn(("server", launcher.replica))
+    assert [str(c) for c in launcher.children] == [f"server 0 (pid {launcher.replica.pid})"]
+
+
+def test_if_both_die_at_once_the_server_is_dead(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.scheduler.pairs.DOUBT_S", 0.0)
+    launcher.kill(launcher.server)
+    launcher.kill(launcher.replica)
+    for _ in range(2):
+        launcher.turn(("server", launcher.server))
+    assert launcher.children == [launcher.server]
