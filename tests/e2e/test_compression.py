@@ -67,7 +67,8 @@ def test_the_command_line_compresses_every_store_both_ways(tmp_path: Path) -> No
     found = after["compression"]
     assert found["codec"] == "2bit:threshold=0.5/bf16" and found["pays"] is None
     assert before["bytes_pushed"] == 16 * after["bytes_pushed"] and after["ledger"]["balanced"]
-    assert found["bytes_saved"] == 2 * 3 * 4096 * 4 * (15 / 16 + 1 / 2) and min(found["encode_s"], found["decode_s"]) > 0
+    assert found["bytes_saved"] == 2 * 3 * 4096 * 4 * (15 / 16 + 1 / 2)
+    assert found["encode_s"] > 0 < found["decode_s"]
     # Worker 0 sends 0, .5, 0 and worker 1 .5 each time: .5 * (.25 + .5 + .25) has been taken off
     assert after["weights_sha256"] != before["weights_sha256"] and "read -0.500000" in small.stdout
 

@@ -85,7 +85,7 @@ def test_if_nobody_takes_its_place_a_server_is_dead(launcher: Launcher, monkeypa
     assert "cannot take its place" in launcher.said[-1]
 
 
-def test_if_the_replica_dies_too_after_it_has_taken_the_place_it_is_the_server_that_has_died(launcher: Launcher) -> None:
+def test_a_replica_that_dies_in_the_place_of_the_server_is_a_server_that_has_died(launcher: Launcher) -> None:
     launcher.kill(launcher.server)
     launcher.turn(("server", launcher.server), ("replica", launcher.replica))
     launcher.kill(launcher.replica)
