@@ -359,13 +359,7 @@ class _Run:
         """If only the scheduler has been killed, start it again, with its log and on its port."""
         dead, others = self.children[0], self.children[1:]
         code = dead.poll()
-        if (
-            code is None
-            or code >= 0
-            or self._signals
-            or not self._state()
-            or self._gone(others)
-        ):
+        if code is None or code >= 0 or self._signals or not self._state() or self._gone(others):
             return False
         if not self._revivals.allow(dead.name):
             return False
