@@ -6,7 +6,8 @@ written for equal shapes: `Op.cotangents` undoes the broadcasting.
 
 import math
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, overload
 
 import numpy as np
 
@@ -18,9 +19,23 @@ P = ParamSpec("P")
 _elementwise = op(specs.elementwise, elementwise=True)
 
 
-def ufunc(forward: Callable[Concatenate[Any, P], Any]) -> Op[P]:
-    """Declare an operator that is exactly the NumPy ufunc of its name."""
-    return op(specs.elementwise, elementwise=True, ufunc=forward.__name__.rstrip("_"))(forward)
+@overload
+def ufunc(forward: Callable[Concatenate[Any, P], Any], /) -> Op[P]: ...
+@overload
+def ufunc(*, expr: str) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]: ...
+def ufunc(forward: Any = None, /, *, expr: str = "") -> Any:
+    """Declare an operator that is exactly the NumPy ufunc of its name.
+
+    Args:
+        expr: one element of it as C; see `shoal.ops.registry.Op`.
+    """
+    if forward is None:
+        return partial(_ufunc, expr)
+    return _ufunc(expr, forward)
+
+
+def _ufunc(expr: str, forward: Callable[Concatenate[Any, P], Any]) -> Op[P]:
+    return op(specs.elementwise, elementwise=True, ufunc=forward.__name__.rstrip("_"), expr=expr)(forward)
 
 
 def _constant(xp: Any, g: Any, out: Any, *inputs: Any, **attrs: Any) -> Any:
@@ -31,7 +46,7 @@ def _constant(xp: Any, g: Any, out: Any, *inputs: Any, **attrs: Any) -> Any:
 # -- arithmetic
 
 
-@ufunc
+@ufunc(expr="{0} + {1}")
 def add(xp: Any, x: Array, y: Array) -> Any:
     """x + y."""
     return xp.add(x, y)
@@ -42,7 +57,7 @@ def _add_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return g, g
 
 
-@ufunc
+@ufunc(expr="{0} - {1}")
 def subtract(xp: Any, x: Array, y: Array) -> Any:
     """x - y."""
     return xp.subtract(x, y)
@@ -53,7 +68,7 @@ def _subtract_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return g, lambda: -g
 
 
-@ufunc
+@ufunc(expr="{0} * {1}")
 def multiply(xp: Any, x: Array, y: Array) -> Any:
     """x * y."""
     return xp.multiply(x, y)
@@ -64,7 +79,7 @@ def _multiply_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * y, lambda: g * x
 
 
-@ufunc
+@ufunc(expr="{0} / {1}")
 def divide(xp: Any, x: Array, y: Array) -> Any:
     """x / y; integers give floats."""
     return xp.divide(x, y)
@@ -95,7 +110,7 @@ def _mod_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return g, lambda: -g * xp.floor(x / y)
 
 
-@ufunc
+@ufunc(expr="pow({0}, {1})")
 def power(xp: Any, x: Array, y: Array) -> Any:
     """x to the power y."""
     return xp.power(x, y)
@@ -116,7 +131,7 @@ def _power_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return wrt_x, wrt_y
 
 
-@ufunc
+@ufunc(expr="-{0}")
 def negative(xp: Any, x: Array) -> Any:
     """-x."""
     return xp.negative(x)
@@ -127,7 +142,7 @@ def _negative_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (-g,)
 
 
-@ufunc
+@ufunc(expr="1.0 / {0}")
 def reciprocal(xp: Any, x: Array) -> Any:
     """1 / x."""
     return xp.reciprocal(x)
@@ -138,7 +153,7 @@ def _reciprocal_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (-g * out * out,)
 
 
-@_elementwise
+@op(specs.elementwise, elementwise=True, expr="fabs({0})")
 def abs_(xp: Any, x: Array) -> Any:
     """The absolute value; its gradient at 0 is 0."""
     return xp.abs(x)
@@ -149,7 +164,7 @@ def _abs_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * xp.sign(x),)
 
 
-@ufunc
+@ufunc(expr="{0} != {0} ? {0} : ({0} > 0) - ({0} < 0)")
 def sign(xp: Any, x: Array) -> Any:
     """-1, 0 or 1."""
     return xp.sign(x)
@@ -158,7 +173,7 @@ def sign(xp: Any, x: Array) -> Any:
 sign.vjp(_constant)
 
 
-@ufunc
+@ufunc(expr="{0} * {0}")
 def square(xp: Any, x: Array) -> Any:
     """x * x."""
     return xp.square(x)
@@ -169,7 +184,7 @@ def _square_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * (x * 2.0),)
 
 
-@ufunc
+@ufunc(expr="sqrt({0})")
 def sqrt(xp: Any, x: Array) -> Any:
     """The square root."""
     return xp.sqrt(x)
@@ -191,7 +206,7 @@ def _rsqrt_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * out * -0.5 / x,)
 
 
-@ufunc
+@ufunc(expr="cbrt({0})")
 def cbrt(xp: Any, x: Array) -> Any:
     """The cube root."""
     return xp.cbrt(x)
@@ -202,7 +217,7 @@ def _cbrt_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / (out * out * 3.0),)
 
 
-@ufunc
+@ufunc(expr="hypot({0}, {1})")
 def hypot(xp: Any, x: Array, y: Array) -> Any:
     """sqrt(x**2 + y**2)."""
     return xp.hypot(x, y)
@@ -216,7 +231,7 @@ def _hypot_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
 # -- exponential
 
 
-@ufunc
+@ufunc(expr="exp({0})")
 def exp(xp: Any, x: Array) -> Any:
     """e to the power x."""
     return xp.exp(x)
@@ -227,7 +242,7 @@ def _exp_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * out,)
 
 
-@ufunc
+@ufunc(expr="exp2({0})")
 def exp2(xp: Any, x: Array) -> Any:
     """2 to the power x."""
     return xp.exp2(x)
@@ -238,7 +253,7 @@ def _exp2_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * out * math.log(2.0),)
 
 
-@ufunc
+@ufunc(expr="expm1({0})")
 def expm1(xp: Any, x: Array) -> Any:
     """exp(x) - 1, accurate for small x."""
     return xp.expm1(x)
@@ -249,7 +264,7 @@ def _expm1_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * (out + 1.0),)
 
 
-@ufunc
+@ufunc(expr="log({0})")
 def log(xp: Any, x: Array) -> Any:
     """The natural logarithm."""
     return xp.log(x)
@@ -260,7 +275,7 @@ def _log_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / x,)
 
 
-@ufunc
+@ufunc(expr="log1p({0})")
 def log1p(xp: Any, x: Array) -> Any:
     """log(1 + x), accurate for small x."""
     return xp.log1p(x)
@@ -271,7 +286,7 @@ def _log1p_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / (x + 1.0),)
 
 
-@ufunc
+@ufunc(expr="log2({0})")
 def log2(xp: Any, x: Array) -> Any:
     """The logarithm to base 2."""
     return xp.log2(x)
@@ -282,7 +297,7 @@ def _log2_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / (x * math.log(2.0)),)
 
 
-@ufunc
+@ufunc(expr="log10({0})")
 def log10(xp: Any, x: Array) -> Any:
     """The logarithm to base 10."""
     return xp.log10(x)
@@ -304,7 +319,7 @@ def _logaddexp_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * xp.exp(x - out), lambda: g * xp.exp(y - out)
 
 
-@_elementwise
+@op(specs.elementwise, elementwise=True, expr="erf({0})")
 def erf(xp: Any, x: Array) -> Any:
     """The error function, 2/sqrt(pi) times the integral of exp(-t**2) from 0 to x."""
     return xp.raw_erf(x)
@@ -315,7 +330,7 @@ def _erf_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * xp.exp(-x * x) * (2.0 / math.sqrt(math.pi)),)
 
 
-@ufunc
+@ufunc(expr="tanh({0})")
 def tanh(xp: Any, x: Array) -> Any:
     """The hyperbolic tangent."""
     return xp.tanh(x)
@@ -329,25 +344,25 @@ def _tanh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
 # -- rounding
 
 
-@ufunc
+@ufunc(expr="floor({0})")
 def floor(xp: Any, x: Array) -> Any:
     """The largest integer not above x."""
     return xp.floor(x)
 
 
-@ufunc
+@ufunc(expr="ceil({0})")
 def ceil(xp: Any, x: Array) -> Any:
     """The smallest integer not below x."""
     return xp.ceil(x)
 
 
-@ufunc
+@ufunc(expr="trunc({0})")
 def trunc(xp: Any, x: Array) -> Any:
     """The integer part of x."""
     return xp.trunc(x)
 
 
-@ufunc
+@ufunc(expr="rint({0})")
 def rint(xp: Any, x: Array) -> Any:
     """The nearest integer; halves go to the even one."""
     return xp.rint(x)
@@ -360,7 +375,7 @@ for _flat in (floor, ceil, trunc, rint):
 # -- choosing
 
 
-@ufunc
+@ufunc(expr="({0} >= {1}) | ({0} != {0}) ? {0} : {1}")
 def maximum(xp: Any, x: Array, y: Array) -> Any:
     """The larger of x and y; where they are equal, x has the gradient."""
     return xp.maximum(x, y)
@@ -371,7 +386,7 @@ def _maximum_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * (x >= y), lambda: g * (x < y)
 
 
-@ufunc
+@ufunc(expr="({0} <= {1}) | ({0} != {0}) ? {0} : {1}")
 def minimum(xp: Any, x: Array, y: Array) -> Any:
     """The smaller of x and y; where they are equal, x has the gradient."""
     return xp.minimum(x, y)
@@ -395,7 +410,7 @@ def _clip_vjp(xp: Any, g: Any, out: Any, x: Any, a_min: float | None = None, a_m
     return (g * (x == out),)
 
 
-@_elementwise
+@op(specs.elementwise, elementwise=True, expr="{0} ? {1} : {2}")
 def where(xp: Any, condition: Array, x: Array, y: Array) -> Any:
     """x where the condition holds, elsewhere y."""
     return xp.where(condition, x, y)
@@ -413,7 +428,7 @@ def _as_type(op: Op[Any], x: Spec, *, dtype: str) -> Spec:
     return Spec(x.shape, np.dtype(dtype))
 
 
-@op(_as_type, elementwise=True)
+@op(_as_type, elementwise=True, expr="{0}")
 def astype(xp: Any, x: Array, dtype: str) -> Any:
     """x converted to ``dtype``; the gradient is converted back."""
     return x.astype(dtype)
@@ -424,7 +439,7 @@ def _astype_vjp(xp: Any, g: Any, out: Any, x: Any, dtype: str) -> Any:
     return (g if out.dtype.kind in "fc" else None,)
 
 
-@op(specs.same, elementwise=True)
+@op(specs.same, elementwise=True, expr="{0}")
 def copy(xp: Any, x: Array) -> Any:
     """x in memory of its own."""
     return x.copy()
@@ -435,7 +450,7 @@ def _copy_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g,)
 
 
-@op(specs.same, elementwise=True, view=True)
+@op(specs.same, elementwise=True, view=True, expr="{0}")
 def stop_gradient(xp: Any, x: Array) -> Any:
     """x, as a constant."""
     return x
@@ -444,13 +459,13 @@ def stop_gradient(xp: Any, x: Array) -> Any:
 stop_gradient.vjp(_constant)
 
 
-@op(specs.same, elementwise=True)
+@op(specs.same, elementwise=True, expr="0")
 def zeros_like(xp: Any, x: Array) -> Any:
     """Zeros in the shape and dtype of x."""
     return xp.zeros_like(x)
 
 
-@op(specs.same, elementwise=True)
+@op(specs.same, elementwise=True, expr="1")
 def ones_like(xp: Any, x: Array) -> Any:
     """Ones in the shape and dtype of x."""
     return xp.ones_like(x)

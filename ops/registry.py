@@ -92,6 +92,9 @@ class Op(Generic[P]):
         elementwise: each output element depends on the input elements that broadcast to it, and on nothing else.
         ufunc: name of the NumPy ufunc that the forward is, if it is one (it then takes ``out=``).
         view: the output may share memory with the first input.
+        expr: one element of the result as an expression of C and of CUDA alike, with ``{0}``, ``{1}`` ... for the
+            elements of the inputs; see `shoal.ops.graph.expression`. Empty: composed of operators that have one, or not
+            to be had.
     """
 
     def __init__(
@@ -102,12 +105,13 @@ class Op(Generic[P]):
         elementwise: bool,
         ufunc: str | None,
         view: bool,
+        expr: str,
     ) -> None:
         self.name = forward.__name__.rstrip("_")
         self.__name__, self.__doc__, self.__module__ = self.name, forward.__doc__, forward.__module__
         self.plain, self._infer = forward, infer
         self.rule: Callable[..., Any] | None = None
-        self.elementwise, self.ufunc, self.view = elementwise, ufunc, view
+        self.elementwise, self.ufunc, self.view, self.expr = elementwise, ufunc, view, expr
         signature = inspect.signature(forward)
         parameters = list(signature.parameters.values())[1:]
         self.__signature__ = signature.replace(parameters=parameters)
@@ -219,12 +223,17 @@ class Op(Generic[P]):
 
 
 def op(
-    infer: Callable[..., Any], *, elementwise: bool = False, ufunc: str | None = None, view: bool = False
+    infer: Callable[..., Any],
+    *,
+    elementwise: bool = False,
+    ufunc: str | None = None,
+    view: bool = False,
+    expr: str = "",
 ) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]:
     """Register the decorated forward function as an operator. See the module's text and `Op` for the arguments."""
 
     def register(forward: Callable[Concatenate[Any, P], Any]) -> Op[P]:
-        made: Op[P] = Op(forward, infer, elementwise=elementwise, ufunc=ufunc, view=view)
+        made: Op[P] = Op(forward, infer, elementwise=elementwise, ufunc=ufunc, view=view, expr=expr)
         if made.name in OPS:
             raise ValueError(f"two operators are called {made.name!r}: {OPS[made.name].__module__}, {made.__module__}")
         OPS[made.name] = made

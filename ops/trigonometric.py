@@ -7,7 +7,7 @@ from shoal.ops.elementwise import ufunc
 from shoal.ops.registry import Array
 
 
-@ufunc
+@ufunc(expr="sin({0})")
 def sin(xp: Any, x: Array) -> Any:
     """The sine."""
     return xp.sin(x)
@@ -18,7 +18,7 @@ def _sin_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * xp.cos(x),)
 
 
-@ufunc
+@ufunc(expr="cos({0})")
 def cos(xp: Any, x: Array) -> Any:
     """The cosine."""
     return xp.cos(x)
@@ -29,7 +29,7 @@ def _cos_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (-g * xp.sin(x),)
 
 
-@ufunc
+@ufunc(expr="tan({0})")
 def tan(xp: Any, x: Array) -> Any:
     """The tangent."""
     return xp.tan(x)
@@ -40,7 +40,7 @@ def _tan_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * (out * out + 1.0),)
 
 
-@ufunc
+@ufunc(expr="asin({0})")
 def arcsin(xp: Any, x: Array) -> Any:
     """The inverse sine, between -pi/2 and pi/2."""
     return xp.arcsin(x)
@@ -51,7 +51,7 @@ def _arcsin_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / xp.sqrt(1.0 - x * x),)
 
 
-@ufunc
+@ufunc(expr="acos({0})")
 def arccos(xp: Any, x: Array) -> Any:
     """The inverse cosine, between 0 and pi."""
     return xp.arccos(x)
@@ -62,7 +62,7 @@ def _arccos_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (-g / xp.sqrt(1.0 - x * x),)
 
 
-@ufunc
+@ufunc(expr="atan({0})")
 def arctan(xp: Any, x: Array) -> Any:
     """The inverse tangent, between -pi/2 and pi/2."""
     return xp.arctan(x)
@@ -73,7 +73,7 @@ def _arctan_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / (x * x + 1.0),)
 
 
-@ufunc
+@ufunc(expr="atan2({0}, {1})")
 def arctan2(xp: Any, x: Array, y: Array) -> Any:
     """The angle of the point (y, x): arctan(x / y) in the right quadrant."""
     return xp.arctan2(x, y)
@@ -84,7 +84,7 @@ def _arctan2_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * y / (x * x + y * y), lambda: -g * x / (x * x + y * y)
 
 
-@ufunc
+@ufunc(expr="sinh({0})")
 def sinh(xp: Any, x: Array) -> Any:
     """The hyperbolic sine."""
     return xp.sinh(x)
@@ -95,7 +95,7 @@ def _sinh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * xp.cosh(x),)
 
 
-@ufunc
+@ufunc(expr="cosh({0})")
 def cosh(xp: Any, x: Array) -> Any:
     """The hyperbolic cosine."""
     return xp.cosh(x)
@@ -106,7 +106,7 @@ def _cosh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g * xp.sinh(x),)
 
 
-@ufunc
+@ufunc(expr="asinh({0})")
 def arcsinh(xp: Any, x: Array) -> Any:
     """The inverse hyperbolic sine."""
     return xp.arcsinh(x)
@@ -117,7 +117,7 @@ def _arcsinh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / xp.sqrt(x * x + 1.0),)
 
 
-@ufunc
+@ufunc(expr="acosh({0})")
 def arccosh(xp: Any, x: Array) -> Any:
     """The inverse hyperbolic cosine; x at least 1."""
     return xp.arccosh(x)
@@ -128,7 +128,7 @@ def _arccosh_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
     return (g / xp.sqrt(x * x - 1.0),)
 
 
-@ufunc
+@ufunc(expr="atanh({0})")
 def arctanh(xp: Any, x: Array) -> Any:
     """The inverse hyperbolic tangent; x between -1 and 1."""
     return xp.arctanh(x)

@@ -10,22 +10,35 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.errors import GraphError
 from shoal.ops import random, tape
 from shoal.ops.backend import namespace
-from shoal.ops.graph import trace
+from shoal.ops.graph import loops, trace
 from shoal.ops.graph.executor import Program, evaluate
 from shoal.ops.graph.gradient import depending, gradients
 from shoal.ops.graph.ir import Graph, frozen
-from shoal.ops.graph.passes import optimize, remove_dead
+from shoal.ops.graph.passes import remove_dead
+from shoal.ops.graph.pipeline import chosen, optimized, target_of
 from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
 from shoal.ops.graph.tree import leaves, mapped, shape_of
 from shoal.ops.registry import OPERATORS, Spec, Traced, operator
 from shoal.ops.tensor import Tensor
 
-__all__ = ["Compiled", "Trace", "trace_function"]
+__all__ = ["Compiled", "Options", "Trace", "trace_function"]
+
+assert loops  # imported for the kernels that it registers
+
+Choice = str | Sequence[str] | None
+"""Of passes; see `shoal.ops.graph.pipeline`."""
+
+
+class Options(NamedTuple):
+    """How graphs are compiled."""
+
+    planned: bool
+    passes: frozenset[str]
 
 
 @dataclass
@@ -101,10 +114,14 @@ class Compiled:
         label: what messages call it.
         limit: how many signatures are kept; beyond it, the one that was used least recently is dropped.
         planned: whether intermediate values share planned memory.
+        passes: what graphs go through; see `shoal.ops.graph.pipeline`.
     """
 
-    def __init__(self, fn: Callable[..., Any], label: str, *, limit: int = 32, planned: bool = True) -> None:
-        self.fn, self.label, self.limit, self.planned = fn, label, limit, planned
+    def __init__(
+        self, fn: Callable[..., Any], label: str, *, limit: int = 32, planned: bool = True, passes: Choice = None
+    ) -> None:
+        self.fn, self.label, self.limit = fn, label, limit
+        self.options = Options(planned, chosen(passes))
         self.traces: OrderedDict[Any, Trace] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +141,7 @@ class Compiled:
         xp = namespace(*[x.data for x in tensors if type(x) is Tensor])
         program = found.programs.get((xp, wants))
         if program is None:
-            program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.planned)
+            program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.options)
         results = program(tensors, late)
         for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
             if not trace.drops_writes():
@@ -165,7 +182,7 @@ class _Differentiable:
     streams = True
     """`cotangents` can hand out each gradient as soon as it has it."""
 
-    def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, planned: bool) -> None:
+    def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, options: Options) -> None:
         self.name = f"the graph of {label}"
         inputs = [*found.arguments, *found.captured]
         results = [*found.outputs, *(new for _, new in found.updates)]
@@ -181,8 +198,14 @@ class _Differentiable:
         self.slots = [next(slots) if want else -1 for want in wants]
         late = [h for h in self.heads if h is not None]
         raw, _ = flatten([*results, *given], [*inputs, *late])
-        self.graph = optimize(raw, lambda call, arrays: evaluate(xp, call, arrays))
-        self.program = Program(self.graph, xp, forward=len(results), late=len(late), planned=planned)
+        self.graph = optimized(
+            raw,
+            lambda call, arrays: evaluate(xp, call, arrays),
+            options.passes,
+            target=target_of(xp) if options.planned else None,
+            forward=len(results),
+        )
+        self.program = Program(self.graph, xp, forward=len(results), late=len(late), planned=options.planned)
         self.count = len(results)
 
     @property

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -259,11 +259,17 @@ class Block:
         static_shape: bool = True,
         strict: bool = True,
         cache_size: int = 32,
+        passes: str | Sequence[str] | None = None,
     ) -> None:
         """Hybridize every `HybridBlock` inside; see `HybridBlock.hybridize`."""
         for child in self._children.values():
             child.hybridize(
-                active, static_alloc=static_alloc, static_shape=static_shape, strict=strict, cache_size=cache_size
+                active,
+                static_alloc=static_alloc,
+                static_shape=static_shape,
+                strict=strict,
+                cache_size=cache_size,
+                passes=passes,
             )
 
     def register_forward_hook(self, hook: ForwardHook) -> HookHandle:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from shoal.errors import ConfigError, GraphError
 from shoal.ops.graph import serialize, trace
 from shoal.ops.graph.compiled import Compiled, Trace
 from shoal.ops.graph.ir import Call, Graph
+from shoal.ops.graph.pipeline import chosen
 from shoal.ops.graph.tree import leaves
 from shoal.ops.nn import checkpoint
 from shoal.ops.nn.block import Block, Clock
@@ -50,6 +52,7 @@ class HybridBlock(Block):
         static_shape: bool = True,
         strict: bool = True,
         cache_size: int = 32,
+        passes: str | Sequence[str] | None = None,
     ) -> None:
         """Run as a graph that is traced at the next call, and again for each new signature of the inputs.
 
@@ -62,13 +65,21 @@ class HybridBlock(Block):
             static_shape: accepted for MXNet's sake; graphs are made for fixed shapes always.
             strict: a `forward` that cannot be traced is an error; otherwise it runs imperatively, after one warning.
             cache_size: how many signatures are kept.
+            passes: what is done to graphs: "all", "none", names, or "-fuse" for all others; None asks the environment
+                (SHOAL_PASSES). See `shoal.ops.graph.pipeline.PASSES`.
         """
+        chosen(passes)
         if cache_size < 1:
             raise ConfigError(f"hybridize: cache_size must be at least 1, got {cache_size}")
         super().hybridize(
-            active, static_alloc=static_alloc, static_shape=static_shape, strict=strict, cache_size=cache_size
+            active,
+            static_alloc=static_alloc,
+            static_shape=static_shape,
+            strict=strict,
+            cache_size=cache_size,
+            passes=passes,
         )
-        options = {"static_alloc": static_alloc, "strict": strict, "cache_size": cache_size}
+        options = {"static_alloc": static_alloc, "strict": strict, "cache_size": cache_size, "passes": passes}
         object.__setattr__(self, "_options", options if active else None)
         object.__setattr__(self, "_compiled", None)
         object.__setattr__(self, "_fallback", "")
@@ -166,8 +177,14 @@ class HybridBlock(Block):
         object.__setattr__(self, "_compiled_clock", clock)
         latest = self._latest()
         if self._compiled is None or self._compiled_stamp != latest:
-            options = self._options or {"static_alloc": True, "cache_size": 32}
-            made = Compiled(self._run_here, self._label(), limit=options["cache_size"], planned=options["static_alloc"])
+            options = self._options or {"static_alloc": True, "cache_size": 32, "passes": None}
+            made = Compiled(
+                self._run_here,
+                self._label(),
+                limit=options["cache_size"],
+                planned=options["static_alloc"],
+                passes=options["passes"],
+            )
             object.__setattr__(self, "_compiled", made)
             object.__setattr__(self, "_compiled_stamp", latest)
         assert self._compiled is not None

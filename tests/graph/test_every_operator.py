@@ -69,7 +69,7 @@ def test_the_gradient_graph_gives_the_bits_of_the_tape(name: str, c: Case) -> No
         return sum(parts[1:], start=parts[0])
 
     inputs = made(name, c, np.float32)
-    compiled = Compiled(project, name)
+    compiled = Compiled(project, name, passes="-fuse")
     results = []
     for fn in (project, compiled, compiled, compiled):
         tensors = [Tensor(x.copy()) for x in inputs if isinstance(x, np.ndarray)]
