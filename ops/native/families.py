@@ -1,5 +1,5 @@
 """Importing this module registers the native kernels with `shoal.ops.graph.kernels`."""
 
-from shoal.ops.native import conv
+from shoal.ops.native import batchnorm, conv
 
-__all__ = ["conv"]
+__all__ = ["batchnorm", "conv"]
