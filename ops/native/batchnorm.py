@@ -172,13 +172,10 @@ def _gradient_sums(name: str, m: Columns, masked: bool) -> str:
     for group in m.groups():
         means = [f"const vec m_{k} = {m.load('mean', k, '0')};" for k in group]
         if masked:
-            lines.append(
-                m.each(group, lambda k, row: m.store("gm", k, f"where_positive({m.load('y', k)}, {m.load('g', k)})"))
-            )
-        source = "gm" if masked else "g"
+            lines.append(m.each(group, lambda k, row: m.store("gm", k, _masked(m, k))))
 
         def terms(k: int, row: str) -> list[str]:
-            g = m.load(source, k, row)
+            g = m.load("gm" if masked else "g", k, row)
             return [g, f"{g} * ({m.load('x', k, row)} - m_{k})"]
 
         sums = m.sums(group, ["b", "a"], terms)
