@@ -1,17 +1,56 @@
 """Inverses, determinants and factors of square matrices; batches are leading axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from shoal.errors import ShapeError
+from shoal.errors import DTypeError, ShapeError
 from shoal.ops import specs
 from shoal.ops.registry import Array, Op, Spec, op
 
 
-def _square(op: Op[Any], x: Spec) -> Spec:
-    specs.require_float(op, "x", x)
-    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+def require_factorable(op: Op[Any], name: str, x: Spec) -> None:
+    """Raise unless ``x`` holds matrices of floats that LAPACK takes."""
+    specs.require_float(op, name, x)
+    if x.dtype == np.float16:
+        raise DTypeError(f"{op.name}: float16 is too coarse for {name}; use astype('float32')")
+    if x.ndim < 2:
+        raise ShapeError(f"{op.name}: {name} must have matrices in its last two axes, got shape {x.shape}")
+
+
+def guarded(name: str, function: Callable[..., Any], x: Any, *others: Any, advice: str) -> Any:
+    """``function(x, *others)`` of NumPy's linear algebra, with an error that says which matrix is at fault, and why.
+
+    Raises:
+        LinAlgError: there is no result.
+    """
+    try:
+        return function(x, *others)
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(f"{name}: {_culprit(x)}: {error}; {advice}") from None
+
+
+def _culprit(x: Any) -> str:
+    """Which of a batch of matrices is not finite, or singular, in words."""
+    batch = x.reshape(-1, *x.shape[-2:])
+    finite = np.isfinite(batch).all(axis=(-2, -1))
+    if not finite.all():
+        bad, what = int(np.flatnonzero(~finite)[0]), "has elements that are not finite"
+    elif x.shape[-1] == x.shape[-2] and len(singular := np.flatnonzero(np.linalg.slogdet(batch)[0] == 0)):
+        bad, what = int(singular[0]), "is singular"
+    else:
+        return f"an array of shape {x.shape}"
+    if x.ndim == 2:
+        return f"the matrix of shape {x.shape} {what}"
+    place = tuple(int(i) for i in np.unravel_index(bad, x.shape[:-2]))
+    return f"matrix {place} of an array of shape {x.shape} {what}"
+
+
+def square(op: Op[Any], x: Spec) -> Spec:
+    """A rule: like x, which must be square matrices of floats."""
+    require_factorable(op, "x", x)
+    if x.shape[-1] != x.shape[-2]:
         raise ShapeError(f"{op.name}: needs square matrices in the last two axes, got shape {x.shape}")
     return x
 
@@ -20,14 +59,14 @@ def _t(xp: Any, x: Any) -> Any:
     return xp.swapaxes(x, -1, -2)
 
 
-@op(_square)
+@op(square)
 def inv(xp: Any, x: Array) -> Any:
     """The inverse matrix.
 
     Raises:
         LinAlgError: the matrix is singular.
     """
-    return xp.linalg.inv(x)
+    return guarded("inv", xp.linalg.inv, x, advice="use pinv, or add a multiple of the identity")
 
 
 @inv.vjp
@@ -37,18 +76,36 @@ def _inv_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
 
 
 def _scalar(op: Op[Any], x: Spec) -> Spec:
-    return Spec(_square(op, x).shape[:-2], x.dtype)
+    return Spec(square(op, x).shape[:-2], x.dtype)
 
 
 @op(_scalar)
 def det(xp: Any, x: Array) -> Any:
-    """The determinant. Its gradient needs an invertible matrix."""
-    return xp.linalg.det(x)
+    """The determinant. Its gradient is right for singular matrices too; the second derivative needs invertible ones."""
+    return xp.asarray(xp.linalg.det(x))
 
 
 @det.vjp
 def _det_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
-    return (xp.reshape(g * out, (*g.shape, 1, 1)) * _t(xp, xp.inv(x)),)
+    return (xp.reshape(g, (*g.shape, 1, 1)) * xp.cofactor(x),)
+
+
+@op(square)
+def cofactor(xp: Any, x: Array) -> Any:
+    """The matrix of cofactors, det(x) * inv(x).T where there is an inverse: the gradient of `det`."""
+    if not x.size:
+        return xp.zeros_like(x)
+    u, s, vh = xp.linalg.svd(x)
+    others = xp.where(xp.eye(s.shape[-1], dtype=bool), xp.ones((), s.dtype), s[..., None, :]).prod(axis=-1)
+    turn = xp.linalg.det(u) * xp.linalg.det(vh)
+    return xp.matmul(xp.conj(u) * others[..., None, :], xp.conj(vh)) * turn[..., None, None]
+
+
+@cofactor.vjp
+def _cofactor_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
+    back = _t(xp, xp.inv(x))
+    along = xp.sum(g * out, (-2, -1), keepdims=True)
+    return (along * back - xp.matmul(back, xp.matmul(_t(xp, g), out)),)
 
 
 def _two_scalars(op: Op[Any], x: Spec) -> tuple[Spec, Spec]:
@@ -59,7 +116,7 @@ def _two_scalars(op: Op[Any], x: Spec) -> tuple[Spec, Spec]:
 def slogdet(xp: Any, x: Array) -> Any:
     """Sign of the determinant, and the logarithm of its absolute value."""
     sign, logarithm = xp.linalg.slogdet(x)
-    return sign, logarithm
+    return xp.asarray(sign), xp.asarray(logarithm)
 
 
 @slogdet.vjp
@@ -68,10 +125,16 @@ def _slogdet_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
 
 
 def _solved(op: Op[Any], a: Spec, b: Spec) -> Spec:
-    _square(op, a)
-    if b.ndim != a.ndim or b.shape[:-1] != a.shape[:-1]:
-        raise ShapeError(f"solve: a has shape {a.shape}, so b must have shape {(*a.shape[:-1], 'n')}, got {b.shape}")
-    return Spec(b.shape, np.result_type(a.dtype, b.dtype))
+    square(op, a)
+    try:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        batch = None
+    if b.ndim < 2 or batch is None or b.shape[-2] != a.shape[-1]:
+        raise ShapeError(
+            f"{op.name}: a has shape {a.shape}, so b must have shape {(*a.shape[:-1], 'n')}, got {b.shape}"
+        )
+    return Spec((*batch, *b.shape[-2:]), np.result_type(a.dtype, b.dtype))
 
 
 @op(_solved)
@@ -80,11 +143,11 @@ def solve(xp: Any, a: Array, b: Array) -> Any:
 
     Args:
         a: (..., m, m).
-        b: (..., m, n).
+        b: (..., m, n); batches broadcast.
     Raises:
         LinAlgError: a matrix is singular.
     """
-    return xp.linalg.solve(a, b)
+    return guarded("solve", xp.linalg.solve, a, b, advice="use lstsq, or add a multiple of the identity")
 
 
 @solve.vjp
@@ -93,7 +156,7 @@ def _solve_vjp(xp: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     return lambda: -xp.matmul(gb, _t(xp, out)), gb
 
 
-@op(_square)
+@op(square)
 def cholesky(xp: Any, x: Array) -> Any:
     """The lower triangular matrix L with L @ L.T = x, for a symmetric positive definite x.
 
@@ -102,7 +165,7 @@ def cholesky(xp: Any, x: Array) -> Any:
     Raises:
         LinAlgError: x is not positive definite.
     """
-    return xp.linalg.cholesky(x)
+    return guarded("cholesky", xp.linalg.cholesky, x, advice="the matrix must be symmetric with positive eigenvalues")
 
 
 @cholesky.vjp

@@ -161,6 +161,8 @@ def abs_(xp: Any, x: Array) -> Any:
 
 @abs_.vjp
 def _abs_vjp(xp: Any, g: Any, out: Any, x: Any) -> Any:
+    if x.dtype.kind == "c":
+        return (g * xp.conj(x) / xp.where(out == 0, 1.0, out),)
     return (g * xp.sign(x),)
 
 

@@ -309,20 +309,30 @@ def norm(xp: Any, x: Array, ord: float = 2.0, axis: Axis = None, keepdims: bool 
     """The vector norm of the elements over ``axis``: 1 sums absolute values, 2 is the Euclidean length.
 
     Args:
-        ord: 1 or 2. The gradient of the Euclidean norm at 0 is 0.
+        ord: p of (sum of abs(x)**p)**(1/p), not 0. The gradient at 0 is 0.
     """
+    if x.dtype.char == "e":
+        return xp.asarray(norm.forward(xp, x.astype(np.float32), ord, axis, keepdims)).astype(x.dtype)
     if ord == 1:
         return _raw_sum(xp, xp.abs(x), axis, keepdims)
-    return xp.sqrt(_raw_sum(xp, xp.square(x), axis, keepdims))
+    if ord == 2:
+        return xp.sqrt(_raw_sum(xp, xp.square(xp.abs(x) if x.dtype.kind == "c" else x), axis, keepdims))
+    with np.errstate(divide="ignore"):  # 0 to a negative power
+        return xp.power(_raw_sum(xp, xp.power(xp.abs(x), ord), axis, keepdims), 1.0 / ord)
 
 
 @norm.vjp
 def _norm_vjp(xp: Any, g: Any, out: Any, x: Any, ord: float = 2.0, axis: Axis = None, keepdims: bool = False) -> Any:
-    g = _spread(xp, g, x, axis)
+    g, sizes = _spread(xp, g, x, axis), xp.abs(x)
+    towards = xp.conj(x) / xp.where(sizes == 0, 1.0, sizes) if x.dtype.kind == "c" else None
     if ord == 1:
-        return (g * xp.sign(x),)
+        return (g * (xp.sign(x) if towards is None else towards),)
     length = _spread(xp, out, x, axis)
-    return (g * x / xp.where(length == 0, 1.0, length),)
+    if ord == 2:
+        return (g * (x if towards is None else xp.conj(x)) / xp.where(length == 0, 1.0, length),)
+    some = xp.logical_and(sizes != 0, length != 0)
+    share = xp.power(xp.where(some, sizes, 1.0) / xp.where(some, length, 1.0), ord - 1.0)
+    return (g * xp.where(some, share, 0.0) * (xp.sign(x) if towards is None else towards),)
 
 
 Namespace.extra["channel_sum"] = channel_sum

@@ -217,6 +217,8 @@ class Op(Generic[P]):
             if c.shape != x.shape:
                 c = xp.sum_to(c, x.shape)
             if c.dtype is not x.dtype and c.dtype != x.dtype:
+                if c.dtype.kind == "c" and x.dtype.kind != "c":
+                    c = xp.real(c)
                 c = c.astype(x.dtype)
             result[i] = c
         return result

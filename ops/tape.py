@@ -88,6 +88,7 @@ class Leaf:
 
     def deliver(self, g: Any) -> None:
         """Put a raw gradient into the buffer: overwrite it, or add to it."""
+        g = turned(g)
         if self.req == "add":
             self.grad.data += g
         else:
@@ -257,7 +258,7 @@ def backward(
     path = None if targets is None else _path(order, targets)
     pending = _Pending(create, kind)
     for head, g in zip(heads, cotangents, strict=True):
-        pending.add(head.node, head.index, g)
+        pending.add(head.node, head.index, turned(g))
     run = _run_recorded if create else _run_raw
     result: list[Any] = [None] * len(targets or ())
     early = _early(order, pending) if targets is None else None
@@ -297,10 +298,16 @@ def _blame(error: BaseException, node: Any) -> None:
     lines.noted(error, f"in the backward pass, at operator {node.op.name!r} of {shapes} that gave {made}{where}")
 
 
+def turned(g: Any) -> Any:
+    """A gradient as the user has it for one as the rules have it, and the other way round: complex ones conjugated."""
+    return OPERATORS.conj(g) if g.dtype.kind == "c" else g
+
+
 def _collect(result: list[Any], targets: Sequence[Any], node: Any, g: Any) -> None:
     for i, target in enumerate(targets):
         if target.node is node:
-            result[i] = g[target.index] if type(g) is tuple else g
+            found = g[target.index] if type(g) is tuple else g
+            result[i] = None if found is None else turned(found)
 
 
 def _path(order: list[Any], targets: Sequence[Any]) -> set[Any]:

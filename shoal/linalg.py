@@ -1,6 +1,6 @@
 """Linear algebra under NumPy's names: ``np.linalg``."""
 
-from shoal.ops.decomposition import cholesky, det, inv, slogdet, solve
-from shoal.ops.reduce import norm
+from shoal.ops.numpylike import linear
+from shoal.ops.numpylike.linear import *
 
-__all__ = ["cholesky", "det", "inv", "norm", "slogdet", "solve"]
+__all__ = [*linear.__all__]

@@ -28,6 +28,7 @@ from numpy import (
 
 from shoal import linalg, random
 from shoal.ops.numpylike import (
+    complexes,
     elementwise,
     info,
     making,
@@ -39,6 +40,7 @@ from shoal.ops.numpylike import (
     sorting,
     statistics,
 )
+from shoal.ops.numpylike.complexes import *
 from shoal.ops.numpylike.elementwise import *
 from shoal.ops.numpylike.info import *
 from shoal.ops.numpylike.making import *
@@ -74,6 +76,7 @@ __all__ = [
     "uint32",
     "uint64",
 ]
+__all__ += complexes.__all__
 __all__ += elementwise.__all__
 __all__ += info.__all__
 __all__ += making.__all__

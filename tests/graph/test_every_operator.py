@@ -65,7 +65,9 @@ def test_the_gradient_graph_gives_the_bits_of_the_tape(name: str, c: Case) -> No
     def project(*tensors: Any) -> Any:
         given = iter(tensors)
         out = OPS[name](*(next(given) if isinstance(x, np.ndarray) else x for x in inputs), **c.attrs)
-        parts = [(o * o).sum() + o.sum() for o in tuple_of(out) if o.dtype.kind == "f"]
+        outs = [o for o in tuple_of(out) if o.dtype.kind in "fc"]
+        outs = [OPS["real"](o * o + o) if o.dtype.kind == "c" else o for o in outs]
+        parts = [(o * o).sum() + o.sum() for o in outs]
         return sum(parts[1:], start=parts[0])
 
     inputs = made(name, c, np.float32)
@@ -73,7 +75,7 @@ def test_the_gradient_graph_gives_the_bits_of_the_tape(name: str, c: Case) -> No
     results = []
     for fn in (project, compiled, compiled, compiled):
         tensors = [Tensor(x.copy()) for x in inputs if isinstance(x, np.ndarray)]
-        wanted = [t for t in tensors if t.dtype.kind == "f"]
+        wanted = [t for t in tensors if t.dtype.kind in "fc"]
         for t in wanted:
             t.attach_grad()
         with autograd.record():

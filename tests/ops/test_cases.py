@@ -30,7 +30,27 @@ def made(name: str, c: Case, dtype: Any = np.float64, shapes: Any = ()) -> list[
 
 
 def is_float(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return isinstance(x, np.ndarray) and x.dtype.kind in "fc"
+
+
+SYMMETRIC = ("cholesky", "eigh", "eigvalsh")
+"""Operators of symmetric matrices: defined, or differentiable, on these only."""
+
+
+def normal(rng: Any, like: Any) -> Any:
+    """Random numbers of a shape, complex if ``like`` is."""
+    drawn = rng.standard_normal(like.shape)
+    return drawn + 1j * rng.standard_normal(like.shape) if like.dtype.kind == "c" else drawn
+
+
+def real(x: Any) -> Any:
+    """The sum of the real parts."""
+    return (OPS["real"](x) if x.dtype.kind == "c" else x).sum()
+
+
+def along(g: Any, d: Any) -> float:
+    """How much a step d changes a function with the gradient g."""
+    return float((np.conj(g.asnumpy()) * d).real.sum())
 
 
 def variables(c: Case, inputs: list[Any]) -> list[int]:
@@ -46,14 +66,12 @@ class Problem:
         self.name, self.case, self.attrs, self.inputs = name, c, c.attrs, made(name, c)
         self.wrt = variables(c, self.inputs)
         rng = np.random.default_rng(7)
-        self.weights = [
-            rng.standard_normal(o.shape) if o.dtype.kind == "f" else None for o in call(name, self.inputs, c.attrs)
-        ]
-        self.direction = [rng.standard_normal(self.inputs[i].shape) for i in self.wrt]
-        self.other = [rng.standard_normal(self.inputs[i].shape) for i in self.wrt]
-        if name == "cholesky":  # defined on symmetric matrices
-            self.direction = [d + d.T for d in self.direction]
-            self.other = [d + d.T for d in self.other]
+        self.weights = [normal(rng, o) if o.dtype.kind in "fc" else None for o in call(name, self.inputs, c.attrs)]
+        self.direction = [normal(rng, self.inputs[i]) for i in self.wrt]
+        self.other = [normal(rng, self.inputs[i]) for i in self.wrt]
+        if name in SYMMETRIC:
+            self.direction = [d + d.conj().swapaxes(-1, -2) for d in self.direction]
+            self.other = [d + d.conj().swapaxes(-1, -2) for d in self.other]
 
     def at(self, step: float) -> list[Any]:
         """The inputs after a step in the direction."""
@@ -64,7 +82,7 @@ class Problem:
 
     def value(self, step: float) -> float:
         out = call(self.name, self.at(step), self.attrs)
-        return float(sum((o * w).sum() for o, w in zip(out, self.weights, strict=True) if w is not None))
+        return float(sum((o * w).real.sum() for o, w in zip(out, self.weights, strict=True) if w is not None))
 
     def gradients(self, step: float, create: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """(variables, gradients)."""
@@ -75,7 +93,7 @@ class Problem:
             v.attach_grad()
         with autograd.record():
             out = call(self.name, tensors, self.attrs)
-            total = sum(((o * w).sum() for o, w in zip(out, self.weights, strict=True) if w is not None), start=0.0)
+            total = sum((real(o * w) for o, w in zip(out, self.weights, strict=True) if w is not None), start=0.0)
             return wanted, autograd.grad(total, wanted, create_graph=create)
 
 
@@ -97,7 +115,7 @@ def test_the_gradient_is_the_slope_in_a_random_direction(name: str, c: Case) -> 
     problem = Problem(name, c)
     _, grads = problem.gradients(0.0)
     slope = (problem.value(STEP) - problem.value(-STEP)) / (2 * STEP)
-    assert close(sum(float((g.asnumpy() * d).sum()) for g, d in zip(grads, problem.direction, strict=True)), slope)
+    assert close(sum(along(g, d) for g, d in zip(grads, problem.direction, strict=True)), slope)
 
 
 @pytest.mark.parametrize(("name", "c"), SMOOTH)
@@ -105,18 +123,14 @@ def test_the_gradient_of_the_gradient_is_its_slope(name: str, c: Case) -> None:
     problem = Problem(name, c)
 
     def projected(step: float) -> float:
-        return sum(
-            float((g.asnumpy() * d).sum()) for g, d in zip(problem.gradients(step)[1], problem.other, strict=True)
-        )
+        return sum(along(g, d) for g, d in zip(problem.gradients(step)[1], problem.other, strict=True))
 
     with autograd.record():
         wanted, grads = problem.gradients(0.0, create=True)
-        total: Any = sum(((g * d).sum() for g, d in zip(grads, problem.other, strict=True)), start=0.0)
+        total: Any = sum((real(g * np.conj(d)) for g, d in zip(grads, problem.other, strict=True)), start=0.0)
     second = [0.0] * len(wanted)
     if isinstance(total, Tensor) and total.node is not None:
-        second = [
-            float((g.asnumpy() * d).sum()) for g, d in zip(autograd.grad(total, wanted), problem.direction, strict=True)
-        ]
+        second = [along(g, d) for g, d in zip(autograd.grad(total, wanted), problem.direction, strict=True)]
     slope = (projected(STEP) - projected(-STEP)) / (2 * STEP)
     assert close(sum(second), slope, 5e-6)
 
@@ -172,7 +186,7 @@ def test_memory_order_and_strides_do_not_matter(name: str, c: Case) -> None:
     def strided(x: Any) -> Any:
         if not is_float(x) or not x.ndim:
             return x
-        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan).swapaxes(0, -1).copy().swapaxes(0, -1)
+        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype).swapaxes(0, -1).copy().swapaxes(0, -1)
         wide[..., ::2] = x
         return wide[..., ::2]
 
@@ -213,7 +227,7 @@ def test_inputs_are_never_written_to(name: str, c: Case) -> None:
         out = [o for o in call(name, tensors, c.attrs) if o.node is not None]
     for o in out:
         o.data.flags.writeable = False
-    if out and out[0].dtype.kind == "f":
+    if out and out[0].dtype.kind in "fc":
         autograd.backward(out[:1])
     assert all(np.array_equal(a, b) for a, b in zip(before, inputs, strict=True) if isinstance(a, np.ndarray))
 

@@ -123,7 +123,13 @@ CASES: dict[str, list[Case]] = {
     "all": [case(truth(X)), case(X, axis=(0, 1), keepdims=True, **_E)],
     "logsumexp": [case(X), case(X, axis=0), case((2, 3, 4), axis=(1, 2), keepdims=True, empty=((0, 3, 4),))],
     "cumsum": [case(X, **_E), case(X, axis=1), case((2, 3, 4), axis=-2)],
-    "norm": [case(X), case(X, ord=1, axis=0), case(X, axis=1, keepdims=True)],
+    "norm": [
+        case(X),
+        case(X, ord=1, axis=0),
+        case(X, axis=1, keepdims=True),
+        case(X, ord=3.0),
+        case(X, ord=-1.5, axis=0),
+    ],
     # shape
     "reshape": [case(X, shape=(2, -1)), case(X, shape=-1), case(X, shape=(4, 3), empty=((0, 4),))],
     "transpose": [case(X, **_E), case((2, 3, 4), axes=(2, 0, 1)), case((2, 3, 4), axes=(0, -1, 1))],
