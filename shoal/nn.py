@@ -1,6 +1,8 @@
 """Layers, models and losses, with Gluon's names."""
 
 from shoal.ops.nn.activation import ELU, GELU, SELU, Activation, LeakyReLU, PReLU, SiLU, Swish
+from shoal.ops.nn.attention import MultiHeadAttention, RotaryEmbedding, SinusoidalPositionalEmbedding
+from shoal.ops.nn.attention import MultiHeadAttention as MultiheadAttention
 from shoal.ops.nn.bag import EmbeddingBag
 from shoal.ops.nn.basic import Dense, Dropout, Embedding, Flatten, HybridLambda, Identity, Lambda
 from shoal.ops.nn.block import Block
@@ -133,6 +135,13 @@ from shoal.ops.nn.space import (
     ZeroPad3D,
 )
 from shoal.ops.nn.symbol_block import SymbolBlock
+from shoal.ops.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -234,8 +243,10 @@ __all__ = [
     "MaxUnpool3D",
     "Mish",
     "ModifierCell",
+    "MultiHeadAttention",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "Parameter",
@@ -261,6 +272,7 @@ __all__ = [
     "ReplicationPad2D",
     "ReplicationPad3D",
     "ResidualCell",
+    "RotaryEmbedding",
     "SDMLLoss",
     "Sequential",
     "SequentialRNNCell",
@@ -268,6 +280,7 @@ __all__ = [
     "Sigmoid",
     "SigmoidBCELoss",
     "SigmoidBinaryCrossEntropyLoss",
+    "SinusoidalPositionalEmbedding",
     "Softmax",
     "Softmax2D",
     "Softmax2d",
@@ -285,6 +298,11 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletLoss",
     "Unfold",
     "Upsample",

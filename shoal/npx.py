@@ -22,6 +22,7 @@ from shoal.ops.activation import hard_tanh as hardtanh
 from shoal.ops.activation import log_sigmoid as logsigmoid
 from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
+from shoal.ops.attention import causal_mask, scaled_dot_product_attention
 from shoal.ops.ctc import ctc, ctc_loss
 from shoal.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from shoal.ops.elementwise import erf, rsqrt, stop_gradient
@@ -52,6 +53,7 @@ from shoal.ops.norm import local_response_norm as lrn
 from shoal.ops.padding import channel_shuffle, depth_to_space, pad, pixel_shuffle, pixel_unshuffle, space_to_depth
 from shoal.ops.pool import global_avg_pool, global_max_pool
 from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_pool, max_pool, max_unpool, sum_pool
+from shoal.ops.position import rotary_embedding, rotary_tables, sinusoidal_positions
 from shoal.ops.recurrent import rnn_sequence
 from shoal.ops.reduce import cumsum, logsumexp
 from shoal.ops.resample import adaptive_avg_pool, interpolate
@@ -93,6 +95,7 @@ __all__ = [
     "batch_dot",
     "batch_flatten",
     "batch_norm",
+    "causal_mask",
     "celu",
     "channel_shuffle",
     "col2im",
@@ -165,8 +168,11 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_sequence",
+    "rotary_embedding",
+    "rotary_tables",
     "rrelu",
     "rsqrt",
+    "scaled_dot_product_attention",
     "selu",
     "sequence_last",
     "sequence_mask",
@@ -175,6 +181,7 @@ __all__ = [
     "sigmoid",
     "sigmoid_cross_entropy",
     "silu",
+    "sinusoidal_positions",
     "smooth_l1",
     "soft_shrink",
     "softmax",

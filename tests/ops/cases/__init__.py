@@ -7,12 +7,23 @@ how inputs are written.
 from types import ModuleType
 from typing import Any
 
-from tests.ops.cases import activations, basic, graphs, imaging, matrices, parts, scans, sequences, writing
+from tests.ops.cases import activations, attending, basic, graphs, imaging, matrices, parts, scans, sequences, writing
 from tests.ops.cases.making import Case
 
 __all__ = ["CASES", "FLAT", "NO_GRADIENT", "Case"]
 
-MODULES: tuple[ModuleType, ...] = (activations, basic, graphs, imaging, matrices, parts, scans, sequences, writing)
+MODULES: tuple[ModuleType, ...] = (
+    activations,
+    attending,
+    basic,
+    graphs,
+    imaging,
+    matrices,
+    parts,
+    scans,
+    sequences,
+    writing,
+)
 
 CASES: dict[str, list[Case]] = {}
 """By the operator's name."""
