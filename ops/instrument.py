@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from shoal.ops import lines, tape
+from shoal.ops.backend import namespace
 from shoal.ops.registry import Op
 from shoal.ops.tensor import Tensor
 
@@ -23,12 +24,14 @@ class Happened(NamedTuple):
     Attributes:
         op: its name.
         part: "forward" or "backward".
-        mode: "imperative" or "hybrid".
+        mode: "imperative" or "hybrid"; "recorded" for a gradient rule that records, whose operators are told of too.
         began, ended: seconds of the monotonic clock.
         inputs: raw arrays, scalars and None; of a gradient rule the cotangents.
         outputs: raw arrays, and None for an input that gets no gradient.
         attrs: the operator's attributes.
         place: where the user called it, if that is known.
+        operands: of a gradient rule: the inputs of its operator.
+        given: of a gradient rule: the outputs of its operator.
     """
 
     op: str
@@ -40,6 +43,8 @@ class Happened(NamedTuple):
     outputs: tuple[Any, ...]
     attrs: dict[str, Any]
     place: lines.Place | None
+    operands: tuple[Any, ...] = ()
+    given: tuple[Any, ...] = ()
 
 
 Watcher: TypeAlias = Callable[[Happened], None]
@@ -93,8 +98,9 @@ def _invoke(cls: Any, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any
     """`Tensor._invoke`, told about."""
     place, began = lines.here(), monotonic()
     out = _own[0].__func__(cls, op, inputs, attrs)
-    ended = monotonic()
     outputs = out if type(out) is tuple else (out,)
+    _settle(outputs)
+    ended = monotonic()
     node = outputs[0].node if outputs else None
     if type(node) is tape.Node and place is not None:
         node.line = place
@@ -116,27 +122,37 @@ class _Noting:
 
 def _raw(node: Any, g: Any, pending: Any, path: Any, kind: Any, xp: Any) -> None:
     """`tape._run_raw`, told about."""
-    _backward(_own[1], node, g, pending, path, kind, xp)
+    _backward(_own[1], "imperative", node, g, pending, path, kind, xp)
 
 
 def _recorded(node: Any, g: Any, pending: Any, path: Any, kind: Any, xp: Any) -> None:
     """`tape._run_recorded`, told about: as a whole; the operators of the rule are told of by themselves."""
-    _backward(_own[2], node, g, pending, path, kind, xp)
+    _backward(_own[2], "recorded", node, g, pending, path, kind, xp)
 
 
-def _backward(run: Any, node: Any, g: Any, pending: Any, path: Any, kind: Any, xp: Any) -> None:
+def _backward(run: Any, mode: str, node: Any, g: Any, pending: Any, path: Any, kind: Any, xp: Any) -> None:
     if not isinstance(node.op, Op):  # a compiled graph, whose operators are told of one by one
         run(node, g, pending, path, kind, xp)
         return
     noting, attrs = _Noting(pending), node.attrs
+    operands, given = node.inputs, node.out if type(node.out) is tuple else (node.out,)
     began = monotonic()
     run(node, g, noting, path, kind, xp)
+    _settle(noting.added)
     ended = monotonic()
-    given = g if type(g) is tuple else (g,)
-    place = getattr(node, "line", None)
-    outputs = _raws(noting.added)
-    tell(Happened(node.op.name, "backward", "imperative", began, ended, _raws(given), outputs, attrs, place))
+    cotangents = _raws(g if type(g) is tuple else (g,))
+    place, outputs = getattr(node, "line", None), _raws(noting.added)
+    name = node.op.name
+    tell(Happened(name, "backward", mode, began, ended, cotangents, outputs, attrs, place, _raws(operands), given))
 
 
 def _raws(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(x.data if isinstance(x, Tensor) else x for x in values)
+
+
+def _settle(values: Sequence[Any]) -> None:
+    """Wait for a GPU, which computes while Python goes on, so that times are those of the operator."""
+    for x in values[:1]:
+        array = getattr(x, "data", x)
+        if hasattr(array, "__cuda_array_interface__"):
+            namespace(array).module.cuda.get_current_stream().synchronize()

@@ -13,7 +13,24 @@ from typing import TYPE_CHECKING, Any
 from shoal.version import VERSION
 
 if TYPE_CHECKING:
-    from shoal import autograd, data, errors, func, init, kv, lr_scheduler, metric, nn, np, npx, optim, random, rnn, sym
+    from shoal import (
+        autograd,
+        data,
+        errors,
+        func,
+        init,
+        kv,
+        lr_scheduler,
+        metric,
+        nn,
+        np,
+        npx,
+        optim,
+        profiler,
+        random,
+        rnn,
+        sym,
+    )
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
     from shoal.worker.data.course import boundary
@@ -36,6 +53,7 @@ _MODULES = (
     "np",
     "npx",
     "optim",
+    "profiler",
     "random",
     "rnn",
     "sym",
@@ -73,6 +91,7 @@ __all__ = [
     "npx",
     "num_workers",
     "optim",
+    "profiler",
     "random",
     "rank",
     "report",

@@ -17,6 +17,7 @@ from shoal.ops.autograd import (
     set_training,
     train_mode,
 )
+from shoal.ops.func.anomaly import detect_anomaly
 from shoal.ops.func.derive import jvp, value_and_grad, vjp
 from shoal.ops.func.jacobians import hessian, hvp, jacobian
 from shoal.ops.func.mapping import vmap
@@ -26,6 +27,7 @@ __all__ = [
     "Function",
     "backward",
     "checkpoint",
+    "detect_anomaly",
     "grad",
     "hessian",
     "hvp",
