@@ -9,6 +9,7 @@ from typing import Any
 from shoal.errors import ShapeError
 from shoal.ops import specs
 from shoal.ops.elementwise import tanh
+from shoal.ops.precision import narrowing
 from shoal.ops.registry import Array, Op, Spec, op
 
 _elementwise = op(specs.elementwise, elementwise=True)
@@ -46,6 +47,7 @@ def _prelu_spec(op: Op[Any], x: Spec, slope: Spec) -> Spec:
 
 
 @op(_prelu_spec)
+@narrowing
 def prelu(xp: Any, x: Array, slope: Array) -> Any:
     """`leaky_relu` with learned slopes: one, or one per channel (axis 1)."""
     return xp.maximum(x, 0.0) + _per_channel(xp, slope, x) * xp.minimum(x, 0.0)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shoal.errors import ConfigError
+from shoal.ops.precision import is_half, wide
 from shoal.ops.special import erf as _erf_numpy
 
-__all__ = ["CPU", "Namespace", "asnumpy", "gpu_count", "namespace", "on_device"]
+__all__ = ["CPU", "Namespace", "asnumpy", "from_gpu_dlpack", "gpu_count", "namespace", "on_device"]
 
 
 class Namespace:
@@ -105,6 +106,15 @@ def on_device(array: Any, device: str) -> Any:
         return xp.asarray(array)
 
 
+def from_gpu_dlpack(x: Any) -> Any:
+    """A CuPy array that shares the GPU memory of ``x``, which has ``__dlpack__``.
+
+    Raises:
+        ConfigError: CuPy is not installed.
+    """
+    return _gpu().module.from_dlpack(x)
+
+
 def asnumpy(array: Any) -> Any:
     """``array`` in host memory: itself if it is a NumPy array."""
     if isinstance(array, np.ndarray):
@@ -118,9 +128,9 @@ def _as_strided(xp: Any, x: Any, shape: tuple[int, ...], strides: tuple[int, ...
 
 
 def _gemm(xp: Any, x: Any, y: Any) -> Any:
-    """``matmul``; float16 is multiplied in float32 on the CPU, where BLAS has no float16."""
-    if x.dtype.char == "e" and xp.module is np:
-        return np.matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.result_type(x.dtype, y.dtype))
+    """``matmul``; half precision is multiplied in float32 on the CPU, where BLAS does not have it."""
+    if xp.module is np and (is_half(x.dtype) or is_half(y.dtype)):
+        return np.matmul(wide(x), wide(y)).astype(np.result_type(x.dtype, y.dtype))
     return xp.matmul(x, y)
 
 

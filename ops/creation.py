@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ops import dlpack
 from shoal.ops.backend import on_device
 from shoal.ops.registry import Shape, Traced
 from shoal.ops.tensor import Tensor, array, raw
@@ -18,6 +19,7 @@ __all__ = [
     "asarray",
     "empty",
     "eye",
+    "from_dlpack",
     "from_numpy",
     "full",
     "full_like",
@@ -47,6 +49,18 @@ def asarray(values: Any, dtype: Any = None, device: str | None = None) -> Any:
 def from_numpy(values: Any) -> Tensor:
     """A tensor that shares the memory of a NumPy array."""
     return Tensor(np.asarray(values))
+
+
+def from_dlpack(x: Any, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """A tensor that shares the memory of an array of any library with DLPack, such as PyTorch.
+
+    Args:
+        device: "cpu", or None for wherever it is.
+        copy: True for memory of its own.
+    Raises:
+        BufferError: a dtype that NumPy does not have, or another device than is asked for.
+    """
+    return Tensor(dlpack.from_dlpack(x, device, copy))
 
 
 def zeros(shape: Size = (), dtype: Any = np.float32, device: str | None = None) -> Tensor:

@@ -12,9 +12,11 @@ from typing import Any, Concatenate, ParamSpec, overload
 import numpy as np
 
 from shoal.ops import specs
+from shoal.ops.precision import is_float
 from shoal.ops.registry import Array, Op, Spec, op
 
 P = ParamSpec("P")
+
 
 _elementwise = op(specs.elementwise, elementwise=True)
 
@@ -438,7 +440,7 @@ def astype(xp: Any, x: Array, dtype: str) -> Any:
 
 @astype.vjp
 def _astype_vjp(xp: Any, g: Any, out: Any, x: Any, dtype: str) -> Any:
-    return (g if out.dtype.kind in "fc" else None,)
+    return (g if is_float(out.dtype) else None,)
 
 
 @op(specs.same, elementwise=True, expr="{0}")

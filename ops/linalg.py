@@ -12,6 +12,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import elementwise, reduce, shape, specs
+from shoal.ops.precision import wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 
@@ -236,8 +237,10 @@ def _contracted(op: Op[Any], *xs: Spec, subscripts: str) -> Spec:
 def contract(xp: Any, *arrays: Array, subscripts: str) -> Any:
     """`einsum` with explicit output and without ellipsis."""
     if len(arrays) == 1:
-        return xp.einsum(subscripts, *arrays).copy()  # it would be a view, and only sometimes
-    return xp.einsum(subscripts, *arrays, optimize=True)
+        out = xp.einsum(subscripts, wide(arrays[0])).copy()  # it would be a view, and only sometimes
+    else:
+        out = xp.einsum(subscripts, *map(wide, arrays), optimize=True)
+    return out.astype(np.result_type(*(x.dtype for x in arrays)), copy=False)
 
 
 @contract.vjp

@@ -40,7 +40,7 @@ def _batch_spec(op: Op[Any], x: Spec, gamma: Spec, beta: Spec, axis: int = 1, ep
                 f"{op.name}: {name} has shape {v.shape}, expected ({x.shape[axis]},): x of shape {x.shape} has "
                 f"{x.shape[axis]} channels along axis {axis}"
             )
-    statistic = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+    statistic = np.dtype(np.float32) if is_half(x.dtype) else x.dtype
     channels = Spec((x.shape[axis],), statistic)
     return Spec(x.shape, x.dtype), channels, channels
 
@@ -166,7 +166,7 @@ def batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, axi
 def _standard_spec(op: Op[Any], x: Spec, axis: int | Sequence[int] = -1, eps: float = 1e-5) -> tuple[Spec, Spec]:
     specs.require_float(op, "x", x)
     kept = specs.reduced_shape(op, x.shape, axis, True)
-    return Spec(x.shape, x.dtype), Spec(kept, np.dtype(np.float32) if x.dtype == np.float16 else x.dtype)
+    return Spec(x.shape, x.dtype), Spec(kept, np.dtype(np.float32) if is_half(x.dtype) else x.dtype)
 
 
 @op(_standard_spec)

@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.ops import specs
 from shoal.ops.elementwise import ufunc
+from shoal.ops.precision import BFLOAT16, wide
 from shoal.ops.registry import Array, Op, Spec, op
 
 
@@ -107,9 +108,11 @@ def _logaddexp2_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * xp.exp2(x - out), lambda: g * xp.exp2(y - out)
 
 
-@ufunc
+@op(specs.elementwise, elementwise=True)
 def ldexp(xp: Any, x: Array, n: Array) -> Any:
     """x times 2 to the power of the integer n."""
+    if getattr(x, "dtype", None) == BFLOAT16:
+        return xp.ldexp(wide(x), n).astype(BFLOAT16)
     return xp.ldexp(x, n)
 
 

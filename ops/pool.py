@@ -15,7 +15,7 @@ import numpy as np
 from shoal.errors import ShapeError
 from shoal.ops import specs
 from shoal.ops.conv import lengths, out_length
-from shoal.ops.precision import wide
+from shoal.ops.precision import is_float, wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 Lengths = int | Sequence[int]
@@ -78,7 +78,7 @@ def _positions(kernel: Shape, stride: Shape, space: Shape) -> Iterator[tuple[Any
 
 
 def _lowest(dtype: Any) -> Any:
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    return -np.inf if is_float(dtype) else np.iinfo(dtype).min
 
 
 @op(_pooled)

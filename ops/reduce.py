@@ -17,6 +17,7 @@ import numpy as np
 from shoal.errors import ShapeError
 from shoal.ops import specs
 from shoal.ops.backend import Namespace
+from shoal.ops.precision import BFLOAT16, is_half, wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 Axis = int | Sequence[int] | None
@@ -29,6 +30,8 @@ _BLOCK_ROWS = 128
 
 def _raw_sum(xp: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """``x.sum``, by blocks where that is more accurate: leading axes of a contiguous float array."""
+    if is_half(x.dtype):
+        return _raw_sum(xp, wide(x), axis, keepdims).astype(x.dtype)
     if axis is not None and x.dtype.char in "fd" and x.flags.c_contiguous:
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         axes = tuple(sorted(a % x.ndim for a in axes))
@@ -127,7 +130,9 @@ def _sum_to_vjp(xp: Any, g: Any, out: Any, x: Any, shape: Shape) -> Any:
 @op(specs.reduced)
 def mean(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Mean of the elements over ``axis``; integers give float64, as in NumPy."""
-    if x.dtype.char not in "fd":  # float16 must be summed in float32, integers in float64
+    if is_half(x.dtype):
+        return mean.forward(xp, wide(x), axis, keepdims).astype(x.dtype)
+    if x.dtype.char not in "fd":  # integers must be summed in float64
         return x.mean(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
     return _raw_sum(xp, x, axis, keepdims) / _divisor(x.shape, axis)
 
@@ -151,7 +156,7 @@ def var(xp: Any, x: Array, axis: Axis = None, ddof: int = 0, keepdims: bool = Fa
         ddof: the sum of squares is divided by n - ddof.
     """
     if x.dtype.char not in "fd":
-        half = x.dtype.char == "e"
+        half = is_half(x.dtype)
         out = var.forward(xp, x.astype(np.float32 if half else np.float64), axis, ddof, keepdims)
         return out.astype(x.dtype) if half else out
     centred = x - _raw_sum(xp, x, axis, True) / _divisor(x.shape, axis)
@@ -185,7 +190,8 @@ def _std_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: int = 0
 @op(specs.reduced)
 def prod(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Product of the elements over ``axis``."""
-    return x.prod(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
+    out = wide(x).prod(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
+    return out.astype(x.dtype) if is_half(x.dtype) else out
 
 
 @prod.vjp
@@ -258,6 +264,8 @@ def logsumexp(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> A
     """log(sum(exp(x))) over ``axis`` without overflow."""
     if not x.size:
         return xp.full(specs.reduced_shape(logsumexp, x.shape, axis, keepdims), -math.inf, x.dtype)
+    if is_half(x.dtype):
+        return logsumexp.forward(xp, wide(x), axis, keepdims).astype(x.dtype)
     top = x.max(axis=None if axis is None else _tuple(axis), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):  # log(0) is -inf, and right
@@ -270,7 +278,7 @@ def _logsumexp_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, keepdim
     return (_spread(xp, g, x, axis) * xp.exp(x - _spread(xp, out, x, axis)),)
 
 
-_WIDE = {"e": np.float32, "f": np.float64, "F": np.complex128}
+_WIDE = {"e": np.float32, BFLOAT16.char: np.float32, "f": np.float64, "F": np.complex128}
 
 
 def accumulated(function: Any, x: Any, axis: int | None) -> Any:
@@ -311,8 +319,8 @@ def norm(xp: Any, x: Array, ord: float = 2.0, axis: Axis = None, keepdims: bool 
     Args:
         ord: p of (sum of abs(x)**p)**(1/p), not 0. The gradient at 0 is 0.
     """
-    if x.dtype.char == "e":
-        return xp.asarray(norm.forward(xp, x.astype(np.float32), ord, axis, keepdims)).astype(x.dtype)
+    if is_half(x.dtype):  # squares of float16 would overflow
+        return xp.asarray(norm.forward(xp, wide(x), ord, axis, keepdims)).astype(x.dtype)
     if ord == 1:
         return _raw_sum(xp, xp.abs(x), axis, keepdims)
     if ord == 2:

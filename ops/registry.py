@@ -235,7 +235,14 @@ def op(
     """Register the decorated forward function as an operator. See the module's text and `Op` for the arguments."""
 
     def register(forward: Callable[Concatenate[Any, P], Any]) -> Op[P]:
-        made: Op[P] = Op(forward, infer, elementwise=elementwise, ufunc=ufunc, view=view, expr=expr)
+        made: Op[P] = Op(
+            _narrowing(forward) if elementwise and not ufunc else forward,
+            infer,
+            elementwise=elementwise,
+            ufunc=ufunc,
+            view=view,
+            expr=expr,
+        )
         if made.name in OPS:
             raise ValueError(f"two operators are called {made.name!r}: {OPS[made.name].__module__}, {made.__module__}")
         OPS[made.name] = made
@@ -243,6 +250,11 @@ def op(
         return made
 
     return register
+
+
+def _narrowing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`narrowing`, but for an operator that is told the dtype of its result."""
+    return forward if "dtype" in inspect.signature(forward).parameters else narrowing(forward)
 
 
 def operator(name: str) -> Op[Any]:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ops.precision import is_half
+
 __all__ = ["erf"]
 
 # Cephes (S. L. Moshier), ndtr.c: relative error below 4e-16 in float64. Highest power first.
@@ -49,7 +51,7 @@ _ERFC_Q = (
 def erf(x: Any) -> Any:
     """The error function to the accuracy of the dtype; float16 is computed in float32, integers in float64."""
     x = np.asarray(x)
-    kind = np.result_type(x.dtype, np.float16)
+    kind = x.dtype if is_half(x.dtype) else np.result_type(x.dtype, np.float16)
     wide = x.astype(np.result_type(kind, np.float32), copy=False).reshape(-1)
     a = np.minimum(np.abs(wide), 6.0)  # erf is 1 to the last bit beyond
     square = a * a

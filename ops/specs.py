@@ -11,6 +11,7 @@ import numpy as np
 
 from shoal.errors import DTypeError, ShapeError
 from shoal.ops.backend import CPU
+from shoal.ops.precision import is_float, narrow_numbers
 from shoal.ops.registry import Op, Shape, Spec, broadcast_shape
 
 __all__ = [
@@ -40,7 +41,7 @@ def result_dtype(
     key = (op.name, tuple(s.dtype if isinstance(s, Spec) else type(s) for s in specs), tuple(attrs.items()))
     found = _dtypes.get(key)
     if found is None:
-        trial = [np.ones(1, s.dtype) if isinstance(s, Spec) else s for s in specs]
+        trial = narrow_numbers([np.ones(1, s.dtype) if isinstance(s, Spec) else s for s in specs])
         try:
             with np.errstate(all="ignore"):
                 out = op.forward(CPU, *trial, **attrs)
@@ -110,5 +111,5 @@ def require_ndim(op: Op[Any], name: str, x: Spec, *allowed: int) -> None:
 
 def require_float(op: Op[Any], name: str, x: Spec) -> None:
     """Raise a DTypeError unless ``x`` holds floating-point numbers."""
-    if x.dtype.kind not in "fc":
+    if not is_float(x.dtype):
         raise DTypeError(f"{op.name}: {name} must hold floating-point numbers, got {x.dtype}; use astype('float32')")

@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
-from shoal.ops import bits, compare, elementwise, index, linalg, lines, random, tape
+from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, random, tape
 from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
 from shoal.ops.methods import ArrayMethods
+from shoal.ops.precision import is_float, narrow_numbers
 from shoal.ops.registry import Op, spec_of
 from shoal.ops.tape import Leaf, Node
 
@@ -45,13 +46,17 @@ class Tensor(ArrayMethods):
 
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        raw, tracked = [], False
+        raw: list[Any] = []
+        tracked, number = False, False
         for x in inputs:
             if isinstance(x, Tensor):
                 raw.append(x.data)
                 tracked = tracked or x.node is not None
             else:
                 raw.append(x)
+                number = number or type(x) is float
+        if number:
+            raw = narrow_numbers(raw)
         try:
             out = op.forward(namespace(*raw), *raw, **attrs)
         except _NOT_FITTING as error:
@@ -121,7 +126,7 @@ class Tensor(ArrayMethods):
         if grad_req == "null":
             self.node, self.index = None, 0
             return
-        if self.dtype.kind not in "fc":
+        if not is_float(self.dtype):
             raise AutogradError(f"a tensor of dtype {self.dtype} has no gradient; convert it with astype('float32')")
         if grad is None:
             grad = self.grad
@@ -176,11 +181,13 @@ class Tensor(ArrayMethods):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.array(self.asnumpy(), dtype=dtype, copy=copy)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.data.__dlpack__(**options)
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        return dlpack.export(self.data, stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> Any:
-        return self.data.__dlpack_device__()
+        return (1, 0) if isinstance(self.data, np.ndarray) else self.data.__dlpack_device__()
 
     def item(self) -> Any:
         """The only element, as a Python number.

@@ -27,7 +27,7 @@ CHECKSUM_KEY = "shoal.crc32"
 """Metadata key of the checksum; added by `save_tensors`, verified and removed by `load_tensors`."""
 
 _DTYPES = frozenset(
-    ["bool", "complex64", "float16", "float32", "float64"]
+    ["bfloat16", "bool", "complex64", "float16", "float32", "float64"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
 
@@ -40,7 +40,7 @@ def save_tensors(
     Args:
         path: the file; by convention it ends in ``.safetensors`` or ``.params``.
         tensors: NumPy arrays, CuPy arrays, tensors or scalars by name, of any shape, strides and byte order; dtypes are
-            the booleans, integers, floats of 16 to 64 bits and complex64.
+            the booleans, integers, floats of 16 to 64 bits, bfloat16 and complex64.
         metadata: strings by name, stored in the file's header.
     Raises:
         CheckpointError: a dtype that the format does not have, metadata that is not text, or the disk refuses.

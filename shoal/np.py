@@ -51,9 +51,11 @@ from shoal.ops.numpylike.searching import *
 from shoal.ops.numpylike.shaping import *
 from shoal.ops.numpylike.sorting import *
 from shoal.ops.numpylike.statistics import *
+from shoal.ops.precision import BFLOAT16 as bfloat16
 from shoal.ops.tensor import Tensor as ndarray
 
 __all__ = [
+    "bfloat16",
     "bool_",
     "dtype",
     "e",

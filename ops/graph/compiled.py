@@ -23,6 +23,7 @@ from shoal.ops.graph.passes import remove_dead
 from shoal.ops.graph.pipeline import chosen, optimized, target_of
 from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
 from shoal.ops.graph.tree import leaves, mapped, shape_of
+from shoal.ops.precision import is_float
 from shoal.ops.registry import OPERATORS, Spec, Traced, operator
 from shoal.ops.tensor import Tensor
 
@@ -189,7 +190,7 @@ class _Differentiable:
         wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
         followed = [*depending(found.outputs, wrt), *[False] * len(found.updates)]
         self.heads = [
-            variable(f"grad{i}", s.spec) if yes and s.dtype.kind in "fc" else None
+            variable(f"grad{i}", s.spec) if yes and is_float(s.dtype) else None
             for i, (s, yes) in enumerate(zip(results, followed, strict=True))
         ]
         grads = gradients(results, self.heads, wrt)

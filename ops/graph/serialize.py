@@ -26,6 +26,7 @@ import numpy as np
 
 from shoal.errors import CheckpointError, GraphError, ShoalError
 from shoal.ops.graph.ir import Call, Graph, Operand
+from shoal.ops.precision import BFLOAT16
 from shoal.ops.registry import OPS, Spec
 
 __all__ = ["FORMAT", "ROLES", "VERSION", "Saved", "from_json", "read", "to_json", "write"]
@@ -263,7 +264,9 @@ class _Reader:
             dtype = np.dtype(name) if isinstance(name, str) else None
         except TypeError:
             dtype = None
-        self._require(dtype is not None and dtype.kind in KINDS, f"{name!r} is not a dtype of numbers")
+        self._require(
+            dtype is not None and (dtype.kind in KINDS or dtype == BFLOAT16), f"{name!r} is not a dtype of numbers"
+        )
         assert dtype is not None and isinstance(shape, list)
         return Spec(tuple(shape), dtype)
 

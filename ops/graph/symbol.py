@@ -19,6 +19,7 @@ from shoal.ops import index, lines
 from shoal.ops.graph import blame
 from shoal.ops.graph.ir import Call, Graph, Operand, Ref
 from shoal.ops.methods import ArrayMethods
+from shoal.ops.precision import narrow_numbers
 from shoal.ops.registry import OPS, Op, Spec, spec_of
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Symbol(ArrayMethods):
 
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        operands = tuple(as_operand(x) for x in inputs)
+        operands = tuple(as_operand(x) for x in narrow_numbers(list(inputs)))
         try:
             inferred = op.infer(*(x.spec if isinstance(x, Symbol) else x for x in operands), **attrs)
         except ShoalError as error:

@@ -9,6 +9,7 @@ from shoal.ops.graph import serialize
 from shoal.ops.graph.symbol import Symbol, replay
 from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.parameter import Parameter
+from shoal.ops.precision import is_float
 from shoal.ops.registry import operator
 from shoal.ops.tensor import Tensor
 
@@ -95,7 +96,7 @@ class SymbolBlock(HybridBlock):
 
 
 def _parameter(name: str, spec: Any, role: str) -> Parameter:
-    learned = role == "param" and spec.dtype.kind in "fc"
+    learned = role == "param" and is_float(spec.dtype)
     init = _INITIAL.get(name.rpartition(".")[2])
     return Parameter(name, "write" if learned else "null", spec.shape, spec.dtype, init=init, differentiable=learned)
 
