@@ -20,7 +20,7 @@ from tests.ops.cases import CASES, Case
 assert shoal.npx  # imported for the operators that it registers
 
 ALL = [pytest.param(name, c, id=f"{name}-{i}") for name, cases in CASES.items() for i, c in enumerate(cases)]
-ALL = [p for p in ALL if p.values[1].half and "dtype" not in p.values[1].attrs]
+ALL = [p for p in ALL if p.values[1].half and "dtype" not in p.values[1].attrs and p.values[0] != "argpartition"]
 HALVES = [np.dtype(np.float16), BFLOAT16]
 LAST_BIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
