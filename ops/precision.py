@@ -49,7 +49,7 @@ def narrowing(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(xp: Any, *inputs: Any, **attrs: Any) -> Any:
         out = forward(xp, *inputs, **attrs)
         for x in inputs:
-            if getattr(x, "dtype", None) is BFLOAT16:
+            if getattr(x, "dtype", None) is BFLOAT16 and type(out) is not tuple:
                 return out if out.dtype.kind != "f" or _wider(inputs) else out.astype(BFLOAT16)
         return out
 

@@ -36,6 +36,7 @@ import numpy as np
 from shoal.errors import ShapeError
 from shoal.ops.backend import CPU, Namespace, namespace
 from shoal.ops.native import kernels
+from shoal.ops.precision import narrowing
 
 __all__ = ["OPERATORS", "OPS", "Array", "Op", "Shape", "Spec", "Traced", "op", "operator", "rules_for", "spec_of"]
 
