@@ -108,7 +108,7 @@ def _logaddexp2_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     return lambda: g * xp.exp2(x - out), lambda: g * xp.exp2(y - out)
 
 
-@op(specs.elementwise, elementwise=True)
+@ufunc
 def ldexp(xp: Any, x: Array, n: Array) -> Any:
     """x times 2 to the power of the integer n."""
     if getattr(x, "dtype", None) == BFLOAT16:

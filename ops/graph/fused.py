@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.errors import GraphError
+from shoal.ops.precision import is_float, narrow_numbers
 from shoal.ops.registry import OPS, Array, Op, Spec, op
 
 __all__ = ["carry_out", "fused", "steps_of"]
@@ -29,8 +30,12 @@ def fused(xp: Any, *arrays: Array, body: Body, results: Sequence[int]) -> Any:
         body: the steps.
         results: which of their results are the outputs; always a tuple.
     """
-    values = carry_out(body, arrays, lambda name, inputs, attrs: OPS[name].forward(xp, *inputs, **attrs))
+    values = carry_out(body, arrays, lambda name, inputs, attrs: _forward(xp, name, inputs, attrs))
     return tuple(values[n] for n in results)
+
+
+def _forward(xp: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    return OPS[name].forward(xp, *narrow_numbers(list(inputs)), **attrs)
 
 
 @fused.vjp
@@ -47,7 +52,7 @@ def _fused_vjp(xp: Any, g: Any, out: Any, *arrays: Any, body: Body, results: Seq
         if c is None or OPS[name].rule is None:
             continue
         inputs = [_operand(x, arrays, values) for x in operands]
-        needed = [isinstance(x, str) and v.dtype.kind in "fc" for x, v in zip(operands, inputs, strict=True)]
+        needed = [isinstance(x, str) and is_float(v.dtype) for x, v in zip(operands, inputs, strict=True)]
         for x, part in zip(operands, OPS[name].cotangents(xp, c, values[n], inputs, attrs, needed), strict=True):
             if part is not None:
                 _add(found, x, part)
