@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import ConfigError
-from shoal.ops import elementwise, linalg, loss, shape
-from shoal.ops.activation import sigmoid
-from shoal.ops.creation import zeros
+from shoal.ops import linalg, loss, shape
 from shoal.ops.nn.activation import GELU, Activation
 from shoal.ops.nn.basic import Dense, Embedding, Flatten
 from shoal.ops.nn.container import HybridSequential
@@ -23,6 +21,7 @@ from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.norm import BatchNorm, LayerNorm
 from shoal.ops.nn.parameter import Constant, Parameter
 from shoal.ops.nn.pool import GlobalAvgPool2D, MaxPool2D
+from shoal.ops.nn.recurrent import LSTM
 from shoal.ops.tensor import Tensor
 
 __all__ = ["MODELS", "Example", "build", "gpt", "lenet", "lstm", "mlp", "resnet20"]
@@ -90,37 +89,13 @@ def resnet20() -> HybridBlock:
     return net
 
 
-class Recurrence(HybridBlock):
-    """A layer of LSTM over (time, batch, in_units), step by step; the state begins at zero."""
-
-    def __init__(self, units: int, in_units: int) -> None:
-        super().__init__()
-        self.units = units
-        self.project = Dense(4 * units, flatten=False, in_units=in_units)
-        self.weight = Parameter("weight", shape=(units, 4 * units))
-
-    def forward(self, x: Any) -> Any:
-        """The states h of all steps, (time, batch, units)."""
-        steps, batch = x.shape[:2]
-        inputs = shape.split(self.project(x), steps, axis=0)
-        h = c = zeros((batch, self.units))
-        states = []
-        for part in inputs:
-            gates = shape.reshape(part, shape=(batch, -1)) + linalg.matmul(h, self.weight.data())
-            i, f, g, o = shape.split(gates, 4, axis=1)
-            c = sigmoid(f) * c + sigmoid(i) * elementwise.tanh(g)
-            h = sigmoid(o) * elementwise.tanh(c)
-            states.append(h)
-        return shape.stack(*states, axis=0)
-
-
 class LanguageModel(HybridBlock):
     """Embedding, LSTM layers, scores of the next word: (time, batch) to (time * batch, vocabulary)."""
 
     def __init__(self, vocabulary: int, units: int, layers: int) -> None:
         super().__init__()
         self.embedding = Embedding(vocabulary, units)
-        self.layers = HybridSequential(*[Recurrence(units, units) for _ in range(layers)])
+        self.layers = LSTM(units, num_layers=layers, input_size=units)
         self.head = Dense(vocabulary, flatten=False)
 
     def forward(self, x: Any) -> Any:

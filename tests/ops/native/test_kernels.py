@@ -44,6 +44,45 @@ CASES: dict[str, list[tuple[Inputs, dict[str, Any]]]] = {
     ],
 }
 
+SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (3, 20, 33, 17)]
+
+
+def lstm(time: int, batch: int, features: int, hidden: int, bias: bool = True) -> Inputs:
+    """Arguments of lstm_sequence."""
+    weights = 0.5 * normal(4 * hidden, features), 0.5 * normal(4 * hidden, hidden)
+    biases = (normal(4 * hidden), 0.3 * normal(4 * hidden)) if bias else (None, None)
+    return (normal(time, batch, features), normal(batch, hidden), 0.4 * normal(batch, hidden), *weights, *biases)
+
+
+def lstm_grad(*sizes: int, bias: bool = True, heads: tuple[bool, ...] = (True, True, True), **attrs: Any) -> Inputs:
+    """Arguments of lstm_sequence_grad."""
+    x, h0, c0, wx, wh, bx, bh = lstm(*sizes, bias)
+    y, h, c, gates, cells = OPS["lstm_sequence"].plain(CPU, x, h0, c0, wx, wh, bx, bh, None, None, **attrs)
+    g = [0.7 * normal(*v.shape) if head else None for v, head in zip((y, h, c), heads, strict=True)]
+    return (y, gates, cells, x, h0, c0, wx, wh, bx, bh, None, None, *g, None, None)
+
+
+CASES |= {
+    "lstm_sequence": [
+        *[((*lstm(*s), None, None), {"reverse": back}) for s in SIZES for back in (False, True)],
+        ((*lstm(2, 3, 4, 5, False), None, None), {}),
+        ((*lstm(2, 3, 4, 5)[:6], None, None, None), {}),
+    ],
+    "lstm_sequence_grad": [
+        *[(lstm_grad(*s, reverse=back), {"reverse": back}) for s in SIZES for back in (False, True)],
+        (lstm_grad(4, 3, 2, 5, bias=False, heads=(True, False, False)), {}),
+        (lstm_grad(4, 3, 2, 5, heads=(False, True, True)), {}),
+        (lstm_grad(4, 3, 2, 5)[:13], {}),
+    ],
+    "sum_to": [
+        ((normal(*s),), {"shape": to})
+        for s, to in [((5, 7), (7,)), ((1000, 130), (130,)), ((4, 300, 65), (1, 1, 65)), ((3, 4, 5), (4, 5))]
+    ],
+}
+
+PRODUCTS = {"fully_connected", "lstm_sequence", "lstm_sequence_grad"}
+"""NumPy's BLAS cuts by the number of threads: their bits are the same for one number."""
+
 ALL = [pytest.param(name, *c, id=f"{name}-{i}") for name, cases in CASES.items() for i, c in enumerate(cases)]
 
 
@@ -80,7 +119,7 @@ def test_the_number_of_threads_changes_no_bit(name: str, inputs: Inputs, attrs: 
     for n in (1, 2, 3):
         with pool.limited(n):
             results.append([o.tobytes() for o in outputs(OPS[name].forward(CPU, *inputs, **attrs))])
-    if name != "fully_connected":  # NumPy's BLAS cuts by the number of threads
+    if name not in PRODUCTS:
         assert results[0] == results[1] == results[2]
 
 
