@@ -46,7 +46,14 @@ def fuse(graph: Graph, able: Able, *, forward: int | None = None, worth_us: floa
 def _gain_us(graph: Graph, group: Sequence[int]) -> float:
     """Microseconds that a run gains, estimated: one pass over memory instead of one per operator."""
     size = math.prod(graph.calls[group[0]].specs[0].shape)
-    return (len(group) - 1) * (CALL_US + size / ELEMENTS_PER_US) - CALL_US
+    passes = sum(_passes(graph.calls[p]) for p in group) - 1
+    return (len(group) - 2) * CALL_US + passes * size / ELEMENTS_PER_US
+
+
+def _passes(call: Call) -> int:
+    """As how many simple operators its forward counts: compositions and functions are many."""
+    expr = OPS[call.op].expr
+    return 1 if call.op == "broadcast_to" or (expr and "(" not in expr) else 6
 
 
 def _groups(graph: Graph, able: Able, early: set[int]) -> list[list[int]]:
@@ -72,7 +79,7 @@ def _groups(graph: Graph, able: Able, early: set[int]) -> list[list[int]]:
     for p, kind in enumerate(kinds):
         if kind is not None:
             found.setdefault(find(p), []).append(p)
-    return [g for g in found.values() if len(g) > 1]
+    return list(found.values())
 
 
 def _fits(graph: Graph, call: Call, able: Able) -> bool:

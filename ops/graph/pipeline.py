@@ -1,7 +1,8 @@
 """Which passes a graph goes through, in which order, and how to switch them off.
 
-A choice is text: ``"all"``, ``"none"``, names (``"dead,common"``: these only), or names with a minus (``"-fuse"``: all
-others). `HybridBlock.hybridize` takes one as ``passes``; the variable ``SHOAL_PASSES`` is used where it is not given.
+A choice is text: ``"all"``, ``"none"``, names (``"dead,common"``: these only), names with a minus (``"-fuse"``: all
+others), or with a plus (``"+loose"``: also one that is off by itself). `HybridBlock.hybridize` takes one as ``passes``;
+the variable ``SHOAL_PASSES`` is used where it is not given.
 """
 
 import os
@@ -12,6 +13,7 @@ import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.ops.graph import passes
+from shoal.ops.graph.algebra import simplify
 from shoal.ops.graph.expression import CUDA, C, Target, printable
 from shoal.ops.graph.fuse import WORTH_US, fuse
 from shoal.ops.graph.ir import Call, Graph
@@ -23,11 +25,16 @@ Evaluate = Callable[[Call, list[Any]], tuple[Any, ...]]
 PASSES = {
     "dead": "calls that no output depends on are removed",
     "identities": "conversions and reshapings that change nothing are removed",
+    "algebra": "x*1, -(-x), chains of transposes and reshapings and the like are simplified; no bit changes",
+    "loose": "x+0, small powers, products of constants are simplified; last bits may change (off by itself)",
     "fold": "calls on constants are replaced by their values",
     "common": "calls of the same operator on the same values become one",
     "fuse": "element-wise calls of one shape become one loop, where it can be compiled",
 }
 """Name and meaning of each pass, in the order in which they run."""
+
+OPTIONAL = frozenset(["loose"])
+"""Passes that are used only when they are asked for."""
 
 
 def chosen(choice: str | Iterable[str] | None = None) -> frozenset[str]:
@@ -39,11 +46,12 @@ def chosen(choice: str | Iterable[str] | None = None) -> frozenset[str]:
     text = os.environ.get("SHOAL_PASSES", "all") if choice is None else choice
     names = [n.strip() for n in text.split(",")] if isinstance(text, str) else list(text)
     names = [n for n in names if n]
-    unknown = [n for n in names if n.removeprefix("-") not in PASSES and n not in ("all", "none")]
+    unknown = [n for n in names if n.lstrip("+-") not in PASSES and n not in ("all", "none")]
     if unknown:
         raise ConfigError(f"no pass is called {', '.join(unknown)}; there are {', '.join(PASSES)} (and all, none)")
     only = {n for n in names if n in PASSES}
-    found = only if only or "none" in names else set(PASSES)
+    found = only if only or "none" in names else set(PASSES) - OPTIONAL
+    found |= {n[1:] for n in names if n[0] == "+"}
     return frozenset(found - {n[1:] for n in names if n[0] == "-"})
 
 
@@ -68,6 +76,8 @@ def optimized(
         graph = passes.remove_dead(graph)
     if "identities" in wanted:
         graph = passes.remove_identities(graph)
+    if "algebra" in wanted or "loose" in wanted:
+        graph = simplify(graph, loose="loose" in wanted)
     if "fold" in wanted:
         graph = passes.fold_constants(graph, evaluate)
     if "common" in wanted:
