@@ -44,5 +44,29 @@ INLINE vec relu_vec(vec v) { return (vec)((ivec)v & ~(ivec)(v <= (vec){0})); }
 INLINE vec square(vec v) { return v * v; }
 /* g where v is positive, else 0. */
 INLINE vec where_positive(vec v, vec g) { return (vec)((ivec)g & (ivec)(v > (vec){0})); }
+INLINE vec plus(vec a, vec b) { return a + b; }
+INLINE ivec pick(ivec mask, int32_t yes, ivec no) { return (mask & yes) | (~mask & no); }
+/* The larger one; nan if either is. */
+INLINE vec larger(vec a, vec b) {
+    ivec mask = (ivec)(b > a) | (ivec)(b != b);
+    return (vec)((mask & (ivec)b) | (~mask & (ivec)a));
+}
+/* g where the positions are `at`, else 0. */
+INLINE vec chosen(ivec positions, long at, vec g) { return (vec)((ivec)g & (ivec)(positions == (int32_t)at)); }
+
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+INLINE ivec load_bytes(const uint8_t *p, int n) {
+    bytes b = {0};
+    if (n == LANES) b = *(const bytes *)p;
+    else for (int i = 0; i < n; i++) b[i] = p[i];
+    return __builtin_convertvector(b, ivec);
+}
+
+INLINE void store_bytes(uint8_t *p, ivec v, int n) {
+    bytes b = __builtin_convertvector(v, bytes);
+    if (n == LANES) *(bytes *)p = b;
+    else for (int i = 0; i < n; i++) p[i] = b[i];
+}
 INLINE float relu_of(float x) { return x <= 0.0f ? 0.0f : x; }
 #endif
