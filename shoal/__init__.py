@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         random,
         rnn,
         sym,
+        testing,
     )
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
@@ -57,6 +58,7 @@ _MODULES = (
     "random",
     "rnn",
     "sym",
+    "testing",
 )
 _NAMES = {
     "Callback": "shoal.worker.loop",
@@ -97,6 +99,7 @@ __all__ = [
     "report",
     "rnn",
     "sym",
+    "testing",
 ]
 
 

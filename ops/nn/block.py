@@ -9,6 +9,7 @@ from typing import Any
 from shoal.errors import ConfigError
 from shoal.ops import random
 from shoal.ops.nn import checkpoint
+from shoal.ops.nn.hooks import BackwardHook, BackwardPreHook, run_with_hooks
 from shoal.ops.nn.initializer import Initializer
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.nn.summary import summarize
@@ -27,6 +28,9 @@ class Clock:
 
 ForwardHook = Callable[["Block", tuple[Any, ...], Any], None]
 ForwardPreHook = Callable[["Block", tuple[Any, ...]], None]
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Block:
@@ -49,12 +53,14 @@ class Block:
     _reg_params: dict[str, Parameter]
     _forward_hooks: dict[int, ForwardHook]
     _forward_pre_hooks: dict[int, ForwardPreHook]
+    _backward_hooks: dict[int, BackwardHook]
+    _backward_pre_hooks: dict[int, BackwardPreHook]
     _path: str
     _stamp: int
 
     def __init__(self) -> None:
         # object.__setattr__: the attributes below are where the others are registered
-        for name in ("_children", "_reg_params", "_forward_hooks", "_forward_pre_hooks"):
+        for name in ("_children", "_reg_params", *_HOOKS):
             object.__setattr__(self, name, {})
         object.__setattr__(self, "_path", "")
         self._changed()
@@ -88,7 +94,11 @@ class Block:
         """`forward`, with the hooks before and after it, which see the positional arguments."""
         for pre in tuple(self._forward_pre_hooks.values()):
             pre(self, args)
-        out = self._run(*args, **kwargs)
+        if self._backward_hooks or self._backward_pre_hooks:
+            pres, posts = tuple(self._backward_pre_hooks.values()), tuple(self._backward_hooks.values())
+            out = run_with_hooks(self, self._run, args, kwargs, pres, posts)
+        else:
+            out = self._run(*args, **kwargs)
         for post in tuple(self._forward_hooks.values()):
             post(self, args, out)
         return out
@@ -279,6 +289,21 @@ class Block:
     def register_forward_pre_hook(self, hook: ForwardPreHook) -> HookHandle:
         """Call ``hook(block, inputs)`` before each forward; what it returns is ignored."""
         return HookHandle(self._forward_pre_hooks, hook)
+
+    def register_backward_hook(self, hook: BackwardHook) -> HookHandle:
+        """Call ``hook(block, grad_inputs, grad_outputs)`` when the gradients of the inputs of a call are known.
+
+        Both are tuples, of the gradients of the tensors among the positional arguments and the results, None where
+        there is none; of a block whose inputs have no gradient, when those of the outputs are known. The hook may
+        return a tuple of other gradients of the inputs. Of hybridized blocks only the outermost can have it.
+        """
+        return HookHandle(self._backward_hooks, hook)
+
+    register_full_backward_hook = register_backward_hook
+
+    def register_backward_pre_hook(self, hook: BackwardPreHook) -> HookHandle:
+        """Call ``hook(block, grad_outputs)`` when the gradients of the results are known; it may return others."""
+        return HookHandle(self._backward_pre_hooks, hook)
 
     def summary(self, *inputs: Any) -> str:
         """Run the model on ``inputs`` and return a table of its layers, their output shapes and parameter counts."""

@@ -72,6 +72,15 @@ def test_the_page_on_models_runs(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} >= {"net.safetensors", "net-symbol.json"}
 
 
+def test_the_page_on_gradients_runs(tmp_path: Path) -> None:
+    assert run(tmp_path, str(script_of("docs/autograd.md", tmp_path))) == ""
+
+
+def test_the_page_on_profiles_runs(tmp_path: Path) -> None:
+    out = run(tmp_path, str(script_of("docs/profiler.md", tmp_path)))
+    assert "fully_connected" in out and "hybrid" in out and (tmp_path / "profile.json").is_file()
+
+
 def test_the_page_on_optimizers_runs_and_names_every_rule(tmp_path: Path) -> None:
     assert run(tmp_path, str(script_of("docs/optimizers.md", tmp_path))) == ""
     named = re.findall(
