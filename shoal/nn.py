@@ -19,6 +19,7 @@ from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNC
 from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
 from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
 from shoal.ops.nn.ctc import CTCLoss
+from shoal.ops.nn.deform import DeformableConvolution, ModulatedDeformableConvolution
 from shoal.ops.nn.dropping import AlphaDropout, Dropout1D, Dropout2D, Dropout3D, FeatureAlphaDropout
 from shoal.ops.nn.function import (
     CELU,
@@ -184,6 +185,7 @@ __all__ = [
     "Conv3D",
     "Conv3DTranspose",
     "CosineEmbeddingLoss",
+    "DeformableConvolution",
     "Dense",
     "Dropout",
     "Dropout1D",
@@ -243,6 +245,7 @@ __all__ = [
     "MaxUnpool3D",
     "Mish",
     "ModifierCell",
+    "ModulatedDeformableConvolution",
     "MultiHeadAttention",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",

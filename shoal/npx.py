@@ -23,7 +23,9 @@ from shoal.ops.activation import log_sigmoid as logsigmoid
 from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
 from shoal.ops.attention import causal_mask, scaled_dot_product_attention
+from shoal.ops.boxes import box_area, box_convert, box_iou, box_nms, nms
 from shoal.ops.ctc import ctc, ctc_loss
+from shoal.ops.deform import deformable_convolution
 from shoal.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from shoal.ops.elementwise import erf, rsqrt, stop_gradient
 from shoal.ops.embedding import embedding, embedding_bag
@@ -51,11 +53,14 @@ from shoal.ops.norm import group_norm, instance_norm, local_response_norm, rms_n
 from shoal.ops.norm import l2_normalize as l2_normalization
 from shoal.ops.norm import local_response_norm as lrn
 from shoal.ops.padding import channel_shuffle, depth_to_space, pad, pixel_shuffle, pixel_unshuffle, space_to_depth
+from shoal.ops.points import affine_grid, bilinear_sampler, grid_sample
 from shoal.ops.pool import global_avg_pool, global_max_pool
 from shoal.ops.pooling import adaptive_max_pool, avg_pool, global_lp_pool, lp_pool, max_pool, max_unpool, sum_pool
 from shoal.ops.position import rotary_embedding, rotary_tables, sinusoidal_positions
 from shoal.ops.recurrent import rnn_sequence
 from shoal.ops.reduce import cumsum, logsumexp
+from shoal.ops.regions import roi_align, roi_pool
+from shoal.ops.regions import roi_pool as roi_pooling
 from shoal.ops.resample import adaptive_avg_pool, interpolate
 from shoal.ops.rnn import rnn
 from shoal.ops.scan import cummax, cummin, cumprod, linear_recurrence, logcumsumexp
@@ -89,12 +94,18 @@ __all__ = [
     "activation",
     "adaptive_avg_pool",
     "adaptive_max_pool",
+    "affine_grid",
     "alpha_dropout",
     "arange_like",
     "avg_pool",
     "batch_dot",
     "batch_flatten",
     "batch_norm",
+    "bilinear_sampler",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "box_nms",
     "causal_mask",
     "celu",
     "channel_shuffle",
@@ -107,6 +118,7 @@ __all__ = [
     "cumprod",
     "cumsum",
     "deconvolution",
+    "deformable_convolution",
     "depth_to_space",
     "dropout",
     "elu",
@@ -123,6 +135,7 @@ __all__ = [
     "global_lp_pool",
     "global_max_pool",
     "glu",
+    "grid_sample",
     "group_norm",
     "gru_sequence",
     "gumbel_softmax",
@@ -154,6 +167,7 @@ __all__ = [
     "max_pool",
     "max_unpool",
     "mish",
+    "nms",
     "one_hot",
     "pad",
     "pick",
@@ -168,6 +182,9 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_sequence",
+    "roi_align",
+    "roi_pool",
+    "roi_pooling",
     "rotary_embedding",
     "rotary_tables",
     "rrelu",

@@ -7,7 +7,19 @@ how inputs are written.
 from types import ModuleType
 from typing import Any
 
-from tests.ops.cases import activations, attending, basic, graphs, imaging, matrices, parts, scans, sequences, writing
+from tests.ops.cases import (
+    activations,
+    attending,
+    basic,
+    graphs,
+    imaging,
+    matrices,
+    parts,
+    regions,
+    scans,
+    sequences,
+    writing,
+)
 from tests.ops.cases.making import Case
 
 __all__ = ["CASES", "FLAT", "NO_GRADIENT", "Case"]
@@ -20,6 +32,7 @@ MODULES: tuple[ModuleType, ...] = (
     imaging,
     matrices,
     parts,
+    regions,
     scans,
     sequences,
     writing,
