@@ -7,14 +7,15 @@ import numpy as np
 
 from shoal.errors import DTypeError, ShapeError
 from shoal.ops import specs
+from shoal.ops.precision import is_half
 from shoal.ops.registry import Array, Op, Spec, op
 
 
 def require_factorable(op: Op[Any], name: str, x: Spec) -> None:
     """Raise unless ``x`` holds matrices of floats that LAPACK takes."""
     specs.require_float(op, name, x)
-    if x.dtype == np.float16:
-        raise DTypeError(f"{op.name}: float16 is too coarse for {name}; use astype('float32')")
+    if is_half(x.dtype):
+        raise DTypeError(f"{op.name}: {x.dtype} is too coarse for {name}; use astype('float32')")
     if x.ndim < 2:
         raise ShapeError(f"{op.name}: {name} must have matrices in its last two axes, got shape {x.shape}")
 

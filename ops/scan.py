@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import specs
+from shoal.ops.precision import is_half, wide
 from shoal.ops.reduce import accumulated, scanned
 from shoal.ops.registry import Array, Op, Spec, broadcast_shape, op
 
@@ -50,7 +51,7 @@ def linear_recurrence(xp: Any, x: Array, decay: Array, axis: int = -1, reverse: 
         reverse: from the end to the front: s[t] = decay[t] * s[t + 1] + x[t].
     """
     dtype = np.result_type(x.dtype, decay.dtype)
-    half = np.float32 if dtype == np.float16 else dtype
+    half = np.float32 if is_half(dtype) else dtype
     s = xp.moveaxis(x, axis, 0).astype(half)  # copies
     a = xp.moveaxis(xp.broadcast_to(decay, x.shape), axis, 0).astype(half)
     if reverse:
@@ -135,8 +136,7 @@ def _float_scan(op: Op[Any], x: Spec, axis: int | None = None) -> Spec:
 @op(_float_scan)
 def logcumsumexp(xp: Any, x: Array, axis: int | None = None) -> Any:
     """log(cumsum(exp(x))) along ``axis`` without overflow."""
-    wide = x.astype(np.float32) if x.dtype == np.float16 else x
-    flat = wide.reshape(-1) if axis is None else wide
+    flat = wide(x).reshape(-1) if axis is None else wide(x)
     return xp.logaddexp.accumulate(flat, axis=0 if axis is None else axis).astype(x.dtype, copy=False)
 
 

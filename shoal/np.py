@@ -26,7 +26,7 @@ from numpy import (
     uint64,
 )
 
-from shoal import linalg, random
+from shoal import fft, linalg, random
 from shoal.ops.numpylike import (
     complexes,
     elementwise,
@@ -59,6 +59,7 @@ __all__ = [
     "bool_",
     "dtype",
     "e",
+    "fft",
     "float16",
     "float32",
     "float64",

@@ -9,7 +9,6 @@ from shoal.ops.linalg import dot, einsum, inner, matmul, outer, tensordot, trace
 from shoal.ops.numpylike.arguments import arraylike
 
 __all__ = [
-    "conj",
     "cross",
     "dot",
     "einsum",

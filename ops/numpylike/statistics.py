@@ -10,6 +10,7 @@ from shoal.errors import ConfigError, ShapeError
 from shoal.ops import elementwise as ew
 from shoal.ops import index, reduce, scan, shape
 from shoal.ops.numpylike.arguments import arraylike
+from shoal.ops.precision import is_float, is_half
 from shoal.ops.tensor import Tensor, raw
 
 __all__ = [
@@ -185,7 +186,7 @@ def nanmedian(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 def _filled(x: Any, value: float) -> Any:
     """x with ``value`` in the place of what is not a number."""
     x = arraylike(x)
-    return ew.where(x == x, x, value) if x.dtype.kind in "fc" else x
+    return ew.where(x == x, x, value) if is_float(x.dtype) else x
 
 
 def nansum(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -209,18 +210,18 @@ def nancumprod(x: Any, axis: int | None = None) -> Any:
 
 
 def _count(x: Any, axis: Axis) -> Any:
-    dtype = "float64" if x.dtype.kind != "f" else _wide(x).dtype.name
+    dtype = _wide(x).dtype.name if is_float(x.dtype) else "float64"
     return ew.astype(reduce.sum_(x == x, axis=axis, keepdims=True), dtype=dtype)
 
 
 def _wide(x: Any) -> Any:
-    return ew.astype(x, dtype="float32") if x.dtype == np.float16 else x
+    return ew.astype(x, dtype="float32") if is_half(x.dtype) else x
 
 
 def _narrow(result: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    """Without the reduced axes, and in float16 if that is what x is."""
-    if x.dtype == np.float16:
-        result = ew.astype(result, dtype="float16")
+    """Without the reduced axes, and in half precision if x is."""
+    if is_half(x.dtype):
+        result = ew.astype(result, dtype=x.dtype.name)
     if keepdims:
         return result
     axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
@@ -261,7 +262,7 @@ def nanstd(x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -
 
 def _nan_extreme(x: Any, axis: Axis, keepdims: bool, pick: Any, worst: float) -> Any:
     x = arraylike(x)
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         return pick(x, axis=axis, keepdims=keepdims)
     found = pick(_filled(x, worst), axis=axis, keepdims=keepdims)
     return ew.where(reduce.any_(x == x, axis=axis, keepdims=keepdims), found, math.nan)

@@ -61,7 +61,7 @@ def compare(ours: Fn, theirs: Fn, inputs: Sequence[Any], tolerance: float) -> No
     for a, b in zip(outs, wanted, strict=True):
         assert str(b.dtype).removeprefix("torch.") == a.dtype.name
         assert a.shape == tuple(b.shape)
-        np.testing.assert_allclose(a.asnumpy(), b.detach().numpy(), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(a.asnumpy(), b.detach().resolve_conj().numpy(), rtol=tolerance, atol=tolerance)
         if b.requires_grad:
             g = rng.standard_normal(a.shape).astype(a.dtype)
             if a.dtype.kind == "c":
@@ -75,5 +75,5 @@ def compare(ours: Fn, theirs: Fn, inputs: Sequence[Any], tolerance: float) -> No
     torch.autograd.backward(theirs_heads, [torch.tensor(g) for g in grads])
     for m, t in zip(mine, other, strict=True):
         if m.dtype.kind in "fc":
-            expected_grad = np.zeros(m.shape, m.dtype) if t.grad is None else t.grad.numpy()
+            expected_grad = np.zeros(m.shape, m.dtype) if t.grad is None else t.grad.resolve_conj().numpy()
             np.testing.assert_allclose(m.grad.asnumpy(), expected_grad, rtol=10 * tolerance, atol=10 * tolerance)

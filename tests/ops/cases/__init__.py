@@ -18,6 +18,7 @@ from tests.ops.cases import (
     regions,
     scans,
     sequences,
+    spectra,
     writing,
 )
 from tests.ops.cases.making import Case
@@ -35,6 +36,7 @@ MODULES: tuple[ModuleType, ...] = (
     regions,
     scans,
     sequences,
+    spectra,
     writing,
 )
 
