@@ -9,6 +9,7 @@ from shoal.ops import index
 from shoal.ops.elementwise import astype, stop_gradient, where
 from shoal.ops.elementwise import maximum as at_least
 from shoal.ops.reduce import max_, sum_
+from shoal.ops.row_sparse import sparse_take
 from shoal.ops.shape import expand_dims, reshape
 from shoal.ops.tensor import Tensor
 
@@ -21,12 +22,14 @@ def embedding(
     input_dim: int | None = None,
     output_dim: int | None = None,
     padding_idx: int | None = None,
+    sparse_grad: bool = False,
 ) -> Any:
     """The rows of ``weight`` at the positions ``data`` (integers): (*data.shape, output_dim).
 
     Args:
         input_dim, output_dim: what the weight's shape says already; checked if given.
         padding_idx: this row gets no gradient.
+        sparse_grad: the gradient of a variable ``weight`` has the rows that occur, and no others.
     Raises:
         IndexError: a position is not a row.
     """
@@ -37,7 +40,7 @@ def embedding(
         raise ShapeError(f"embedding: weight has shape {tuple(weight.shape)}, not ({input_dim}, {output_dim})")
     if getattr(data, "dtype", None) is not None and data.dtype.kind == "f":
         data = astype(data, dtype="int64")
-    rows = index.take(weight, data, axis=0)
+    rows = sparse_take(weight, data) if sparse_grad else index.take(weight, data, axis=0)
     if padding_idx is None:
         return rows
     return where(expand_dims(_is(data, padding_idx, weight.shape[0]), -1), stop_gradient(rows), rows)

@@ -17,6 +17,7 @@ from shoal.errors import AutogradError, ShapeError
 from shoal.ops import lines, probe
 from shoal.ops.backend import namespace
 from shoal.ops.registry import OPERATORS, rules_for
+from shoal.ops.rows import RowSparse
 
 __all__ = [
     "Hook",
@@ -75,7 +76,7 @@ class Leaf:
     are the functions ``after``, after it.
     """
 
-    __slots__ = ("after", "fresh", "grad", "hooks", "number", "ready", "req")
+    __slots__ = ("after", "fresh", "grad", "hooks", "number", "ready", "receive", "req")
 
     inputs: tuple[Any, ...] = ()
     hooks: "dict[int, tuple[int, Hook]]"
@@ -83,13 +84,20 @@ class Leaf:
     def __init__(self, grad: Any, req: str) -> None:
         self.number = next(_numbers)
         self.grad, self.req, self.fresh = grad, req, True
+        self.receive = getattr(grad, "receive", None)  # of a gradient that is no whole array
         self.ready: Callable[[], None] | None = None
         self.after: dict[int, Callable[[], Any]] | None = None
 
     def deliver(self, g: Any) -> None:
         """Put a raw gradient into the buffer: overwrite it, or add to it."""
         g = turned(g)
-        if self.req == "add":
+        if self.receive is not None:
+            self.receive(g, self.req == "add")
+        elif type(g) is RowSparse:
+            if self.req != "add":
+                self.grad.data[...] = 0
+            g.add_into(self.grad.data)
+        elif self.req == "add":
             self.grad.data += g
         else:
             self.grad.data[...] = g
@@ -98,8 +106,15 @@ class Leaf:
     def clear(self) -> None:
         """Deliver zero: the variable was reached through functions only that are flat everywhere."""
         if self.req == "write":
-            self.grad.data[...] = 0
+            self.empty()
         self._done()
+
+    def empty(self) -> None:
+        """Set the gradient to zero."""
+        if self.receive is not None:
+            self.receive(None, False)
+        else:
+            self.grad.data[...] = 0
 
     def _done(self) -> None:
         self.fresh = True
@@ -332,6 +347,8 @@ class _Pending:
         self.owned: set[Any] = set()  # sums that were made here, and may be added to in place
 
     def add(self, node: Any, index: int, g: Any) -> None:
+        if type(g) is RowSparse and type(node) is not Leaf:
+            g = g.dense()  # rules take whole arrays
         have = self.one.get(node)
         if have is None:
             if type(node) is not Leaf and type(node.out) is tuple:
@@ -340,10 +357,14 @@ class _Pending:
             else:
                 self.one[node] = g
         elif node in self.owned:
-            have += g
+            if type(g) is RowSparse:
+                g.add_into(have)
+            else:
+                have += g
         else:
-            self.one[node] = have + g
-            if not self.create and have.ndim:  # a sum of 0-d arrays is a NumPy scalar, which has no in-place sum
+            self.one[node] = total = have + g
+            # a sum of 0-d arrays is a NumPy scalar, which has no in-place sum
+            if not self.create and total.ndim and type(total) is not RowSparse:
                 self.owned.add(node)
 
     def take(self, node: Any) -> Any:

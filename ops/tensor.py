@@ -109,13 +109,14 @@ class Tensor(ArrayMethods):
         """ "write", "add" or "null"."""
         return self.node.req if type(self.node) is Leaf else "null"
 
-    def attach_grad(self, grad_req: str = "write", grad: "Tensor | None" = None) -> None:
+    def attach_grad(self, grad_req: str = "write", grad: Any = None, stype: str | None = None) -> None:
         """Make this tensor a variable: the backward pass delivers its gradient to `grad`. Forgets how it was computed.
 
         Args:
             grad_req: "write" each pass overwrites the gradient, "add" adds to it, "null" no gradient is taken.
             grad: the tensor to deliver to, such as a part of a larger buffer; by default the one it has, set to
                 zero, or a new one.
+            stype: "row_sparse" for a gradient that is a `RowSparseTensor`, as embeddings have it.
         Raises:
             ValueError: an unknown ``grad_req``.
             ShapeError: ``grad`` has another shape.
@@ -128,12 +129,11 @@ class Tensor(ArrayMethods):
             return
         if not is_float(self.dtype):
             raise AutogradError(f"a tensor of dtype {self.dtype} has no gradient; convert it with astype('float32')")
-        if grad is None:
-            grad = self.grad
-            if grad is None:
-                grad = Tensor(self.backend.zeros_like(self.data))
-            else:
-                grad.data[...] = 0
+        if grad is None and stype == "row_sparse":
+            grad = sparse_zeros(self.shape, self.dtype)
+        elif grad is None:
+            self.zero_grad()
+            grad = Tensor(self.backend.zeros_like(self.data)) if self.grad is None else self.grad
         if grad.shape != self.shape or grad.dtype != self.dtype:
             raise ShapeError(
                 f"a tensor of shape {self.shape}, {self.dtype} needs a gradient buffer like it, "
@@ -143,8 +143,8 @@ class Tensor(ArrayMethods):
 
     def zero_grad(self) -> None:
         """Set the gradient to zero; nothing happens if there is none."""
-        if self.grad is not None:
-            self.grad.data[...] = 0
+        if type(self.node) is Leaf and self.node.grad is not None:
+            self.node.empty()
 
     def backward(self, out_grad: Any = None, retain_graph: bool = False, train_mode: bool = True) -> None:
         """Deliver gradients to all variables this tensor was computed from. See `shoal.autograd.backward`."""
@@ -167,6 +167,17 @@ class Tensor(ArrayMethods):
                 "attach_grad() it, or compute it inside autograd.record()"
             )
         return tape.hook(self.node, self.index, hook)
+
+    def tostype(self, stype: str) -> Any:
+        """This as "default" (itself), "row_sparse" or "csr"; see `shoal.sparse.cast_storage`."""
+        from shoal.ops import sparse
+
+        return self if stype == "default" else sparse.cast_storage(self, stype)
+
+    @property
+    def stype(self) -> str:
+        """ "default": all elements are stored."""
+        return "default"
 
     def detach(self) -> "Tensor":
         """The same array (not a copy) off the tape: a constant."""
@@ -362,6 +373,13 @@ class Tensor(ArrayMethods):
 
     def _become(self, other: "Tensor") -> None:
         self.data, self.node, self.index = other.data, other.node, other.index
+
+
+def sparse_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    """A row-sparse gradient without rows."""
+    from shoal.ops.row_sparse import RowSparseTensor
+
+    return RowSparseTensor.empty(shape, dtype)
 
 
 def raw(x: Any) -> Any:

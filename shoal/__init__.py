@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         profiler,
         random,
         rnn,
+        sparse,
         sym,
         testing,
     )
@@ -59,6 +60,7 @@ _MODULES = (
     "profiler",
     "random",
     "rnn",
+    "sparse",
     "sym",
     "testing",
 )
@@ -101,6 +103,7 @@ __all__ = [
     "rank",
     "report",
     "rnn",
+    "sparse",
     "sym",
     "testing",
 ]

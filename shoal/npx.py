@@ -24,6 +24,7 @@ from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
 from shoal.ops.attention import causal_mask, scaled_dot_product_attention
 from shoal.ops.boxes import box_area, box_convert, box_iou, box_nms, nms
+from shoal.ops.csr import csr_matmul
 from shoal.ops.ctc import ctc, ctc_loss
 from shoal.ops.deform import deformable_convolution
 from shoal.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -111,6 +112,7 @@ __all__ = [
     "channel_shuffle",
     "col2im",
     "convolution",
+    "csr_matmul",
     "ctc",
     "ctc_loss",
     "cummax",

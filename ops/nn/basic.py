@@ -113,6 +113,8 @@ class Embedding(HybridBlock):
         weight_initializer: of the table (input_dim, output_dim).
         padding_idx: this row gets no gradient.
         max_norm: rows that are looked up are shortened to this length first, in place; not in a graph.
+        sparse_grad: the gradient is a `RowSparseTensor` with the rows that occur in the batch; `Trainer` then updates,
+            and exchanges, these rows only.
     """
 
     def __init__(
@@ -123,11 +125,18 @@ class Embedding(HybridBlock):
         weight_initializer: Init = None,
         padding_idx: int | None = None,
         max_norm: float | None = None,
+        sparse_grad: bool = False,
     ) -> None:
         super().__init__()
         self.input_dim, self.output_dim, self.padding_idx = input_dim, output_dim, padding_idx
-        self.max_norm = max_norm
-        self.weight = Parameter("weight", shape=(input_dim, output_dim), dtype=dtype, init=weight_initializer)
+        self.max_norm, self.sparse_grad = max_norm, sparse_grad
+        self.weight = Parameter(
+            "weight",
+            shape=(input_dim, output_dim),
+            dtype=dtype,
+            init=weight_initializer,
+            grad_stype="row_sparse" if sparse_grad else "default",
+        )
 
     def forward(self, x: Any) -> Any:
         """Look the rows up.
@@ -140,7 +149,7 @@ class Embedding(HybridBlock):
             raise DTypeError(f"{self._label()} looks up integers, got {x.dtype}; use astype('int64')")
         if self.max_norm is not None:
             embedding.renormalize(self.weight.data(), x, self.max_norm)
-        return embedding.embedding(x, self.weight.data(), padding_idx=self.padding_idx)
+        return embedding.embedding(x, self.weight.data(), padding_idx=self.padding_idx, sparse_grad=self.sparse_grad)
 
     def extra_repr(self) -> str:
         """Sizes."""

@@ -34,6 +34,7 @@ class Parameter:
         init: an initializer, its name, or a number; None for the one given to `Block.initialize`.
         allow_deferred_init: whether `initialize` may wait for an unknown shape.
         differentiable: False makes ``grad_req`` "null" for ever, as for running statistics.
+        grad_stype: "row_sparse" for a gradient that has some rows only (a `RowSparseTensor`), as of an embedding.
     """
 
     def __init__(
@@ -47,8 +48,12 @@ class Parameter:
         init: str | float | initializer.Initializer | None = None,
         allow_deferred_init: bool = False,
         differentiable: bool = True,
+        grad_stype: str = "default",
     ) -> None:
+        if grad_stype not in ("default", "row_sparse"):
+            raise ConfigError(f"parameter {name!r}: grad_stype must be 'default' or 'row_sparse', got {grad_stype!r}")
         self.name = name
+        self.grad_stype = grad_stype
         self.lr_mult = lr_mult
         self.wd_mult = wd_mult
         self.init = None if init is None else initializer.create(init)
@@ -226,15 +231,15 @@ class Parameter:
 
     def _attach(self, data: Tensor) -> None:
         """Give the value its gradient, with the hooks that were registered."""
-        data.attach_grad(self._grad_req)
+        data.attach_grad(self._grad_req, stype=self.grad_stype)
         if type(data.node) is Leaf:
             data.node.after = self._after
             self._hook_leaf()
 
     def zero_grad(self) -> None:
         """Set the gradient to zero; nothing happens if there is none."""
-        if self._data is not None and self._data.grad is not None:
-            self._data.grad.data[...] = 0
+        if self._data is not None:
+            self._data.zero_grad()
 
     def set_data(self, value: Any) -> None:
         """Overwrite the value in place. A parameter that has none takes this one as its first.

@@ -66,7 +66,7 @@ class Reduced(Alone):
 
     def _place(self, name: str) -> Array:
         """Where a reduced gradient goes: where it came from."""
-        return self.site.buffer(name, self.site.params[name].leaf().grad.data)
+        return self.site.buffer(name, self.site.params[name].current().data)
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:
         return self._outbox.opened(batch_size) if gains(self.site) else nullcontext()
@@ -78,8 +78,12 @@ class Reduced(Alone):
 
     def reduce_gradients(self) -> None:
         """Replace every gradient by its reduction over the workers."""
-        grads = {n: p.leaf().grad.data for n, p in self.site.params.items()}
+        leaves = {n: p.leaf() for n, p in self.site.params.items()}
+        grads = {n: leaf.grad.data if leaf.receive is None else leaf.grad.dense() for n, leaf in leaves.items()}
         self.site.exchange(grads, grads)
+        for name, leaf in leaves.items():
+            if leaf.receive is not None:
+                leaf.receive(grads[name], False)
 
 
 class OnStore(Stepper):

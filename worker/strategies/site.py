@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ from shoal.kvstore.gates import parse_gate
 from shoal.kvstore.placement import FUSE_BYTES
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
+from shoal.ops.optim.rows import step_rows
+from shoal.ops.rows import RowSparse
 
 __all__ = ["Group", "Site", "States", "applies_at_once", "copied", "wait"]
 
@@ -84,14 +86,19 @@ class Site:
         """The memory of the parameters' values, by name."""
         return {n: p.current().data for n, p in self.params.items()}
 
-    def scaled(self, name: str, batch_size: int) -> Array:
+    def scaled(self, name: str, batch_size: int) -> Any:
         """A parameter's gradient divided by the batch size, in a buffer of its own: a store may still be sending it.
 
-        Zero for one that is `stale`.
+        Zero for one that is `stale`. Of a parameter with a row-sparse gradient its rows, where they can be used; else
+        the whole array.
         """
         p = self.params[name]
         p.current()  # once its value has come, the buffer is no longer being sent
-        grad: Array = p.leaf().grad.data
+        found = p.leaf().grad
+        if isinstance(found, RowSparse):
+            rows = found.scaled(0.0 if name in self.stale else 1.0 / batch_size)
+            return rows if self.by_rows(name) else rows.dense()
+        grad: Array = found.data
         scaled = self.buffer(name, grad)
         if name in self.stale:
             scaled[...] = 0
@@ -99,7 +106,13 @@ class Site:
             np.multiply(grad, 1.0 / batch_size, out=scaled)
         return scaled
 
-    def gradients(self, batch_size: int) -> dict[str, Array]:
+    def by_rows(self, name: str) -> bool:
+        """Whether a parameter's gradient is used row by row: it is row-sparse, and so are the updates."""
+        if self._store is not None and not (self.on_store and keeps_rows(self._store)):
+            return False
+        return isinstance(self.params[name].leaf().grad, RowSparse) and not self.optimizer.whole
+
+    def gradients(self, batch_size: int) -> dict[str, Any]:
         """`scaled`, of every parameter that is not stale."""
         return {n: self.scaled(n, batch_size) for n in self.params if n not in self.stale}
 
@@ -115,14 +128,15 @@ class Site:
             return np.empty_like(like)
         return self._store.alloc(like.shape, like.dtype)
 
-    def update(self, grads: Mapping[str, Array]) -> None:
+    def update(self, grads: Mapping[str, Any]) -> None:
         """One step of the optimizer here, on the parameters that have a gradient in ``grads``."""
         for name, grad in grads.items():
             p = self.params[name]
             weight = p.current().data
             t, state = self.states.get(name) or (0, self.optimizer.init(weight))
             self.states[name] = (t + 1, state)
-            self.optimizer.step(weight, grad, state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult, name=name)
+            step = partial(step_rows, self.optimizer) if isinstance(grad, RowSparse) else self.optimizer.step
+            step(weight, grad, state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult, name=name)
 
     def multipliers(self) -> tuple[dict[str, float], dict[str, float]]:
         """Factors on rate and decay, where they are not 1."""
@@ -138,7 +152,12 @@ class Site:
         """Give the store worker 0's weights and a rule, and all workers the store's weights."""
         weights = self.weights()
         names, values = list(weights), list(weights.values())
-        self.store.init(names, values, fuse=True, whole=rule is not None and rule.whole)
+        apart = [n for n in names if self.by_rows(n)]
+        together = [n for n in names if n not in apart]
+        if together:
+            self.store.init(together, [weights[n] for n in together], fuse=True, whole=rule is not None and rule.whole)
+        if apart:
+            self.store.init(apart, [weights[n] for n in apart], rows=True)
         if rule is not None:
             self.store.set_optimizer(rule, lr_mult, wd_mult, self.correction or None)
         self.store.pull(names, values)
@@ -149,7 +168,7 @@ class Site:
 
         In the order of their first parameters, of which the first has the highest priority: it is needed first.
         """
-        small = tuple(n for n, w in self.weights().items() if w.nbytes < FUSE_BYTES)
+        small = tuple(n for n, w in self.weights().items() if w.nbytes < FUSE_BYTES and not self.by_rows(n))
         singly: list[Group] = [(n,) for n in self.params if n not in small]
         return sorted([small, *singly] if small else singly, key=lambda g: self._place[g[0]])
 
@@ -158,9 +177,12 @@ class Site:
         self.pushes += 1
         wait([self.pushpull(g, [values[n] for n in g], [into[n] for n in g]) for g in self.groups])
 
-    def pushpull(self, group: Group, values: list[Array], into: list[Array]) -> "Future[Any]":
+    def pushpull(self, group: Group, values: list[Any], into: list[Array]) -> "Future[Any]":
         """Push ``values`` and pull ``into``; neither may be touched before the future is done."""
         place = self._place[group[0]]
+        if isinstance(values[0], RowSparse):
+            self.store.push_async(group[0], values[0], -place)
+            return self.store.pull_async(group[0], into[0], -place)
         if len(group) == 1:
             return self.store.pushpull_async(group[0], values[0], into[0], priority=-place)
         return self.store.pushpull_async(group, values, into, priority=-place)
@@ -174,6 +196,11 @@ class Site:
     def read(self, into: Mapping[str, Array]) -> None:
         """Pull the store's values."""
         wait([self.store.pull_async(g, [into[n] for n in g], -self._place[g[0]]) for g in self.groups])
+
+
+def keeps_rows(store: KVStore) -> bool:
+    """Whether rows of a key can be pushed to the store."""
+    return store.type in ("local", "hogwild") or store.type.startswith("dist_")
 
 
 def applies_at_once(store: KVStore) -> bool:

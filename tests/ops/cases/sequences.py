@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from shoal.ops.registry import OPS
-from tests.ops.cases.making import Case, case
+from tests.ops.cases.making import Case, case, whole
 
 T, N, F, H, P = 3, 2, 4, 3, 2
 X, STATE, OUT = (T, N, F), (N, H), (T, N, H)
@@ -47,6 +47,8 @@ def _empty(shapes: tuple[Any, ...], time: int, batch: int) -> tuple[Any, ...]:
 
 CTC = ((6, 2, 4), lambda rng: np.array([[1, 1], [2, 0]]), lambda rng: np.array([6, 5]), lambda rng: np.array([2, 1]))
 
+CSR = (lambda rng: np.array([1, 4, 0, 4]), lambda rng: np.array([0, 2, 2, 4]))
+
 CASES: dict[str, list[Case]] = {
     "rnn_sequence": [
         case(*RNN, empty=_empty(RNN, 0, 2), **SMALL),
@@ -81,4 +83,12 @@ CASES: dict[str, list[Case]] = {
     ],
     "ctc": [case(*CTC, empty=((0, 2, 4),), low=-3.0, high=0.0), case(*CTC, blank=3, low=-3.0, high=0.0)],
     "ctc_grad": [case(*CTC, low=-3.0, high=0.0), case(*CTC, blank=3, zero_infinity=True, low=-3.0, high=0.0)],
+    # sparse
+    "sparse_take": [case((5, 3), whole((2, 4), 5)), case((4,), whole((3,), 4), empty=((4,),))],
+    "csr_matmul": [
+        case((4,), *CSR, (5, 2), shape=(3, 5)),
+        case((4,), *CSR, (5,), shape=(3, 5)),
+        case((4,), *CSR, (3, 2), shape=(3, 5), transpose=True),
+    ],
+    "csr_sampled": [case((3, 2), (5, 2), *CSR), case((3,), (5,), *CSR)],
 }
