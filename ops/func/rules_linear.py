@@ -3,8 +3,10 @@
 import string
 from typing import Any
 
-from shoal.ops.func.rules import Batch, batching, decomposed, lead
+from shoal.ops.func.rules import Batch, batching, decomposed, lead, trailing
 from shoal.ops.registry import OPS, Op
+
+batching("cofactor", "eigh", "eigvalsh", "eig", "svd", "svdvals", "qr", "pinv", "least_squares")(trailing)
 
 
 @batching("matmul")

@@ -3,16 +3,80 @@
 import math
 from typing import Any
 
-from shoal.ops.func.rules import Batch, along, batching, decomposed, folded, unfolded
+from shoal.ops.func.rules import (
+    Batch,
+    aligned,
+    along,
+    batching,
+    decomposed,
+    folded,
+    later,
+    lead,
+    loop,
+    trailing,
+    unfolded,
+)
 from shoal.ops.registry import OPS, Op
 
 batching("max_pool", "max_pool_index", "max_unpool", "max_pool_take", "sum_pool", "sum_unpool")(folded)
 batching("sliding_windows", "windows_add", "unpool_at")(folded)
 
 
-@batching("softmax_cross_entropy", "softmax_cross_entropy_grad")
-def _entropy(op: Op[Any], batch: Batch, x: Any, label: Any, axis: int = -1) -> Any:
-    return along(op, batch, x, label, axis=axis)
+batching("softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_grad")(along)
+batching("causal_mask")(trailing)
+batching("fused")(loop)  # graphs have it, and graphs do not run on batches
+
+
+@batching("attention")
+def _attention(op: Op[Any], batch: Batch, query: Any, *others: Any, **attrs: Any) -> Any:
+    query = query if batch.on[0] else batch.spread(query)
+    return aligned(op, batch._replace(on=[True, *batch.on[1:]]), query, *others, **attrs)
+
+
+# -- sequences: (time, batch, ...), the weights the same for all examples; else one example after the other
+
+_WEIGHTS = {"wx", "wh", "bx", "bh", "wr"}
+
+
+def _side_by_side(x: Any, batch: Batch, timed: bool) -> Any:
+    """The examples as further sequences of the batch."""
+    if not timed:
+        return OPS["reshape"](x, shape=(batch.size * x.shape[1], *x.shape[2:]))
+    x = OPS["swapaxes"](x, axis1=0, axis2=1)
+    return OPS["reshape"](x, shape=(x.shape[0], batch.size * x.shape[2], *x.shape[3:]))
+
+
+def _apart(x: Any, batch: Batch, timed: bool) -> Any:
+    if not timed:
+        return unfolded(x, batch.size, x.shape[0] // batch.size)
+    shape = (x.shape[0], batch.size, x.shape[1] // batch.size, *x.shape[2:])
+    return OPS["swapaxes"](OPS["reshape"](x, shape=shape), axis1=0, axis2=1)
+
+
+@batching("rnn_sequence", "gru_sequence", "lstm_sequence")
+def _sequence(op: Op[Any], batch: Batch, *values: Any, **attrs: Any) -> Any:
+    shared = [name in _WEIGHTS for name in op.arrays[: len(values)]]
+    if any(flag and same for flag, same in zip(batch.on, shared, strict=True)):
+        return loop(op, batch, *values, **attrs)
+    wide = batch._replace(on=[f or s for f, s in zip(batch.on, shared, strict=True)]).all(values)
+    given = [
+        x if x is None or same else _side_by_side(x, batch, name == "x")
+        for x, same, name in zip(wide, shared, op.arrays, strict=False)
+    ]
+    return tuple(_apart(o, batch, o.ndim == 3) for o in op(*given, **attrs))
+
+
+@batching("ctc", "ctc_grad")
+def _ctc(op: Op[Any], batch: Batch, *values: Any, **attrs: Any) -> Any:
+    given = [_side_by_side(x, batch, i == 0) for i, x in enumerate(batch.all(values))]
+    out = op(*given, **attrs)
+    return _apart(out, batch, out.ndim == 3)
+
+
+@batching("linear_recurrence")
+def _recurrence(op: Op[Any], batch: Batch, x: Any, decay: Any, axis: int = -1, **attrs: Any) -> Any:
+    x = x if batch.on[0] else batch.spread(x)
+    return op(x, lead(decay, x.ndim - 1) if batch.on[1] else decay, axis=later(axis), **attrs)
 
 
 # -- convolutions: a filter of its own for each example is a group of its own
