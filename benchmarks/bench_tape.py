@@ -99,7 +99,7 @@ def main() -> None:
         "shoal_us_per_op": round(statistics.median(a for a, _ in rounds) * per_op, 3),
         "torch_us_per_op": round(statistics.median(b for _, b in rounds) * per_op, 3),
         "ratio": round(statistics.median(a / b for a, b in rounds), 3),
-        "limit": 1.5,
+        "limit": 1.0,
     }
     print(json.dumps(result))
 

@@ -15,7 +15,7 @@ from shoal.errors import ConfigError
 from shoal.ops.precision import is_half, wide
 from shoal.ops.special import erf as _erf_numpy
 
-__all__ = ["CPU", "Namespace", "asnumpy", "from_gpu_dlpack", "gpu_count", "namespace", "on_device"]
+__all__ = ["CPU", "HOST_TYPES", "Namespace", "asnumpy", "from_gpu_dlpack", "gpu_count", "namespace", "on_device"]
 
 
 class Namespace:
@@ -57,12 +57,12 @@ def namespace(*arrays: Any) -> Namespace:
     """
     for x in arrays:
         kind = type(x)
-        if kind not in _HOST and kind.__module__.partition(".")[0] == "cupy":
+        if kind not in HOST_TYPES and kind.__module__.partition(".")[0] == "cupy":
             return _gpu()
     return CPU
 
 
-_HOST = frozenset([np.ndarray, float, int, bool, type(None)])
+HOST_TYPES = frozenset([np.ndarray, float, int, bool, type(None)])
 """Types that are not CuPy's, for a quick answer."""
 
 

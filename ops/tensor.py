@@ -7,7 +7,7 @@ import numpy as np
 
 from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
 from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, random, tape
-from shoal.ops.backend import Namespace, asnumpy, namespace, on_device
+from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, namespace, on_device
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.precision import is_float, narrow_numbers
 from shoal.ops.registry import Op, spec_of
@@ -47,18 +47,25 @@ class Tensor(ArrayMethods):
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         raw: list[Any] = []
-        tracked, number = False, False
+        tracked, number, host = False, False, True
         for x in inputs:
             if isinstance(x, Tensor):
-                raw.append(x.data)
-                tracked = tracked or x.node is not None
+                data = x.data
+                raw.append(data)
+                if type(data) is not np.ndarray:
+                    host = False
+                if x.node is not None:
+                    tracked = True
             else:
                 raw.append(x)
-                number = number or type(x) is float
+                if type(x) is float:
+                    number = True
+                elif type(x) not in HOST_TYPES:
+                    host = False
         if number:
             raw = narrow_numbers(raw)
         try:
-            out = op.forward(namespace(*raw), *raw, **attrs)
+            out = op.forward(CPU if host else namespace(*raw), *raw, **attrs)
         except _NOT_FITTING as error:
             _explain(op, inputs, attrs, error)
         node = Node(op, inputs, attrs, out) if tracked and _state.recording and op.rule is not None else None
