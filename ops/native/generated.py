@@ -19,8 +19,18 @@ CHANNELS_LAST = (0, 2, 3, 1)
 """The axes of images from the slowest to the fastest in memory."""
 
 
+_lanes = 0
+
+
 def lanes() -> int:
     """How many floats a vector of ``vectors.h`` has; 0 where nothing can be compiled."""
+    global _lanes
+    if not _lanes or compiler.switched_off():
+        _lanes = _asked()
+    return _lanes
+
+
+def _asked() -> int:
     library = compiler.load(compiler.text("vectors.h") + "EXPORT int shoal_lanes(void) { return LANES; }\n")
     return 0 if library is None else int(library.shoal_lanes())
 
