@@ -21,7 +21,18 @@ from shoal.ops.graph.ir import Call
 from shoal.ops.native.table import In, bound, dense
 from shoal.ops.registry import OPS, Spec
 
-__all__ = ["Kernel", "Maker", "Site", "Source", "exactly", "kernel_for", "kernels_for", "register", "strides_of"]
+__all__ = [
+    "Kernel",
+    "Maker",
+    "Site",
+    "Source",
+    "exactly",
+    "inexact",
+    "kernel_for",
+    "kernels_for",
+    "register",
+    "strides_of",
+]
 
 Kernel: TypeAlias = Callable[..., Any]
 """``kernel(*inputs, *outputs)``: arrays, scalars and None as the call has them, then the arrays to write to."""
@@ -76,10 +87,24 @@ Maker: TypeAlias = Callable[[Site], "Kernel | Source | None"]
 _MAKERS: dict[str, list[Maker]] = {}
 
 
-def register(op: str, maker: Maker) -> Maker:
-    """Let ``maker`` be asked for the kernels of the operator ``op``, before those that were registered earlier."""
+_INEXACT: set[str] = set()
+
+
+def register(op: str, maker: Maker, *, exact: bool = False) -> Maker:
+    """Let ``maker`` be asked for the kernels of the operator ``op``, before those that were registered earlier.
+
+    Args:
+        exact: whether they give the bits of the operator's own forward.
+    """
     _MAKERS.setdefault(op, []).insert(0, maker)
+    if not exact:
+        _INEXACT.add(op)
     return maker
+
+
+def inexact(op: str) -> bool:
+    """Whether the operator may get a kernel that does not give the bits of its own forward."""
+    return op in _INEXACT and not _exact
 
 
 _exact = os.environ.get("SHOAL_NATIVE", "").strip().lower() == "exact"
@@ -192,4 +217,4 @@ def _with_out(ufunc: Any) -> Kernel:
 
 
 for _name, _maker in {"clip": _clip, "fully_connected": _fully_connected, "matmul": _matmul, "relu": _relu}.items():
-    register(_name, _maker)
+    register(_name, _maker, exact=True)

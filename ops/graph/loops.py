@@ -242,4 +242,4 @@ def _on_gpu(site: Site) -> Kernel:
     return kernel
 
 
-register("fused", maker)
+register("fused", maker, exact=True)

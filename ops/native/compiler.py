@@ -200,6 +200,7 @@ def prelude() -> str:
     return text("prelude.h") + '\n#line 1 "source.c"\n'
 
 
+@cache
 def text(name: str) -> str:
     """A C file of this package."""
     return (Path(__file__).parent / "c" / name).read_text(encoding="utf-8")

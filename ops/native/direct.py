@@ -9,6 +9,7 @@ The sums are variables with names: gcc leaves an array of vectors on the stack, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shoal.ops.native.geometry import Axis, overlap
 
@@ -72,6 +73,7 @@ def packed_size(g: Gather, lanes: int) -> int:
     return vectors(g.outer, lanes) * lanes * len(g.rows.taps) * len(g.cols.taps) * g.inner
 
 
+@lru_cache(256)
 def gather(name: str, g: Gather, lanes: int) -> str:
     """Two functions: ``name_pack(w, packed, task)`` and ``name(x, packed, bias, y, task)``, and their task counts."""
     v, _ = tile(g.outer, g.cols.count, lanes)

@@ -5,8 +5,9 @@ times a few vectors of filters, stays in registers while a group of rows goes by
 fixed runs, whose sums are added in order: the number of threads does not change a bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shoal.ops.native.direct import vectors
 from shoal.ops.native.geometry import Axis, Shape2D, forward_axis
@@ -81,7 +82,8 @@ def partial_size(s: Shape2D, lanes: int) -> int:
     return p.parts * len(p.rows.taps) * len(p.cols.taps) * s.channels * p.width
 
 
-def weight_gradient(name: str, s: Shape2D, result: Sequence[int], lanes: int) -> str:
+@lru_cache(256)
+def weight_gradient(name: str, s: Shape2D, result: tuple[int, ...], lanes: int) -> str:
     """Two functions, ``name_part(x, dy, partial, task)``, then ``name_sum(partial, dw, task)``, and their task counts.
 
     Args:

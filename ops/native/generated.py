@@ -96,25 +96,23 @@ class Frame:
         """The kernel, named after its text.
 
         Args:
-            text: the functions that the stages call, given a prefix for their names.
+            text: the functions that the stages call, given a prefix for their names, which is replaced later.
             work: about how many element operations it is; few are done by one thread.
         """
         lines = "\n    ".join([*self._first, *self._stages, *self._last])
         declared = "\n  ".join(self._declared)
-
-        def whole(name: str) -> str:
-            return f"""{text(name)}
-EXPORT void {name}(char **p) {{
+        whole = f"""{text("NAME")}
+EXPORT void NAME(char **p) {{
   {declared}
 #pragma omp parallel num_threads(SHOAL_TEAM({work}L))
   {{
-    {lines.replace("NAME", name)}
+    {lines}
   }}
 }}
 """
-
-        name = "i" + hashlib.blake2b(whole("i").encode(), digest_size=10).hexdigest()
-        return Source(name, compiler.text("vectors.h") + whole(name), scratch_bytes=4 * self._floats)
+        name = "i" + hashlib.blake2b(whole.encode(), digest_size=10).hexdigest()
+        header = compiler.text("vectors.h")
+        return Source(name, header + whole.replace("NAME", name), scratch_bytes=4 * self._floats)
 
     def _copied(self, name: str, number: int) -> None:
         size = 1
