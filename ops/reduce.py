@@ -149,7 +149,7 @@ def _mean_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bo
 
 
 @op(specs.reduced)
-def var(xp: Any, x: Array, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def var(xp: Any, x: Array, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Any:
     """Variance over ``axis``, in two passes: the mean of the squared distances from the mean.
 
     Args:
@@ -164,25 +164,25 @@ def var(xp: Any, x: Array, axis: Axis = None, ddof: int = 0, keepdims: bool = Fa
     return _raw_sum(xp, centred, axis, keepdims) / _freedom(x.shape, axis, ddof)
 
 
-def _freedom(shape: Shape, axis: Axis, ddof: int) -> float:
+def _freedom(shape: Shape, axis: Axis, ddof: float) -> float:
     n = _divisor(shape, axis) - ddof
     return n if n > 0 else math.nan
 
 
 @var.vjp
-def _var_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def _var_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Any:
     centred = x - xp.mean(x, axis, keepdims=True)
     return (_spread(xp, g, x, axis) * (2.0 / _freedom(x.shape, axis, ddof)) * centred,)
 
 
 @op(specs.reduced)
-def std(xp: Any, x: Array, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def std(xp: Any, x: Array, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Any:
     """Standard deviation over ``axis``: the square root of `var`."""
     return xp.sqrt(var.forward(xp, x, axis, ddof, keepdims))
 
 
 @std.vjp
-def _std_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def _std_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Any:
     centred = x - xp.mean(x, axis, keepdims=True)
     return (_spread(xp, g / out, x, axis) * (1.0 / _freedom(x.shape, axis, ddof)) * centred,)
 

@@ -31,7 +31,9 @@ from shoal.ops.numpylike import (
     complexes,
     elementwise,
     info,
+    joining,
     making,
+    polynomials,
     products,
     reducing,
     scanning,
@@ -43,7 +45,9 @@ from shoal.ops.numpylike import (
 from shoal.ops.numpylike.complexes import *
 from shoal.ops.numpylike.elementwise import *
 from shoal.ops.numpylike.info import *
+from shoal.ops.numpylike.joining import *
 from shoal.ops.numpylike.making import *
+from shoal.ops.numpylike.polynomials import *
 from shoal.ops.numpylike.products import *
 from shoal.ops.numpylike.reducing import *
 from shoal.ops.numpylike.scanning import *
@@ -82,7 +86,9 @@ __all__ = [
 __all__ += complexes.__all__
 __all__ += elementwise.__all__
 __all__ += info.__all__
+__all__ += joining.__all__
 __all__ += making.__all__
+__all__ += polynomials.__all__
 __all__ += products.__all__
 __all__ += reducing.__all__
 __all__ += searching.__all__

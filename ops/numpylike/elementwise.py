@@ -75,7 +75,6 @@ from shoal.ops.parts import (
     signbit,
     spacing,
 )
-from shoal.ops.tensor import Tensor, raw
 from shoal.ops.trigonometric import (
     arccos,
     arccosh,
@@ -150,7 +149,6 @@ __all__ = [
     "heaviside",
     "hypot",
     "invert",
-    "isclose",
     "isfinite",
     "isinf",
     "isnan",
@@ -268,19 +266,16 @@ def isneginf(x: Any) -> Any:
     return equal(x, float("-inf"))
 
 
-def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:
-    """With numbers in the place of nan and infinities (by default the largest of the dtype)."""
+def nan_to_num(
+    x: Any, copy: bool = True, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Any:
+    """With numbers in the place of nan and infinities (by default the largest of the dtype); always a copy."""
     if x.dtype.kind in "iub":
-        return copy(x)
+        return positive(x) if x.dtype.kind != "b" else ew.copy(x)
     largest = float(np.finfo(x.dtype).max)
     x = ew.where(x == x, x, nan)
     x = ew.where(x == float("inf"), largest if posinf is None else posinf, x)
     return ew.where(x == float("-inf"), -largest if neginf is None else neginf, x)
-
-
-def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
-    """For each element, whether the two differ by at most ``atol`` + ``rtol`` * abs(b)."""
-    return Tensor(np.isclose(raw(a), raw(b), rtol, atol, equal_nan))
 
 
 def _float(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""NumPy's functions that move elements: reshape, join, cut, repeat, pad."""
+"""NumPy's functions that give the same elements another order or shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,141 +7,177 @@ import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.ops import index, linalg, shape
-from shoal.ops.creation import asarray
+from shoal.ops.elementwise import copy as _copy
 from shoal.ops.linalg import diagonal
+from shoal.ops.numpylike.arguments import arraylike, whole_numbers
 from shoal.ops.shape import (
     broadcast_to,
-    concatenate,
     expand_dims,
     flip,
     moveaxis,
-    repeat,
-    reshape,
     roll,
     squeeze,
-    stack,
     swapaxes,
     tile,
     transpose,
     tril,
     triu,
 )
+from shoal.ops.tensor import raw
 
 __all__ = [
-    "array_split",
+    "ascontiguousarray",
     "atleast_1d",
     "atleast_2d",
+    "atleast_3d",
+    "broadcast_arrays",
+    "broadcast_shapes",
     "broadcast_to",
-    "column_stack",
-    "concat",
-    "concatenate",
     "diag",
+    "diagflat",
     "diagonal",
-    "dstack",
     "expand_dims",
     "flip",
-    "hstack",
+    "fliplr",
+    "flipud",
     "moveaxis",
-    "pad",
     "permute_dims",
+    "ravel",
     "repeat",
     "reshape",
     "roll",
+    "rollaxis",
     "rot90",
-    "split",
     "squeeze",
-    "stack",
     "swapaxes",
     "tile",
     "transpose",
     "tril",
     "triu",
-    "vstack",
 ]
 
 
-concat = concatenate
 permute_dims = transpose
 
 
-def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Any:
-    """``x`` with a border.
+def reshape(x: Any, shape: Any, order: str = "C", *, copy: bool | None = None) -> Any:
+    """The same elements in another shape; one length may be -1: what is left.
 
     Args:
-        pad_width: a number; (before, after) for all axes; or one pair per axis.
-        mode: "constant", "edge" (the outermost element again) or "reflect" (mirrored at it).
+        order: "C" the last axis runs fastest, "F" the first.
+        copy: True for memory of its own.
     """
-    pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
-    widths = [tuple(int(n) for n in pair) for pair in pairs.tolist()]
-    if mode == "constant":
-        return shape.pad(x, pad_width=tuple(widths), constant=constant_values)
-    if mode not in ("edge", "reflect"):
-        raise ConfigError(f"pad: mode {mode!r}; there are 'constant', 'edge' and 'reflect'")
-    for axis, width in enumerate(widths):
-        if any(width):
-            places: Any = np.pad
-            x = index.take(x, places(np.arange(x.shape[axis]), width, mode=mode), axis=axis)
-    return x
+    x, new = arraylike(x), whole_numbers(shape)
+    if order == "F":
+        new = (new,) if isinstance(new, int) else new
+        return transpose(_reshape(transpose(x), shape=tuple(reversed(new))))
+    if order not in ("C", "A"):
+        raise ConfigError(f"reshape: order {order!r}; there are 'C' and 'F'")
+    out = _reshape(x, shape=new)
+    return _copy(out) if copy else out
 
 
-def vstack(arrays: Sequence[Any]) -> Any:
-    """One below the other: along the first axis, of which 1-d arrays get one."""
-    return shape.concatenate([atleast_2d(a) for a in arrays], axis=0)
+_reshape = shape.reshape
 
 
-def hstack(arrays: Sequence[Any]) -> Any:
-    """Side by side: along the second axis; 1-d arrays along their only one."""
-    return shape.concatenate(list(arrays), axis=0 if arrays[0].ndim == 1 else 1)
+def ravel(x: Any, order: str = "C") -> Any:
+    """All elements in one axis."""
+    return reshape(x, -1, order)
 
 
-def dstack(arrays: Sequence[Any]) -> Any:
-    """One behind the other: along the third axis."""
-    deep = [shape.reshape(a, shape=(*atleast_2d(a).shape, 1)) if a.ndim < 3 else a for a in arrays]
-    return shape.concatenate(deep, axis=2)
+def rollaxis(x: Any, axis: int, start: int = 0) -> Any:
+    """The axis ``axis`` moved in front of the axis ``start``."""
+    n = arraylike(x).ndim
+    axis, start = axis % n, start + n if start < 0 else start
+    return moveaxis(x, axis, start - 1 if axis < start else start)
 
 
-def column_stack(arrays: Sequence[Any]) -> Any:
-    """1-d arrays as columns."""
-    return shape.concatenate([shape.reshape(a, shape=(-1, 1)) if a.ndim < 2 else a for a in arrays], axis=1)
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape that the shapes broadcast to."""
+    return np.broadcast_shapes(*shapes)
 
 
-def atleast_1d(x: Any) -> Any:
-    """``x``, with an axis if it has none."""
-    x = asarray(x)
-    return x if x.ndim else shape.reshape(x, shape=(1,))
+def broadcast_arrays(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays, broadcast against each other."""
+    arrays = tuple(map(arraylike, arrays))
+    common = np.broadcast_shapes(*(tuple(a.shape) for a in arrays))
+    return tuple(broadcast_to(a, shape=common) for a in arrays)
 
 
-def atleast_2d(x: Any) -> Any:
-    """``x``, with axes in front until it has two."""
-    x = asarray(x)
-    return x if x.ndim > 1 else shape.reshape(x, shape=(1, -1))
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
+    """Each element ``repeats`` times in a row along ``axis`` (of the flattened array if None).
+
+    Args:
+        repeats: a number for all, or one for each.
+    """
+    x, counts = arraylike(x), np.asarray(raw(repeats))
+    if counts.ndim == 0 or counts.size == 1:
+        return shape.repeat(x, repeats=int(counts.reshape(())), axis=axis)
+    if axis is None:
+        x, axis = _reshape(x, shape=(-1,)), 0
+    return index.take(x, np.repeat(np.arange(x.shape[axis]), counts), axis=axis)
 
 
-def array_split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
-    """Cut into sections that need not be of equal length: the first ones are longer by one."""
-    if isinstance(sections, int):
-        each, extra = divmod(x.shape[axis], sections)
-        cuts = tuple(i * each + min(i, extra) for i in range(1, sections))
-    else:
-        cuts = tuple(sections)
-    return list(shape.split(x, sections=cuts, axis=axis))
+def fliplr(x: Any) -> Any:
+    """In reverse order along the second axis."""
+    return flip(x, 1)
 
 
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
-    """Cut into that many equal sections, or at the given positions."""
-    return list(shape.split(x, sections=sections, axis=axis))
+def flipud(x: Any) -> Any:
+    """In reverse order along the first axis."""
+    return flip(x, 0)
 
 
-def rot90(x: Any, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Any:
+def rot90(x: Any, k: int = 1, axes: Sequence[int] = (0, 1)) -> Any:
     """Turned by 90 degrees ``k`` times, in the plane of two axes, from the first to the second."""
     for _ in range(k % 4):
         x = shape.flip(shape.swapaxes(x, axes[0], axes[1]), axis=axes[0])
     return x
 
 
+def atleast_1d(*arrays: Any) -> Any:
+    """With an axis where there is none; a tuple for several arrays."""
+    return _each(arrays, lambda x: x if x.ndim else _reshape(x, shape=(1,)))
+
+
+def atleast_2d(*arrays: Any) -> Any:
+    """With axes in front until there are two; a tuple for several arrays."""
+    return _each(arrays, lambda x: x if x.ndim > 1 else _reshape(x, shape=(1, *((1,) if not x.ndim else x.shape))))
+
+
+def atleast_3d(*arrays: Any) -> Any:
+    """With axes until there are three: (1, n, 1) of a vector, (m, n, 1) of a matrix; a tuple for several arrays."""
+    return _each(arrays, _deep)
+
+
+def _deep(x: Any) -> Any:
+    if x.ndim > 2:
+        return x
+    return _reshape(x, shape=(*x.shape, 1) if x.ndim == 2 else (1, *(x.shape or (1,)), 1))
+
+
+def _each(arrays: Sequence[Any], change: Any) -> Any:
+    made = tuple(change(arraylike(x)) for x in arrays)
+    return made[0] if len(made) == 1 else made
+
+
 def diag(x: Any, k: int = 0) -> Any:
     """The k-th diagonal of a matrix; of a vector, the matrix with it on that diagonal."""
+    x = arraylike(x)
     if x.ndim == 1:
         n = x.shape[0] + abs(k)
         return linalg.diagonal_add(x, shape=(n, n), offset=k)
     return linalg.diagonal(x, offset=k)
+
+
+def diagflat(x: Any, k: int = 0) -> Any:
+    """The matrix with all elements of x on its k-th diagonal."""
+    return diag(ravel(x), k)
+
+
+def ascontiguousarray(x: Any, dtype: Any = None) -> Any:
+    """``x`` in C order, with at least one axis; itself if it is so."""
+    x = arraylike(x) if dtype is None else arraylike(x).astype(dtype)
+    x = atleast_1d(x)
+    kept: bool = x.data.flags.c_contiguous if hasattr(x, "data") else True
+    return x if kept else _copy(x)

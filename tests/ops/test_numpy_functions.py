@@ -1,0 +1,218 @@
+"""Each function of `shoal.np` gives what NumPy's of that name gives: values, shape and dtype."""
+
+from typing import Any
+
+import numpy as onp
+import pytest
+
+from shoal import np
+from shoal.errors import ConfigError, ShapeError
+from shoal.ops.tensor import Tensor
+
+R = onp.random.default_rng(5)
+A = R.standard_normal((3, 4))
+B = R.standard_normal((3, 4))
+V, W = onp.array([3.0, 1.0, 2.0, 1.0]), onp.array([0.5, -1.0, 2.0])
+I, J = onp.array([[5, 3, 0], [2, 7, 4]]), onp.array([2, 3, 6])  # noqa: E741
+S = onp.array([-7, 3, 100], onp.int8)
+M = A > 0
+C3 = R.standard_normal((2, 3, 4))
+ODD = onp.array([onp.nan, onp.inf, -onp.inf, 0.0, -0.0, 1.5])
+
+CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    # element-wise
+    ("positive", (A,), {}), ("copysign", (A, B), {}), ("signbit", (ODD,), {}), ("nextafter", (A, B), {}),
+    ("spacing", (A,), {}), ("heaviside", (A, B), {}), ("fmod", (A, B), {}), ("fmax", (ODD, 1.0), {}),
+    ("fmin", (ODD, 1.0), {}), ("logaddexp2", (A, B), {}), ("ldexp", (W, J), {}), ("frexp", (A,), {}),
+    ("modf", (A,), {}), ("deg2rad", (A,), {}), ("degrees", (A,), {}), ("radians", (A,), {}), ("rad2deg", (A,), {}),
+    ("left_shift", (I, 2), {}), ("right_shift", (I, J), {}), ("bitwise_count", (I,), {}), ("gcd", (I, J), {}),
+    ("lcm", (I, J), {}), ("divmod", (A, B), {}), ("divmod", (I, J), {}), ("fabs", (I,), {}), ("fabs", (A,), {}),
+    ("float_power", (I, 2), {}), ("fix", (A,), {}), ("isposinf", (ODD,), {}), ("isneginf", (ODD,), {}),
+    ("clip", (A, -0.5, 0.5), {}), ("clip", (A, None, B), {}), ("clip", (A,), {"min": -0.1, "max": B}),
+    ("clip", (I, 1, 4), {}), ("nan_to_num", (ODD, True, 1.0, 2.0, 3.0), {}), ("nan_to_num", (I,), {}),
+    ("pow", (A, 2), {}),
+    ("round", (I,), {}), ("round", (A, 2), {}), ("isclose", (ODD, ODD), {"equal_nan": True}), ("acos", (A / 9,), {}),
+    ("bitwise_not", (I,), {}), ("bitwise_invert", (M,), {}), ("bitwise_left_shift", (I, 1), {}), ("atan2", (A, B), {}),
+    ("where", (M, A, B), {}), ("sign", (I,), {}), ("abs", (S,), {}), ("negative", (S,), {}), ("square", (S,), {}),
+    # reductions
+    ("sum", (A,), {}), ("sum", (A, 1), {"keepdims": True}), ("sum", (S,), {}), ("sum", (S,), {"dtype": onp.int8}),
+    ("sum", (A, 0), {"where": M, "initial": 2.0}), ("sum", (I, (0, 1)), {"dtype": "float32"}), ("prod", (I, 0), {}),
+    ("prod", (A, 1), {"where": M, "initial": 3.0}), ("prod", (S,), {"dtype": "int16"}), ("mean", (A, 0), {}),
+    ("mean", (I,), {}), ("mean", (I, 1), {"dtype": "float32"}), ("mean", (A, 1), {"where": M, "keepdims": True}),
+    ("mean", (I,), {"where": I > 2}), ("var", (A, 0), {"ddof": 1}), ("var", (A,), {"correction": 0.5}),
+    ("var", (A,), {"where": M, "ddof": 1}), ("std", (A, 1), {"where": M}), ("std", (A, 1), {"correction": 1}),
+    ("max", (A, 0), {}), ("max", (A, 1), {"initial": 0.5, "where": M}), ("min", (I, 0), {"initial": 1}),
+    ("max", (onp.ones((0, 3)), 0), {"initial": 2.0}), ("amax", (A,), {}), ("any", (M, 0), {"where": B > 0}),
+    ("all", (M, 1), {"where": B > 0, "keepdims": True}), ("count_nonzero", (I,), {}), ("count_nonzero", (M, 0), {}),
+    ("average", (A,), {}), ("average", (A, 1), {"weights": V}), ("average", (I, 0), {"weights": [1.0, 3.0]}),
+    ("average", (A, 0), {"weights": B * B, "returned": True}), ("ptp", (A, 1), {"keepdims": True}),
+    # shapes
+    ("reshape", (A, (2, 6)), {}), ("reshape", (A, (-1, 2), "F"), {}), ("reshape", (A, 12), {"copy": True}),
+    ("ravel", (A,), {}), ("ravel", (A, "F"), {}), ("rollaxis", (C3, 2), {}), ("rollaxis", (C3, 0, 3), {}),
+    ("broadcast_arrays", (A, V), {}), ("repeat", (A, 2, 0), {}), ("repeat", (A, [1, 0, 2], 0), {}),
+    ("repeat", (W, [1, 0, 2]), {}), ("fliplr", (A,), {}), ("flipud", (A,), {}), ("atleast_1d", (onp.array(2.0), A), {}),
+    ("atleast_2d", (W, A), {}), ("atleast_3d", (W,), {}), ("atleast_3d", (A,), {}),
+    ("atleast_3d", (onp.array(3.0),), {}),
+    ("diagflat", (A,), {"k": 1}), ("diag", (W,), {"k": -1}), ("diag", (A,), {"k": 1}),
+    ("ascontiguousarray", (A.T,), {}), ("swapaxes", (C3, 0, 2), {}), ("moveaxis", (C3, 0, -1), {}),
+    ("roll", (A, 1, 1), {}), ("tile", (A, (2, 1, 2)), {}),
+    ("expand_dims", (A, (0, 2)), {}), ("squeeze", (A[None],), {}), ("tril", (A,), {"k": 1}), ("triu", (A,), {}),
+    ("permute_dims", (C3, (1, 0, 2)), {}), ("matrix_transpose", (C3,), {}), ("rot90", (A, 3), {}),
+    # joining
+    ("concatenate", ((A, B),), {"axis": 1}), ("concatenate", ((A, W),), {"axis": None}),
+    ("concatenate", ((A, I[:, :1].T.repeat(4, 1).reshape(2, 4)),), {}), ("concat", ((A, B),), {"dtype": "float32"}),
+    ("vstack", ((W, W),), {}), ("hstack", ((1.0, W),), {}), ("dstack", ((A, B),), {}), ("column_stack", ((W, A),), {}),
+    ("block", ([[A, B], [B, A]],), {}), ("block", ([W, 1.0],), {}), ("array_split", (A, 3, 1), {}),
+    ("split", (A, 2, 1), {}), ("hsplit", (A, 2), {}), ("vsplit", (A, 3), {}), ("dsplit", (C3, [1, 3]), {}),
+    ("hsplit", (V, 2), {}), ("unstack", (A,), {"axis": 1}), ("stack", ((A, B),), {"axis": -1}),
+    ("pad", (A, ((1, 0), (2, 3)), "symmetric"), {}), ("pad", (A, 2, "wrap"), {}), ("pad", (W, (2, 1), "reflect"), {}),
+    ("pad", (A, 1), {"constant_values": ((1, 2), (3, 4))}), ("pad", (A, (0, 1)), {"constant_values": (5, 6)}),
+    ("append", (A, B), {"axis": 0}), ("append", (W, 2.0), {}), ("delete", (A, 1, 1), {}),
+    ("delete", (A, [0, -1], 1), {}), ("delete", (A, slice(0, 4, 2), 1), {}), ("delete", (A, 3), {}),
+    ("insert", (W, 1, 9.0), {}),
+    ("insert", (A, 1, V, 0), {}), ("insert", (A, [0, 2], 7.0, 1), {}), ("insert", (A, 2, A[:2], 0), {}),
+    ("insert", (W, [1, 1, 3], [7.0, 8.0, 9.0]), {}), ("insert", (A, -1, [1.0, 2.0, 3.0], 1), {}),
+    ("resize", (W, (2, 4)), {}), ("resize", (A, 5), {}), ("trim_zeros", (onp.array([0.0, 0, 1, 0, 2, 0]),), {}),
+    ("trim_zeros", (onp.array([0.0, 1, 0]), "f"), {}), ("trim_zeros", (onp.zeros(3),), {}),
+    # searching, choosing
+    ("nonzero", (I,), {}), ("flatnonzero", (M,), {}), ("argwhere", (M,), {}), ("extract", (M, A), {}),
+    ("compress", ([True, False, True], A, 0), {}), ("compress", (M.ravel(), A), {}), ("unravel_index", (J, (3, 4)), {}),
+    ("choose", (onp.array([0, 1, 1]), [W, W * 2]), {}), ("choose", (J, [W, W * 2]), {"mode": "wrap"}),
+    ("choose", (J - 3, [W, W * 2, W * 3]), {"mode": "clip"}), ("select", ([M, B > 0], [A, B], 7.0), {}),
+    ("ravel_multi_index", (([0, 1], [2, 3]), (3, 4)), {}), ("unique_values", (V,), {}), ("unique_counts", (I,), {}),
+    ("unique_inverse", (I,), {}), ("unique_all", (V,), {}), ("take_along_axis", (A, A.argsort(1), 1), {}),
+    ("argmax", (A, 1), {"keepdims": True}), ("argmin", (A,), {}), ("take", (A, [0, 2], 1), {}),
+    # making
+    ("zeros_like", (A,), {"dtype": "int16"}), ("ones_like", (A,), {"shape": (2,)}), ("full_like", (A, 3), {}),
+    ("full_like", (I, 2.5), {"dtype": "float64"}), ("meshgrid", (W, V), {"indexing": "ij"}),
+    ("meshgrid", (W, V), {"sparse": True}), ("indices", ((2, 3),), {}), ("indices", ((2, 3),), {"sparse": True}),
+    ("tril_indices", (3,), {"k": 1}), ("triu_indices", (3, 1, 4), {}), ("tril_indices_from", (A,), {}),
+    ("triu_indices_from", (A,), {"k": 1}), ("diag_indices", (3,), {}), ("diag_indices_from", (A[:, :3],), {}),
+    ("ix_", ([0, 2], [1, 3]), {}), ("asarray_chkfinite", (A,), {}), ("fromiter", (range(3), "int64"), {}),
+    ("frombuffer", (b"\x01\x02\x03\x04", "uint8"), {"offset": 1}),
+    # polynomials
+    ("convolve", (V, W), {}), ("convolve", (W, V, "same"), {}), ("convolve", (V, W, "valid"), {}),
+    ("correlate", (V, W), {}), ("correlate", (V, W, "full"), {}), ("correlate", (V, W, "same"), {}),
+    ("correlate", (W, V), {}), ("correlate", (W, V, "full"), {}), ("correlate", (W, V, "same"), {}),
+    ("convolve", (V, onp.array([1.0, 2.0]), "same"), {}), ("polyval", (W, V), {}), ("polyadd", (W, V), {}),
+    ("polysub", (V, W), {}), ("polymul", (W, V), {}), ("polyder", (V,), {}), ("polyder", (V, 2), {}),
+    ("polyint", (W,), {}), ("polyint", (W,), {"m": 2, "k": 0.0}), ("poly", (W,), {}), ("roots", (W,), {}),
+    ("polyfit", (V + onp.arange(4), B[0], 2), {}), ("vander", (W,), {}), ("kron", (W, V), {}),
+    # about arrays
+    ("shape", (A,), {}), ("ndim", (A,), {}), ("size", (A,), {}), ("size", (A, 1), {}), ("array_equal", (A, B), {}),
+    ("array_equal", (ODD, ODD), {"equal_nan": True}), ("array_equiv", (W, W[None]), {}), ("allclose", (A, A), {}),
+    ("can_cast", (I, "int8"), {}), ("can_cast", ("float32", "float16", "same_kind"), {}), ("isscalar", (3.0,), {}),
+    ("promote_types", ("int8", "uint8"), {}), ("result_type", (A, "float32", 3), {}), ("min_scalar_type", (300,), {}),
+    ("issubdtype", ("float32", onp.floating), {}), ("isdtype", (onp.dtype("int8"), "integral"), {}),
+    ("broadcast_shapes", ((3, 1), (4,)), {}), ("array2string", (A,), {"precision": 2}),
+    ("array_str", (A,), {}),
+]  # fmt: skip
+
+
+def wrapped(x: Any) -> Any:
+    if isinstance(x, (list, tuple)):
+        return type(x)(wrapped(v) for v in x)
+    return Tensor(x.copy()) if isinstance(x, onp.ndarray) else x
+
+
+def check(found: Any, expected: Any) -> None:
+    if isinstance(expected, onp.ndarray | onp.generic) and not isinstance(found, bool | int | onp.dtype):
+        assert isinstance(found, Tensor)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        onp.testing.assert_allclose(found.asnumpy(), expected, rtol=1e-12, atol=1e-12)
+    elif isinstance(expected, tuple | list) and not isinstance(expected, str):
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected, strict=True):
+            check(a, b)
+    else:
+        assert found == expected
+
+
+def ids() -> list[str]:
+    return [f"{name}-{i}" for i, (name, _, _) in enumerate(CALLS)]
+
+
+@pytest.mark.parametrize(("name", "args", "options"), CALLS, ids=ids())
+def test_a_function_gives_what_numpy_gives(name: str, args: Any, options: Any) -> None:
+    theirs = getattr(onp, name, None) or getattr(onp.linalg, name)
+    check(getattr(np, name)(*wrapped(args), **{k: wrapped(v) for k, v in options.items()}), theirs(*args, **options))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda np_, x, m, v: np_.copyto(x, v, where=m),
+        lambda np_, x, m, v: np_.place(x, m, v[0, :3]),
+        lambda np_, x, m, v: np_.putmask(x, m, v),
+        lambda np_, x, m, v: np_.putmask(x, m, v[0, :3]),
+        lambda np_, x, m, v: np_.put(x, [0, -1, 5], v[0, :2]),
+        lambda np_, x, m, v: np_.fill_diagonal(x, v[0, :2]),
+        lambda np_, x, m, v: np_.fill_diagonal(x, 3.0, wrap=True),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 4), (7, 2), (4, 4)])
+def test_functions_that_write_write_what_numpys_write(write: Any, shape: tuple[int, int]) -> None:
+    x, v = R.standard_normal(shape), R.standard_normal(shape) if shape[1] > 2 else R.standard_normal((7, 2))
+    if v.shape[1] < 3:
+        v = onp.concatenate([v, v], axis=1) if write.__code__.co_consts and 3 in write.__code__.co_consts else v
+    if v.shape != shape and v.shape[0] == shape[0]:
+        pytest.skip("the values do not broadcast to this shape")
+    ours, mask = Tensor(x.copy()), x > 0
+    write(np, ours, Tensor(mask), Tensor(v))
+    theirs = x.copy()
+    write(onp, theirs, mask, v)
+    onp.testing.assert_array_equal(ours.asnumpy(), theirs)
+
+
+def test_lists_and_numbers_are_taken_as_float32() -> None:
+    assert np.sum([1, 2]).item() == 3.0 and np.sum([1, 2]).dtype == onp.float32
+    assert np.concatenate([[1.0], [2.0]]).tolist() == [1.0, 2.0]
+    assert np.mean([[1.0, 3.0]], axis=1).tolist() == [2.0]
+    assert np.max([1.0, 5.0]).item() == 5.0
+
+
+def test_piecewise_and_fromfunction_call_their_functions() -> None:
+    x = Tensor(A)
+    functions = [lambda v: -v, lambda v: v * 2, 5.0]
+    found = np.piecewise(x, [x < 0, x > 1], functions)
+    onp.testing.assert_array_equal(found.asnumpy(), onp.piecewise(A, [A < 0, A > 1], functions))
+    assert np.fromfunction(lambda i, j: i + j * 2, (2, 3)).tolist() == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+
+
+def test_windows_and_grids_are_numpys_in_float32() -> None:
+    for name in ("bartlett", "blackman", "hamming", "hanning"):
+        onp.testing.assert_allclose(getattr(np, name)(7).asnumpy(), getattr(onp, name)(7), atol=1e-7)
+    onp.testing.assert_allclose(np.kaiser(7, 3.0).asnumpy(), onp.kaiser(7, 3.0), rtol=1e-6)
+    onp.testing.assert_allclose(np.geomspace(1, 8, 4).asnumpy(), [1, 2, 4, 8], rtol=1e-6)
+
+
+def test_shared_memory_is_seen() -> None:
+    x = Tensor(A)
+    assert np.shares_memory(x, x.T) and np.may_share_memory(x, x[1:]) and not np.shares_memory(x, x.copy())
+
+
+def test_dtypes_are_described() -> None:
+    assert np.finfo("float32").eps == onp.finfo("float32").eps and np.iinfo("int8").max == 127
+    assert float(np.finfo(np.bfloat16).eps) == 2.0**-7 and np.finfo(np.ones(2, dtype="float16")).bits == 16
+    assert np.isdtype(np.bfloat16, "real floating") and np.isdtype(np.bfloat16, ("bool", "numeric"))
+    assert not np.isdtype(np.bfloat16, "integral") and np.isdtype(np.bfloat16, np.bfloat16)
+    assert np.issubdtype(np.bfloat16, onp.floating) and not np.issubdtype(np.bfloat16, onp.integer)
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "words"),
+    [
+        (lambda: np.max(np.ones(3), where=np.ones(3) > 0), ShapeError, "initial="),
+        (lambda: np.reshape(np.ones(4), (2, 2), order="K"), ConfigError, "'K'"),
+        (lambda: np.meshgrid(np.ones(2), indexing="yx"), ConfigError, "'yx'"),
+        (lambda: np.convolve(np.ones((2, 2)), np.ones(2)), ShapeError, r"\(2, 2\)"),
+        (lambda: np.convolve(np.ones(2), np.ones(2), "all"), ConfigError, "'all'"),
+        (lambda: np.choose(np.array([0, 5], "int64"), [np.ones(2)] * 2), IndexError, "0 to 5 among 2"),
+        (lambda: np.select([np.ones(2) > 0], []), ShapeError, "1 conditions but 0"),
+        (lambda: np.resize(np.ones(0), 3), ShapeError, "without elements"),
+        (lambda: np.asarray_chkfinite(np.array([onp.nan])), ValueError, "not a number"),
+    ],
+)
+def test_what_does_not_fit_is_explained(use: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        use()
