@@ -1,5 +1,6 @@
 """Data sets and batches: ``shoal.data.DataLoader(shoal.data.digits(), 32, shuffle=True)``; see `shoal.worker.data`."""
 
+from shoal import transforms
 from shoal.worker.data import (
     ArrayDataset,
     DataLoader,
@@ -24,4 +25,5 @@ __all__ = [
     "read_idx",
     "stack",
     "synthetic",
+    "transforms",
 ]

@@ -1,5 +1,6 @@
 """MXNet's neural functions: ``from shoal import npx``. See `shoal.ops.neural` for those with MXNet's arguments."""
 
+from shoal import image
 from shoal.ops.activation import (
     elu,
     gelu,
@@ -150,6 +151,7 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "im2col",
+    "image",
     "instance_norm",
     "interpolate",
     "l2_normalization",
