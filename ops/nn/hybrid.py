@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shoal.errors import ConfigError, GraphError
 from shoal.ops.graph import serialize, trace
 from shoal.ops.graph.compiled import Compiled, Trace
@@ -106,6 +108,27 @@ class HybridBlock(Block):
         outputs = self.trace(*inputs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def saved(self, *inputs: Any) -> serialize.Saved:
+        """What `forward` does in predict mode, as a graph whose inputs have names and roles.
+
+        Args:
+            inputs: of the shapes and dtypes to be expected; none: those of the last call as a graph.
+        Raises:
+            ConfigError: there are no inputs, and were none.
+            GraphError: the model cannot be traced, or updates parameters in predict mode.
+        """
+        if not inputs and self._compiled is not None and self._compiled.traces:
+            last = next(reversed(self._compiled.traces.values()))
+            inputs = tuple(Tensor(np.zeros(s.shape, s.dtype)) for s in last.arguments)
+        if not inputs:
+            raise ConfigError(f"{self._label()} needs inputs of the shapes that the graph is for: pass them behind path")
+        with trace.mode(training=False):
+            found = self.trace(*inputs)
+        if found.updates:
+            names = ", ".join(source.name for source, _ in found.updates)
+            raise GraphError(f"{self._label()} writes to {names} in predict mode; a saved graph cannot")
+        return _described(found, self.collect_params())
+
     def export(self, path: str | os.PathLike[str], *inputs: Any) -> tuple[Path, Path]:
         """Write the model in predict mode as a graph and its parameters, to be run without this class.
 
@@ -117,18 +140,10 @@ class HybridBlock(Block):
         Returns:
             The two files.
         Raises:
-            GraphError: the model cannot be traced, or updates parameters in predict mode.
+            ConfigError, GraphError: as `saved`.
             CheckpointError: the disk refuses.
         """
-        if not inputs:
-            raise ConfigError(f"{self._label()}.export(path, *inputs) needs inputs of the shapes that the graph is for")
-        with trace.mode(training=False):
-            found = self.trace(*inputs)
-        if found.updates:
-            names = ", ".join(source.name for source, _ in found.updates)
-            raise GraphError(f"{self._label()} writes to {names} in predict mode; a saved graph cannot")
-        params = self.collect_params()
-        saved = _described(found, params)
+        saved, params = self.saved(*inputs), self.collect_params()
         files = Path(f"{os.fspath(path)}-symbol.json"), Path(f"{os.fspath(path)}.safetensors")
         checkpoint.save(files[1], {name: param for name, param in params.items() if name in saved.names})
         serialize.write(files[0], saved)

@@ -1,0 +1,35 @@
+"""The operators of ONNX by theme; importing this package registers them all."""
+
+from shoal.ops.onnx.families import (
+    arithmetic,
+    attention,
+    controls,
+    layers,
+    losses,
+    pooling,
+    quantized,
+    recurrent,
+    reductions,
+    resizing,
+    scattering,
+    shapes,
+    signals,
+    updates,
+)
+
+__all__ = [
+    "arithmetic",
+    "attention",
+    "controls",
+    "layers",
+    "losses",
+    "pooling",
+    "quantized",
+    "recurrent",
+    "reductions",
+    "resizing",
+    "scattering",
+    "shapes",
+    "signals",
+    "updates",
+]
