@@ -108,7 +108,7 @@ class HybridBlock(Block):
         outputs = self.trace(*inputs).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def saved(self, *inputs: Any) -> serialize.Saved:
+    def described(self, *inputs: Any) -> serialize.Saved:
         """What `forward` does in predict mode, as a graph whose inputs have names and roles.
 
         Args:
@@ -121,7 +121,9 @@ class HybridBlock(Block):
             last = next(reversed(self._compiled.traces.values()))
             inputs = tuple(Tensor(np.zeros(s.shape, s.dtype)) for s in last.arguments)
         if not inputs:
-            raise ConfigError(f"{self._label()} needs inputs of the shapes that the graph is for: pass them behind path")
+            raise ConfigError(
+                f"{self._label()} needs inputs of the shapes that the graph is for: pass them behind path"
+            )
         with trace.mode(training=False):
             found = self.trace(*inputs)
         if found.updates:
@@ -140,10 +142,10 @@ class HybridBlock(Block):
         Returns:
             The two files.
         Raises:
-            ConfigError, GraphError: as `saved`.
+            ConfigError, GraphError: as `described`.
             CheckpointError: the disk refuses.
         """
-        saved, params = self.saved(*inputs), self.collect_params()
+        saved, params = self.described(*inputs), self.collect_params()
         files = Path(f"{os.fspath(path)}-symbol.json"), Path(f"{os.fspath(path)}.safetensors")
         checkpoint.save(files[1], {name: param for name, param in params.items() if name in saved.names})
         serialize.write(files[0], saved)

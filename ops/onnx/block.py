@@ -158,5 +158,3 @@ def _last_uses(graph: Graph) -> dict[int, list[str]]:
         if name in made and name not in kept:
             found.setdefault(position, []).append(name)
     return found
-
-

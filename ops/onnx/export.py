@@ -49,7 +49,7 @@ def export(
         raise ConfigError(f"onnx.export: opset {opset}; {low} to {high} can be written")
     if not isinstance(block, HybridBlock):
         raise ConfigError(f"onnx.export: {type(block).__name__} is no HybridBlock, so it has no graph")
-    saved = block.saved(*inputs)
+    saved = block.described(*inputs)
     params = {name: np.asarray(p.data().asnumpy()) for name, p in block.collect_params().items()}
     model = model_of(saved, opset, params, dynamic_batch, type(block).__name__)
     target = Path(os.fspath(path))

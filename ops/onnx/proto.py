@@ -33,7 +33,9 @@ class Node:
 
     def __str__(self) -> str:
         named = f" {self.name!r}" if self.name else ""
-        return f"{self.domain + '.' if self.domain else ''}{self.op}{named} -> {', '.join(o for o in self.outputs if o)}"
+        return (
+            f"{self.domain + '.' if self.domain else ''}{self.op}{named} -> {', '.join(o for o in self.outputs if o)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from shoal.errors import GraphError
 from shoal.ops.graph.ir import Call, Graph, Operand
 from shoal.ops.graph.serialize import Saved
 from shoal.ops.onnx.proto import require
-from shoal.ops.registry import Spec
+from shoal.ops.registry import OPS, Spec
 
 __all__ = ["WRITERS", "Writer", "model_of", "writes"]
 
@@ -124,7 +124,8 @@ class Writer:
         self._where = f"operator {c.op} (call {position}, output {c.specs[0].shape} {c.specs[0].dtype})"
         if c.op not in WRITERS:
             raise self.refuse("it has no counterpart here")
-        made = WRITERS[c.op](self, c, *inputs)
+        whole = Call(c.op, c.inputs, {**OPS[c.op].defaults, **c.attrs}, c.specs)
+        made = WRITERS[c.op](self, whole, *inputs)
         names = (made,) if isinstance(made, str) else tuple(made)
         for name, spec in zip(names, c.specs, strict=False):
             self.specs[name] = spec
@@ -162,7 +163,7 @@ def model_of(saved: Saved, opset: int, params: dict[str, Any], free: bool, name:
             inputs = [_operand(w, x, names, call, graph) for x in call.inputs]
             for n, made in enumerate(w.add(call, inputs, position)):
                 names[position, n] = made
-    results = [_result(w, names[ref], i, graph.spec(ref), free) for i, ref in enumerate(graph.outputs)]
+    results = [_result(w, _name(names, ref, graph), i, graph.spec(ref), free) for i, ref in enumerate(graph.outputs)]
     made = w.onnx.helper.make_graph(w.nodes, name, arguments, results, w.constants)
     opsets = [w.onnx.helper.make_opsetid("", opset)]
     model = w.onnx.helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="shoal")
@@ -184,12 +185,21 @@ def _result(w: Writer, name: str, i: int, spec: Spec, free: bool) -> Any:
     return _value(w, out, spec, free)
 
 
+def _name(names: dict[tuple[int, int], str], ref: tuple[int, int], graph: Graph) -> str:
+    if ref not in names:
+        op, number = graph.calls[ref[0]].op, ref[1]
+        raise GraphError(
+            f"operator {op} (call {ref[0]}) cannot be written as ONNX: its output {number} has no counterpart"
+        )
+    return names[ref]
+
+
 def _operand(w: Writer, x: Operand, names: dict[tuple[int, int], str], call: Call, graph: Graph) -> str | None:
     """A scalar becomes a constant of the dtype that the other inputs have."""
     if x is None:
         return None
     if isinstance(x, tuple):
-        return names[x]
+        return _name(names, x, graph)
     dtypes = [graph.spec(ref).dtype for ref in call.refs if graph.spec(ref).dtype.kind in "fiub"]
     dtype = np.result_type(x, *[np.empty(0, d) for d in dtypes]) if dtypes else np.asarray(x).dtype
     made = w.const(x, dtype)

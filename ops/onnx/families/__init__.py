@@ -12,9 +12,11 @@ from shoal.ops.onnx.families import (
     reductions,
     resizing,
     scattering,
+    sequences,
     shapes,
     signals,
     updates,
+    vision,
 )
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "reductions",
     "resizing",
     "scattering",
+    "sequences",
     "shapes",
     "signals",
     "updates",
+    "vision",
 ]

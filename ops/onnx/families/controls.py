@@ -67,7 +67,9 @@ def _scanned(c: Call, given: list[Any]) -> list[Any]:
             row.append(value)
     out_axes = c.get("scan_output_axes", (0,) * len(kept))
     turned = c.get("scan_output_directions", (0,) * len(kept))
-    stacked = [_stacked(row[::-1] if back else row, axis) for row, axis, back in zip(kept, out_axes, turned, strict=True)]
+    stacked = [
+        _stacked(row[::-1] if back else row, axis) for row, axis, back in zip(kept, out_axes, turned, strict=True)
+    ]
     return [*states, *stacked]
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import conv, convolve, elementwise, neural, norm, tape
+from shoal.ops import conv, convolve, elementwise, norm, tape
+from shoal.ops import dropout as dropping
 from shoal.ops import reduce as reducing
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.families.arithmetic import cast
@@ -35,8 +36,7 @@ def conv_transpose(c: Call, x: Any, weight: Any, bias: Any = None) -> Any:
     stride, dilate = c.get("strides", (1,) * k), c.get("dilations", (1,) * k)
     extra, wanted = c.get("output_padding", (0,) * k), c.get("output_shape")
     full = [
-        (n - 1) * s + d * (m - 1) + 1
-        for n, s, d, m in zip(x.shape[2:], stride, dilate, weight.shape[2:], strict=True)
+        (n - 1) * s + d * (m - 1) + 1 for n, s, d, m in zip(x.shape[2:], stride, dilate, weight.shape[2:], strict=True)
     ]
     pads = list(c.get("pads", (0,) * 2 * k))
     mode = c.get("auto_pad", "NOTSET")
@@ -161,6 +161,6 @@ def dropout(c: Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
     if not on or p == 0.0:
         return x, np.ones(tuple(x.shape), bool)
     if not c.wants(1):
-        return neural.dropout(x, p, mode="always")
-    mask = neural.dropout(elementwise.ones_like(x), p, mode="always")
+        return dropping.dropout(x, p, mode="always")
+    mask = dropping.dropout(elementwise.ones_like(x), p, mode="always")
     return x * mask, mask > 0

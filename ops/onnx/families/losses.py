@@ -31,7 +31,9 @@ def _nll(c: Call, logs: Any, target: Any, weight: Any) -> Any:
     ignored, dtype = c.get("ignore_index"), np.dtype(logs.dtype)
     target = cast(target, np.dtype(np.int64))
     kept = None if ignored is None else cast(target != int(ignored), dtype)
-    where = target if kept is None else elementwise.where(target == int(ignored), elementwise.zeros_like(target), target)
+    where = (
+        target if kept is None else elementwise.where(target == int(ignored), elementwise.zeros_like(target), target)
+    )
     loss = -shaping.squeeze(index.take_along_axis(logs, shaping.expand_dims(where, axis=1), axis=1), axis=1)
     factor = kept
     if weight is not None:

@@ -117,8 +117,10 @@ def max_pool(c: Call, x: Any) -> Any:
 def _max_pool_with_positions(c: Call, x: Any, w: Window) -> Any:
     shape, dtype = tuple(x.shape), np.dtype(x.dtype)
     lowest = -np.inf if dtype.kind == "f" else int(np.iinfo(dtype).min)
-    order = "F" if c.get("storage_order", 0) else "C"
-    where = np.arange(int(np.prod(shape[2:]))).reshape(shape[2:], order=order)
+    count = int(np.prod(shape[2:]))
+    where = np.arange(count).reshape(shape[2:])
+    if c.get("storage_order", 0):
+        where = np.arange(count).reshape(shape[2:][::-1]).T
     where = np.broadcast_to(where, shape) + (
         np.arange(shape[0] * shape[1]).reshape(shape[:2] + (1,) * (len(shape) - 2)) * int(np.prod(shape[2:]))
     )

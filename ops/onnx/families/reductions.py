@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import elementwise, index, linalg, reduce
+from shoal.ops import decomposition, elementwise, index, linalg, neural, reduce
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.families.shapes import axes_of
 from shoal.ops.onnx.nodes import Call, node
@@ -31,7 +31,9 @@ def _log_sum(x: Any, axis: Any, keepdims: bool) -> Any:
 
 def _log_sum_exp(x: Any, axis: Any, keepdims: bool) -> Any:
     empty = 0 in [x.shape[a] for a in (axis if axis is not None else range(x.ndim))]
-    return (_log_sum(elementwise.exp(x), axis, keepdims)) if empty else reduce.logsumexp(x, axis=axis, keepdims=keepdims)
+    return (
+        (_log_sum(elementwise.exp(x), axis, keepdims)) if empty else reduce.logsumexp(x, axis=axis, keepdims=keepdims)
+    )
 
 
 def _max(x: Any, axis: Any, keepdims: bool) -> Any:
@@ -183,8 +185,6 @@ def _coerced(c: Call, x: Any) -> tuple[Any, int]:
 @node("Softmax", "LogSoftmax")
 def softmax(c: Call, x: Any) -> Any:
     """Exponentials that sum to 1, or their logarithms."""
-    from shoal.ops import neural
-
     flat, axis = _coerced(c, x)
     f = neural.softmax if c.node.op == "Softmax" else neural.log_softmax
     return shaping.reshape(f(flat, axis=axis), tuple(x.shape))
@@ -224,7 +224,4 @@ def einsum(c: Call, *xs: Any) -> Any:
 @node("Det")
 def det(c: Call, x: Any) -> Any:
     """The determinant of each matrix."""
-    from shoal import linalg as facade
-
-    found = getattr(facade, "det", None)
-    return np.linalg.det(c.known(x, "its numbers")).astype(x.dtype) if found is None else found(x)
+    return decomposition.det(x)

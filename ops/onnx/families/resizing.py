@@ -116,9 +116,7 @@ def resize(c: Call, x: Any, *given: Any) -> Any:
     return _apply(c, x, axes, wanted, factor, box)
 
 
-def _apply(
-    c: Call, x: Any, axes: list[int], wanted: tuple[int, ...], factor: list[float], box: Matrix | None
-) -> Any:
+def _apply(c: Call, x: Any, axes: list[int], wanted: tuple[int, ...], factor: list[float], box: Matrix | None) -> Any:
     dtype = np.dtype(x.dtype)
     smooth = c.get("mode", "nearest") != "nearest" and dtype.kind != "f"
     x = cast(x, np.dtype(np.float32)) if smooth else x

@@ -164,8 +164,8 @@ def pad(c: Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None) 
     mode = c.get("mode", "constant")
     if mode == "constant":
         dtype = np.dtype(x.dtype)
-        number = fill[0] if len(fill) else 0
-        return shaping.pad(x, tuple(width), float(number) if dtype.kind == "f" else number.item() if number else 0)
+        number = float(fill[0]) if len(fill) else 0.0
+        return shaping.pad(x, tuple(width), number if dtype.kind == "f" else int(number))
     for axis, (a, b) in enumerate(width):
         if a or b:
             where = np.pad(np.arange(int(x.shape[axis])), (a, b), mode)
@@ -223,14 +223,14 @@ def trilu(c: Call, x: Any, k: Any = None) -> Any:
 def eye_like(c: Call, x: Any) -> Any:
     """Ones on a diagonal."""
     dtype = dtype_of(int(c.get("dtype"))) if "dtype" in c.attrs else np.dtype(x.dtype)
-    return np.eye(*x.shape, k=int(c.get("k", 0)), dtype=dtype)
+    return np.eye(int(x.shape[0]), int(x.shape[1]), k=int(c.get("k", 0)), dtype=dtype)
 
 
 @node("Range", known=[0, 1, 2])
 def range_(c: Call, start: Any, limit: Any, delta: Any) -> Any:
     """Numbers at equal distances."""
     a, b, s = (c.known(v, "the range").reshape(()) for v in (start, limit, delta))
-    return np.arange(a, b, s).astype(a.dtype)
+    return np.arange(a.item(), b.item(), s.item()).astype(a.dtype)
 
 
 @node("ReverseSequence", known=[1])
@@ -286,5 +286,3 @@ def compress(c: Call, x: Any, condition: Any) -> Any:
     if axis is None:
         return index.take(shaping.reshape(x, (-1,)), where, axis=0)
     return index.take(x, where, axis=int(axis))
-
-

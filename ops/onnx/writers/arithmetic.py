@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -227,10 +226,10 @@ def angle(w: Writer, c: Call, x: str) -> str:
 @writes("clip")
 def clip(w: Writer, c: Call, x: str) -> str:
     """Between two numbers."""
-    low, high = c.attrs.get("a_min"), c.attrs.get("a_max")
+    low, high = c.attrs["a_min"], c.attrs["a_max"]
     made = x if low is None else w.node("Max", x, number(w, c, low))
     found: str = made if high is None else w.node("Min", made, number(w, c, high))
-    return found if found != x else w.node("Identity", x)  # type: ignore[no-any-return]
+    return found if found != x else w.node("Identity", x)
 
 
 @writes("where")
@@ -261,13 +260,16 @@ def filled_like(w: Writer, c: Call, x: str) -> str:
 @writes("leaky_relu")
 def leaky_relu(w: Writer, c: Call, x: str) -> str:
     """A slope below 0."""
-    found: str = w.node("LeakyRelu", x, alpha=float(c.attrs.get("slope", 0.01)))
+    found: str = w.node("LeakyRelu", x, alpha=float(c.attrs["slope"]))
     return found
 
 
 @writes("prelu")
 def prelu(w: Writer, c: Call, x: str, slope: str) -> str:
-    """A learned slope below 0: by where, so that it may broadcast either way."""
+    """A learned slope below 0, one for all or one for each channel (axis 1)."""
+    ndim = w.specs[x].ndim
+    if w.specs[slope].ndim == 1 and ndim > 2:
+        slope = w.node("Reshape", slope, w.ints(-1, *[1] * (ndim - 2)))
     below = w.node("Mul", x, slope)
     found: str = w.node("Where", w.node("Less", x, number(w, c, 0.0)), below, x)
     return found
@@ -276,14 +278,14 @@ def prelu(w: Writer, c: Call, x: str, slope: str) -> str:
 @writes("elu", "celu")
 def elu(w: Writer, c: Call, x: str) -> str:
     """Exponential below 0."""
-    found: str = w.node("Elu" if c.op == "elu" else "Celu", x, alpha=float(c.attrs.get("alpha", 1.0)))
+    found: str = w.node("Elu" if c.op == "elu" else "Celu", x, alpha=float(c.attrs["alpha"]))
     return found
 
 
 @writes("gelu")
 def gelu(w: Writer, c: Call, x: str) -> str:
     """One node from opset 20 on; before that, what it means."""
-    tanh = c.attrs.get("approximation", "erf") == "tanh"
+    tanh = c.attrs["approximation"] == "tanh"
     if w.opset >= 20:
         found: str = w.node("Gelu", x, approximate="tanh" if tanh else "none")
         return found
@@ -315,14 +317,13 @@ def log_sigmoid(w: Writer, c: Call, x: str) -> str:
 @writes("hard_sigmoid")
 def hard_sigmoid(w: Writer, c: Call, x: str) -> str:
     """A line between 0 and 1."""
-    given: dict[str, Any] = {"alpha": 0.2, "beta": 0.5, **c.attrs}
-    found: str = w.node("HardSigmoid", x, alpha=float(given["alpha"]), beta=float(given["beta"]))
+    found: str = w.node("HardSigmoid", x, alpha=float(c.attrs["alpha"]), beta=float(c.attrs["beta"]))
     return found
 
 
 @writes("hard_tanh")
 def hard_tanh(w: Writer, c: Call, x: str) -> str:
     """Between two numbers."""
-    low, high = (number(w, c, float(c.attrs.get(n, d))) for n, d in (("min_val", -1.0), ("max_val", 1.0)))
+    low, high = (number(w, c, float(c.attrs[n])) for n in ("min_val", "max_val"))
     found: str = w.node("Min", w.node("Max", x, low), high)
     return found

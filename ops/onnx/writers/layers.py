@@ -24,7 +24,7 @@ def matmul(w: Writer, c: Call, x: str, y: str) -> str:
 @writes("fully_connected")
 def fully_connected(w: Writer, c: Call, x: str, weight: str, bias: str | None = None) -> str:
     """One Gemm for a matrix; a product and a sum otherwise."""
-    flat = c.attrs.get("flatten", True)
+    flat = c.attrs["flatten"]
     ndim = w.specs[x].ndim
     if flat and ndim != 2:
         x, ndim = w.node("Flatten", x, axis=1), 2
@@ -44,15 +44,15 @@ def contract(w: Writer, c: Call, *xs: str) -> str:
 
 
 def _geometry(c: Call, k: int) -> dict[str, Any]:
-    pad = list(lengths(c.attrs.get("pad", 0), k))
-    return {"strides": list(lengths(c.attrs.get("stride", 1), k)), "pads": pad + pad}
+    pad = list(lengths(c.attrs["pad"], k))
+    return {"strides": list(lengths(c.attrs["stride"], k)), "pads": pad + pad}
 
 
 @writes("convolution")
 def convolution(w: Writer, c: Call, x: str, weight: str, bias: str | None = None) -> str:
     """Over one to three axes."""
     k = w.specs[x].ndim - 2
-    more = {"dilations": list(lengths(c.attrs.get("dilate", 1), k)), "group": c.attrs.get("num_group", 1)}
+    more = {"dilations": list(lengths(c.attrs["dilate"], k)), "group": c.attrs["num_group"]}
     found: str = w.node(
         "Conv", x, weight, bias, kernel_shape=list(w.specs[weight].shape[2:]), **_geometry(c, k), **more
     )
@@ -63,7 +63,7 @@ def convolution(w: Writer, c: Call, x: str, weight: str, bias: str | None = None
 def transposed_convolution(w: Writer, c: Call, g: str, weight: str) -> str:
     """What makes a convolution's input from its output."""
     k = w.specs[g].ndim - 2
-    stride, pad, dilate = (lengths(c.attrs.get(n, d), k) for n, d in (("stride", 1), ("pad", 0), ("dilate", 1)))
+    stride, pad, dilate = (lengths(c.attrs[n], k) for n in ("stride", "pad", "dilate"))
     sizes = zip(w.specs[g].shape[2:], stride, pad, dilate, w.specs[weight].shape[2:], c.attrs["space"], strict=True)
     extra = [out - ((n - 1) * s - 2 * p + d * (m - 1) + 1) for n, s, p, d, m, out in sizes]
     found: str = w.node(
@@ -72,7 +72,7 @@ def transposed_convolution(w: Writer, c: Call, g: str, weight: str) -> str:
         weight,
         kernel_shape=list(w.specs[weight].shape[2:]),
         dilations=list(dilate),
-        group=c.attrs.get("num_group", 1),
+        group=c.attrs["num_group"],
         output_padding=extra,
         **_geometry(c, k),
     )
@@ -81,8 +81,8 @@ def transposed_convolution(w: Writer, c: Call, g: str, weight: str) -> str:
 
 def _windows(w: Writer, c: Call, x: str) -> dict[str, Any]:
     k = w.specs[x].ndim - 2
-    kernel, stride = lengths(c.attrs["kernel"], k), c.attrs.get("stride")
-    pad = list(lengths(c.attrs.get("pad", 0), k))
+    kernel, stride = lengths(c.attrs["kernel"], k), c.attrs["stride"]
+    pad = list(lengths(c.attrs["pad"], k))
     steps = kernel if stride is None else lengths(stride, k)
     return {"kernel_shape": list(kernel), "strides": list(steps), "pads": pad + pad}
 
@@ -106,7 +106,7 @@ def sum_pool(w: Writer, c: Call, x: str) -> str:
 @writes("softmax", "log_softmax")
 def softmax(w: Writer, c: Call, x: str) -> str:
     """Along one axis."""
-    axis = c.attrs.get("axis", -1) % w.specs[x].ndim
+    axis = c.attrs["axis"] % w.specs[x].ndim
     op = "Softmax" if c.op == "softmax" else "LogSoftmax"
     if w.opset >= 13 or axis == w.specs[x].ndim - 1:
         return w.node(op, x, axis=axis)  # type: ignore[no-any-return]
@@ -117,9 +117,9 @@ def softmax(w: Writer, c: Call, x: str) -> str:
 def standardize(w: Writer, c: Call, x: str) -> Sequence[str]:
     """Mean 0 and variance 1 over some axes; and one over the deviation."""
     spec = w.specs[x]
-    axis = c.attrs.get("axis", -1)
+    axis = c.attrs["axis"]
     axes = sorted(a % spec.ndim for a in ((axis,) if isinstance(axis, int) else axis))
-    eps = float(c.attrs.get("eps", 1e-5))
+    eps = float(c.attrs["eps"])
     if w.opset >= 17 and axes == list(range(axes[0], spec.ndim)) and spec.dtype.itemsize >= 4:
         ones = w.const(np.ones(spec.shape[axes[0] :], spec.dtype))
         out, _, scale = w.node("LayerNormalization", x, ones, outputs=3, axis=axes[0], epsilon=eps)
@@ -136,7 +136,7 @@ def standardize(w: Writer, c: Call, x: str) -> Sequence[str]:
 @writes("softmax_cross_entropy")
 def softmax_cross_entropy(w: Writer, c: Call, x: str, label: str) -> str:
     """One loss a sample; labels are positions."""
-    axis = c.attrs.get("axis", -1) % w.specs[x].ndim
+    axis = c.attrs["axis"] % w.specs[x].ndim
     logs = w.node("LogSoftmax", x, axis=axis)
     picked = w.node("GatherElements", logs, unsqueezed(w, w.cast(label, np.int64), [axis]), axis=axis)
     found: str = w.node("Neg", w.node("Squeeze", picked, w.ints(axis)))

@@ -23,7 +23,14 @@ def _reordered(w: Writer, x: str, order: Sequence[int]) -> str:
 
 
 def _layer(
-    w: Writer, c: Call, op: str, order: Sequence[int], x: str, states: Sequence[str], given: Sequence[str | None], **more: Any
+    w: Writer,
+    c: Call,
+    op: str,
+    order: Sequence[int],
+    x: str,
+    states: Sequence[str],
+    given: Sequence[str | None],
+    **more: Any,
 ) -> tuple[str, ...]:
     """One direction: output, then the last states."""
     wx, wh, bx, bh, lengths = given
@@ -38,7 +45,7 @@ def _layer(
         bias = unsqueezed(w, w.node("Concat", *both, axis=0), [0])
     steps = None if lengths is None else w.cast(lengths, "int32")
     first = [unsqueezed(w, s, [0]) for s in states]
-    direction = "reverse" if c.attrs.get("reverse") else "forward"
+    direction = "reverse" if c.attrs["reverse"] else "forward"
     made = w.node(
         op, x, *rows, bias, steps, *first, outputs=1 + len(states), hidden_size=hidden, direction=direction, **more
     )
@@ -64,5 +71,5 @@ def gru(w: Writer, c: Call, x: str, h0: str, wx: str, wh: str, bx: Any, bh: Any,
 @writes("rnn_sequence")
 def rnn(w: Writer, c: Call, x: str, h0: str, wx: str, wh: str, bx: Any, bh: Any, lengths: Any) -> tuple[str, ...]:
     """With tanh or relu."""
-    name = str(c.attrs.get("activation", "tanh")).capitalize()
+    name = str(c.attrs["activation"]).capitalize()
     return _layer(w, c, "RNN", (0,), x, (h0,), (wx, wh, bx, bh, lengths), activations=[name])

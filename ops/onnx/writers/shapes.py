@@ -49,7 +49,7 @@ def _transposed(w: Writer, x: str, perm: Sequence[int]) -> str:
 def transpose(w: Writer, c: Call, x: str) -> str:
     """Axes in another order."""
     ndim = w.specs[x].ndim
-    axes = c.attrs.get("axes")
+    axes = c.attrs["axes"]
     return _transposed(w, x, range(ndim)[::-1] if axes is None else [a % ndim for a in axes])
 
 
@@ -106,14 +106,14 @@ def expand_dims(w: Writer, c: Call, x: str) -> str:
 @writes("concatenate")
 def concatenate(w: Writer, c: Call, *xs: str) -> str:
     """One behind the other."""
-    found: str = w.node("Concat", *common(w, c, xs), axis=c.attrs.get("axis", 0) % c.specs[0].ndim)
+    found: str = w.node("Concat", *common(w, c, xs), axis=c.attrs["axis"] % c.specs[0].ndim)
     return found
 
 
 @writes("stack")
 def stack(w: Writer, c: Call, *xs: str) -> str:
     """Along a new axis."""
-    axis = c.attrs.get("axis", 0) % c.specs[0].ndim
+    axis = c.attrs["axis"] % c.specs[0].ndim
     found: str = w.node("Concat", *[unsqueezed(w, x, [axis]) for x in common(w, c, xs)], axis=axis)
     return found
 
@@ -121,7 +121,7 @@ def stack(w: Writer, c: Call, *xs: str) -> str:
 @writes("split")
 def split(w: Writer, c: Call, x: str) -> Any:
     """In the lengths that were traced."""
-    axis = c.attrs.get("axis", 0) % w.specs[x].ndim
+    axis = c.attrs["axis"] % w.specs[x].ndim
     sizes = [s.shape[axis] for s in c.specs]
     if len(sizes) == 1:
         return (w.node("Identity", x),)
@@ -145,7 +145,7 @@ def tile(w: Writer, c: Call, x: str) -> str:
 @writes("repeat")
 def repeat(w: Writer, c: Call, x: str) -> str:
     """Each element several times along an axis."""
-    times, axis = c.attrs["repeats"], c.attrs.get("axis")
+    times, axis = c.attrs["repeats"], c.attrs["axis"]
     if axis is None or not isinstance(times, int):
         raise w.refuse("it repeats each element differently, or all of them in one row")
     n = w.specs[x].shape[axis]
@@ -174,7 +174,7 @@ def pad(w: Writer, c: Call, x: str) -> str:
     """A constant around it."""
     width = c.attrs["pad_width"]
     flat = [a for a, _ in width] + [b for _, b in width]
-    value = w.const(c.attrs.get("constant", 0.0), c.specs[0].dtype)
+    value = w.const(c.attrs["constant"], c.specs[0].dtype)
     found: str = w.node("Pad", x, w.ints(*flat), value)
     return found
 
@@ -198,7 +198,7 @@ def roll(w: Writer, c: Call, x: str) -> str:
 def triangle(w: Writer, c: Call, x: str) -> str:
     """One triangle, zeros in the other."""
     spec = w.specs[x]
-    mask = np.tri(*spec.shape[-2:], c.attrs.get("k", 0) - (c.op == "triu"), dtype=bool)
+    mask = np.tri(spec.shape[-2], spec.shape[-1], c.attrs["k"] - (c.op == "triu"), dtype=bool)
     keep = w.const(mask if c.op == "tril" else ~mask)
     found: str = w.node("Where", keep, x, w.const(0, spec.dtype))
     return found
@@ -211,7 +211,10 @@ def triangle(w: Writer, c: Call, x: str) -> str:
 def getitem(w: Writer, c: Call, x: str, *arrays: str) -> str:
     """Slices, whole numbers, new axes, and one array of positions."""
     key, spec = c.attrs["key"], w.specs[x]
-    cuts, gone, new, gathers = [], [], [], []
+    cuts: list[tuple[int, int, int, int]] = []
+    gone: list[int] = []
+    new: list[int] = []
+    gathers: list[tuple[int, str]] = []
     axis, rest = 0, list(arrays)
     for k in key:
         if k == "new":
@@ -224,7 +227,8 @@ def getitem(w: Writer, c: Call, x: str, *arrays: str) -> str:
         elif isinstance(k, tuple):
             start, stop, step = slice(*k).indices(n)
             if (start, stop, step) != (0, n, 1):
-                cuts.append((axis, start, stop if stop >= 0 else -(2**31), step))
+                end = -(2**31) if stop < 0 else 2**31 - 1 if stop == n and step > 0 else stop
+                cuts.append((axis, start, end, step))
         else:
             gathers.append((axis, rest.pop(0)))
         axis += 1
@@ -235,7 +239,7 @@ def getitem(w: Writer, c: Call, x: str, *arrays: str) -> str:
         made = w.node("Gather", made, positions, axis=where)
     made = _squeezed(w, made, gone)
     made = unsqueezed(w, made, new) if new else made
-    return made if made != x else w.node("Identity", x)  # type: ignore[no-any-return]
+    return made if made != x else w.node("Identity", x)
 
 
 def _gathered(w: Writer, x: str, key: Sequence[Any], arrays: Sequence[str]) -> str:
@@ -254,7 +258,7 @@ def _gathered(w: Writer, x: str, key: Sequence[Any], arrays: Sequence[str]) -> s
 @writes("take")
 def take(w: Writer, c: Call, x: str, positions: str) -> str:
     """Parts along an axis."""
-    axis = c.attrs.get("axis")
+    axis = c.attrs["axis"]
     if axis is None:
         x, axis = w.node("Reshape", x, w.ints(-1)), 0
         found: str = w.node("Gather", x, positions, axis=axis)
@@ -273,7 +277,7 @@ def take_along_axis(w: Writer, c: Call, x: str, positions: str) -> str:
 @writes("one_hot")
 def one_hot(w: Writer, c: Call, positions: str) -> str:
     """Ones at the positions."""
-    on, off = (float(c.attrs.get(n, d)) for n, d in (("on_value", 1.0), ("off_value", 0.0)))
+    on, off = (float(c.attrs[n]) for n in ("on_value", "off_value"))
     values = w.const([off, on], c.specs[0].dtype)
     found: str = w.node("OneHot", w.cast(positions, np.int64), w.ints(c.attrs["depth"]), values, axis=-1)
     return found
@@ -299,7 +303,7 @@ def reduction(w: Writer, c: Call, x: str) -> str:
     axes = axes_of(w, c, x)
     if axes == []:
         return w.node("Identity", x_wide)  # type: ignore[no-any-return]
-    return w.reduce(REDUCTIONS[c.op], x_wide, axes, bool(c.attrs.get("keepdims", False)))
+    return w.reduce(REDUCTIONS[c.op], x_wide, axes, bool(c.attrs["keepdims"]))
 
 
 @writes("any", "all")
@@ -307,7 +311,7 @@ def logical(w: Writer, c: Call, x: str) -> str:
     """Whether any, or all, are true."""
     truth = w.cast(w.cast(x, bool), np.int32)
     op = "ReduceMax" if c.op == "any" else "ReduceMin"
-    return w.cast(w.reduce(op, truth, axes_of(w, c, x), bool(c.attrs.get("keepdims", False))), bool)
+    return w.cast(w.reduce(op, truth, axes_of(w, c, x), bool(c.attrs["keepdims"])), bool)
 
 
 @writes("sum_to")
@@ -317,27 +321,27 @@ def sum_to(w: Writer, c: Call, x: str) -> str:
     more = len(given) - len(shape)
     axes = [a for a, n in enumerate(given) if a < more or (shape[a - more] == 1 and n != 1)]
     made = w.reduce("ReduceSum", x, axes, True) if axes else x
-    return _squeezed(w, made, range(more)) if more else w.node("Identity", made)  # type: ignore[no-any-return]
+    return _squeezed(w, made, range(more)) if more else w.node("Identity", made)
 
 
 @writes("var", "std")
 def spread(w: Writer, c: Call, x: str) -> str:
     """The mean square distance from the mean, or its root."""
-    axes, keep = axes_of(w, c, x), bool(c.attrs.get("keepdims", False))
+    axes, keep = axes_of(w, c, x), bool(c.attrs["keepdims"])
     shape = w.specs[x].shape
     n = int(np.prod([shape[a] for a in (range(len(shape)) if axes is None else axes)]))
     away = w.node("Sub", x, w.reduce("ReduceMean", x, axes, True))
     made = w.reduce("ReduceMean", w.node("Mul", away, away), axes, keep)
-    ddof = c.attrs.get("ddof", 0)
+    ddof = c.attrs["ddof"]
     if ddof:
         made = w.node("Mul", made, w.const(n / (n - ddof), c.specs[0].dtype))
-    return w.node("Sqrt", made) if c.op == "std" else made  # type: ignore[no-any-return]
+    return w.node("Sqrt", made) if c.op == "std" else made
 
 
 @writes("argmax", "argmin")
 def position(w: Writer, c: Call, x: str) -> str:
     """Where the largest or the smallest is."""
-    axis, keep = c.attrs.get("axis"), bool(c.attrs.get("keepdims", False))
+    axis, keep = c.attrs["axis"], bool(c.attrs["keepdims"])
     op = "ArgMax" if c.op == "argmax" else "ArgMin"
     if axis is None:
         x, axis = w.node("Reshape", x, w.ints(-1)), 0
@@ -351,7 +355,7 @@ def position(w: Writer, c: Call, x: str) -> str:
 @writes("cumsum")
 def cumsum(w: Writer, c: Call, x: str) -> str:
     """Sums so far."""
-    axis = c.attrs.get("axis")
+    axis = c.attrs["axis"]
     x = x if w.specs[x].dtype == c.specs[0].dtype else w.cast(x, c.specs[0].dtype)
     if axis is None:
         x, axis = w.node("Reshape", x, w.ints(-1)), 0
@@ -362,18 +366,18 @@ def cumsum(w: Writer, c: Call, x: str) -> str:
 @writes("sort", "argsort")
 def order(w: Writer, c: Call, x: str) -> str:
     """Rising along an axis."""
-    axis = c.attrs.get("axis", -1)
+    axis = c.attrs["axis"]
     if axis is None:
         raise w.refuse("it sorts all elements as one row; give an axis")
     n = w.specs[x].shape[axis]
     values, where = w.node("TopK", x, w.ints(n), outputs=2, axis=axis, largest=0, sorted=1)
-    return values if c.op == "sort" else w.cast(where, c.specs[0].dtype)  # type: ignore[no-any-return]
+    return values if c.op == "sort" else w.cast(where, c.specs[0].dtype)
 
 
 @writes("norm")
 def norm(w: Writer, c: Call, x: str) -> str:
     """Of vectors: 1, 2."""
-    order_, keep = c.attrs.get("ord", 2), bool(c.attrs.get("keepdims", False))
+    order_, keep = c.attrs["ord"], bool(c.attrs["keepdims"])
     if order_ not in (None, 1, 2):
         raise w.refuse(f"the norm {order_} is none that ONNX has")
     return w.reduce("ReduceL1" if order_ == 1 else "ReduceL2", x, axes_of(w, c, x), keep)
