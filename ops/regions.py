@@ -14,7 +14,7 @@ from shoal.ops.elementwise import astype, clip, maximum, stop_gradient, where
 from shoal.ops.index import take
 from shoal.ops.points import rows_of, sample_bilinear
 from shoal.ops.registry import Array, Op, Shape, Spec, op
-from shoal.ops.shape import concatenate, expand_dims, moveaxis, reshape
+from shoal.ops.shape import broadcast_to, concatenate, expand_dims, moveaxis, reshape
 from shoal.ops.tensor import Tensor
 
 __all__ = ["roi_align", "roi_pool", "roi_pool_index"]
@@ -82,7 +82,7 @@ def _aligned(x: Any, rois: Any, size: Shape, scale: float, points: Sequence[int]
         inside.append((place >= -1.0) & (place <= float(n)))
         at.append(clip(place, 0.0, n - 1.0))
     shape = (count, size[0] * points[0], size[1] * points[1])
-    y, xs = expand_dims(at[0], 2).broadcast_to(shape), expand_dims(at[1], 1).broadcast_to(shape)
+    y, xs = (broadcast_to(expand_dims(v, axis), shape=shape) for v, axis in ((at[0], 2), (at[1], 1)))
     batch = astype(rois[:, 0], dtype="int64").reshape((count, 1, 1))
     found = sample_bilinear(rows_of(wide), (height, width), batch, [y, xs])
     some = expand_dims(expand_dims(inside[0], 2) & expand_dims(inside[1], 1), -1)

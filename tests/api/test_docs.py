@@ -81,6 +81,11 @@ def test_the_page_on_profiles_runs(tmp_path: Path) -> None:
     assert "fully_connected" in out and "hybrid" in out and (tmp_path / "profile.json").is_file()
 
 
+def test_the_page_on_onnx_runs(tmp_path: Path) -> None:
+    run(tmp_path, str(script_of("docs/onnx.md", tmp_path)))
+    assert (tmp_path / "model.onnx").is_file()
+
+
 def test_the_page_on_optimizers_runs_and_names_every_rule(tmp_path: Path) -> None:
     assert run(tmp_path, str(script_of("docs/optimizers.md", tmp_path))) == ""
     named = re.findall(

@@ -60,6 +60,7 @@ OUT_OF_SCOPE = frozenset(
     [
         *("Binarizer", "FlexAttention", "ImageDecoder", "LabelEncoder", "RegexFullMatch", "StringConcat"),
         *("StringNormalizer", "StringSplit", "TfIdfVectorizer", "TreeEnsemble"),
+        "RoiAlign",  # with the largest of the points in the place of their mean
     ]
 )
 """Texts, encoded images, trees, graphs inside attention: not what tensors of numbers are made of."""

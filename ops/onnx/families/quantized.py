@@ -7,11 +7,14 @@ import numpy as np
 from shoal.ops import elementwise, linalg
 from shoal.ops import reduce as reducing
 from shoal.ops import shape as shaping
-from shoal.ops.onnx.families.arithmetic import cast
+from shoal.ops.onnx.families.arithmetic import cast, dtype_of
 from shoal.ops.onnx.families.layers import convolution
 from shoal.ops.onnx.nodes import Call, node
 
 __all__: list[str] = []
+
+UINT8 = 2
+"""ONNX's number of it."""
 
 
 def _fitted(v: Any, x: Any, axis: int) -> Any:
@@ -32,7 +35,7 @@ def _fitted(v: Any, x: Any, axis: int) -> Any:
 @node("QuantizeLinear")
 def quantize(c: Call, x: Any, scale: Any, zero: Any = None) -> Any:
     """round(x / scale) + zero point, kept in range."""
-    dtype = np.dtype(np.uint8) if zero is None else np.dtype(zero.dtype)
+    dtype = dtype_of(int(c.get("output_dtype", 0)) or UINT8) if zero is None else np.dtype(zero.dtype)
     if dtype.kind not in "iu" or dtype.name.startswith(("int4", "uint4")):
         raise c.refuse(f"it quantizes to {dtype}; int8, uint8, int16, uint16 and int32 are known here")
     axis = int(c.get("axis", 1)) % max(1, x.ndim)

@@ -86,7 +86,7 @@ def non_max_suppression(
     threshold = 0.0 if overlap is None else float(c.known(overlap, "the overlap").reshape(()))
     box, score = c.known(corners, "the boxes"), c.known(scores, "the scores")
     if c.get("center_point_box", 0):
-        box = np.asarray(boxes.box_convert(box, "cxcywh", "xyxy"))
+        box = np.asarray(boxes.box_convert(box, "center", "corner"))
     else:  # any two opposite corners, y first
         low, high = np.minimum(box[..., :2], box[..., 2:]), np.maximum(box[..., :2], box[..., 2:])
         box = np.concatenate([low, high], axis=-1)
@@ -98,5 +98,3 @@ def non_max_suppression(
         kept = some[np.asarray(boxes.nms(box[image, some], each[some], threshold))][:limit]
         found += [(image, kind, int(k)) for k in kept]
     return np.array(found, np.int64).reshape(-1, 3)
-
-
