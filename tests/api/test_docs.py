@@ -31,7 +31,7 @@ def blocks(page: str, language: str = "") -> list[str]:
 
 def script_of(page: str, folder: Path) -> Path:
     """All Python blocks of a page as one script, since later ones go on from earlier ones."""
-    path = folder / f"{Path(page).stem}.py"
+    path = folder / f"page_{Path(page).stem}.py"  # a script called onnx.py would hide the package
     path.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     return path
 
