@@ -9,7 +9,7 @@ import sys
 from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
-__all__ = ["Place", "here", "noted", "said", "text", "user_line"]
+__all__ = ["Place", "called_by_user", "here", "noted", "said", "text", "user_line"]
 
 Place: TypeAlias = tuple[CodeType, int]
 """The code of a function, and the instruction in it."""
@@ -45,6 +45,12 @@ def text(place: Place | None) -> str:
     code, instruction = place
     line = next((p[0] for i, p in enumerate(code.co_positions()) if i == instruction // 2), None)
     return _described(code, line or code.co_firstlineno, None)
+
+
+def called_by_user() -> bool:
+    """Whether the function that asks was called by the user's code, and not by ours."""
+    frame = sys._getframe(2)
+    return frame_of_user(frame) is frame
 
 
 def user_line() -> str:

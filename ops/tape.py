@@ -42,6 +42,8 @@ class State(threading.local):
 
     recording: bool = False
     training: bool = False
+    tracer: Any = None
+    """Who is told what is computed while a graph is being traced; see `shoal.ops.graph.trace`."""
 
 
 state = State()

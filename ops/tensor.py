@@ -8,6 +8,7 @@ import numpy as np
 from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
 from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, random, tape
 from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, namespace, on_device
+from shoal.ops.lines import called_by_user
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.precision import is_float, narrow_numbers
 from shoal.ops.registry import Op, spec_of
@@ -70,8 +71,12 @@ class Tensor(ArrayMethods):
             _explain(op, inputs, attrs, error)
         node = Node(op, inputs, attrs, out) if tracked and _state.recording and op.rule is not None else None
         if type(out) is tuple:
-            return tuple(Tensor(o, node, i) for i, o in enumerate(out))
-        return Tensor(out, node)
+            made: Any = tuple(Tensor(o, node, i) for i, o in enumerate(out))
+        else:
+            made = Tensor(out, node)
+        if _state.tracer is not None:
+            _state.tracer.computed(op, inputs, attrs, made)
+        return made
 
     def _random_key(self, purpose: str) -> Any:
         return self.backend.asarray(random.next_key(purpose))
@@ -194,10 +199,14 @@ class Tensor(ArrayMethods):
 
     def asnumpy(self) -> Any:
         """The values as a NumPy array: the tensor's own memory if it is in host memory."""
+        if _state.tracer is not None and called_by_user():
+            self._drawn("the values")
         return asnumpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        return np.array(self.asnumpy(), dtype=dtype, copy=copy)
+        if _state.tracer is not None and called_by_user():
+            self._drawn("the values")
+        return np.array(asnumpy(self.data), dtype=dtype, copy=copy)
 
     def __dlpack__(
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
@@ -215,10 +224,12 @@ class Tensor(ArrayMethods):
         """
         if self.data.size != 1:
             raise ShapeError(f"item() needs a tensor with one element, this one has shape {self.shape}")
+        self._drawn("a number")
         return self.data.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
+        self._drawn("the numbers")
         return self.data.tolist()
 
     def __float__(self) -> float:
@@ -236,7 +247,13 @@ class Tensor(ArrayMethods):
     def __bool__(self) -> bool:
         if self.data.size != 1:
             raise ValueError(f"a tensor of shape {self.shape} is neither true nor false; use .any() or .all()")
+        self._drawn("the truth value")
         return bool(self.data)
+
+    def _drawn(self, what: str) -> None:
+        """Python is given numbers of this tensor: whoever traces may object, for they would be part of the graph."""
+        if _state.tracer is not None:
+            _state.tracer.drawn(self, what)
 
     def __complex__(self) -> complex:
         return complex(self.item())

@@ -18,6 +18,8 @@ from shoal import disturbing, draining, dumping, observing, saving, staffing, tr
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
+from shoal.graphing import add_options as graph_options
+from shoal.graphing import graph
 from shoal.keying import access_of, key_options, keys
 from shoal.keying import add_options as keys_options
 from shoal.ledger import REPORT as RUN_REPORT
@@ -128,6 +130,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_simulate,
         _add_keys,
         _add_doctor,
+        _add_graph,
         _add_kv_bench,
     ):
         add(commands)
@@ -422,6 +425,10 @@ def _add_doctor(commands: Any) -> None:
     scheduler = "also check whether a scheduler answers there, host:port"
     _option(p, "--scheduler", env="SHOAL_SCHEDULER", default="", type=_address, help=scheduler)
     key_options(p, listens=False)
+
+
+def _add_graph(commands: Any) -> None:
+    graph_options(_command(commands, "graph", graph, "Show a model's graph before and after the compiler's passes."))
 
 
 def _add_kv_bench(commands: Any) -> None:

@@ -6,6 +6,7 @@ model's parameters are the same arrays step after step); addresses of arrays tha
 """
 
 import ctypes
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,11 +29,24 @@ def compiled(sources: Iterable[Source]) -> dict[str, Callable[[int], None]]:
         texts.setdefault(source.exact, {})[source.name] = source.text
     for exact, by_name in texts.items():
         library = compiler.load("\n".join(by_name[name] for name in sorted(by_name)), exact=exact)
+        if library is None:
+            _warn_once(compiler.why_not())
         for name in by_name if library is not None else ():
             function = getattr(library, name)
             function.argtypes, function.restype = [ctypes.c_void_p], None
             found[name] = function
     return found
+
+
+_warned = False
+
+
+def _warn_once(why: str) -> None:
+    """Say that compiling failed, though there is a compiler."""
+    global _warned
+    if not _warned and why and "SHOAL_NATIVE" not in why and "no C compiler" not in why:
+        _warned = True
+        warnings.warn(f"graphs run without compiled kernels, by NumPy: {why[:500]}", RuntimeWarning, stacklevel=2)
 
 
 class Operand:

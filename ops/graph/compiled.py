@@ -5,6 +5,7 @@ trace one program for each set of inputs that want a gradient. Under `autograd.r
 its gradient is the backward part of the same program.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ from shoal.ops.precision import is_float
 from shoal.ops.registry import OPERATORS, Spec, Traced, operator
 from shoal.ops.tensor import Tensor
 
-__all__ = ["Compiled", "Options", "Trace", "trace_function"]
+__all__ = ["Compiled", "Joint", "Options", "Trace", "joined", "trace_function"]
 
 assert loops  # imported for the kernels that it registers
 
@@ -95,15 +96,19 @@ def trace_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     names = ["data"] if len(tensors) == 1 else [f"data{i}" for i in range(len(tensors))]
     arguments = [variable(n, Spec(x.shape, x.dtype)) for n, x in zip(names, tensors, strict=True)]
     fresh = iter(arguments)
-    with trace.Tracer() as tracer, trace.mode(recording=False), random.keys_from(tracer.random_key):
+    tracer = trace.Tracer()
+    with trace.no_foreign_draws(), tracer, trace.mode(recording=False), random.keys_from(tracer.random_key):
         args, kwargs = mapped(lambda x: next(fresh) if isinstance(x, Tensor) else x, (args, kwargs))
         result = fn(*args, **kwargs)
     returned = [x for x in leaves(result) if isinstance(x, (Symbol, Tensor))]
     outputs = [x if isinstance(x, Symbol) else tracer.capture(x) for x in returned]
+    rebuild = _rebuilder(result)
+    del returned, result, args, kwargs
+    tracer.settle()
     updates = list(tracer.updates.values())
     _, nodes = flatten([*outputs, *(new for _, new in updates)], arguments)
     captured = [Symbol(node) for node in nodes[len(arguments) :]]
-    return Trace(arguments, captured, outputs, updates, _rebuilder(result))
+    return Trace(arguments, captured, outputs, updates, rebuild)
 
 
 class Compiled:
@@ -124,6 +129,7 @@ class Compiled:
         self.fn, self.label, self.limit = fn, label, limit
         self.options = Options(planned, chosen(passes))
         self.traces: OrderedDict[Any, Trace] = OrderedDict()
+        self._warned = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``fn(*args, **kwargs)`` returns; arrays among the arguments become tensors."""
@@ -161,7 +167,20 @@ class Compiled:
             found = self.traces[key] = trace_function(self.fn, args, kwargs)
             while len(self.traces) > self.limit:
                 self.traces.popitem(last=False)
+                self._warn_once()
         return found
+
+    def _warn_once(self) -> None:
+        """Say that graphs are dropped and made again."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.label} was called with more than {self.limit} signatures (shapes, dtypes and other arguments); "
+                "graphs that were used least recently are dropped, and made again when they are needed. Pad inputs to "
+                "a few shapes, or hybridize(cache_size=...) with a larger one.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def _find(self, key: Any) -> Trace | None:
         """The trace with this signature, unless a captured tensor has changed its shape or dtype."""
@@ -171,6 +190,47 @@ class Compiled:
         with suppress(KeyError):  # another thread may just have dropped it
             self.traces.move_to_end(key)
         return found
+
+
+class Joint(NamedTuple):
+    """The forward and the backward part of a trace as one graph, before any pass.
+
+    Attributes:
+        graph: inputs are the arguments, what was captured, and the cotangents of results; outputs the results, the
+            updates, and the gradients.
+        forward: how many of the outputs are those of the forward part.
+        late: how many of the inputs, at the end, are cotangents.
+        heads: the cotangent of each result, None for one that nothing depends on.
+        slots: which of the gradients each of the other inputs gets, -1 for none.
+    """
+
+    graph: Graph
+    forward: int
+    late: int
+    heads: list[Symbol | None]
+    slots: list[int]
+
+
+def joined(found: Trace, wants: Sequence[bool]) -> Joint:
+    """The joint graph of a trace.
+
+    Args:
+        wants: which of the inputs (arguments, then what was captured) want a gradient.
+    """
+    inputs = [*found.arguments, *found.captured]
+    results = [*found.outputs, *(new for _, new in found.updates)]
+    wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
+    followed = [*depending(found.outputs, wrt), *[False] * len(found.updates)]
+    heads = [
+        variable(f"grad{i}", s.spec) if yes and is_float(s.dtype) else None
+        for i, (s, yes) in enumerate(zip(results, followed, strict=True))
+    ]
+    grads = gradients(results, heads, wrt)
+    given = [g for g in grads if g is not None]
+    slots = iter(_numbered(grads))
+    late = [h for h in heads if h is not None]
+    graph, _ = flatten([*results, *given], [*inputs, *late])
+    return Joint(graph, len(results), len(late), heads, [next(slots) if want else -1 for want in wants])
 
 
 class _Differentiable:
@@ -185,29 +245,16 @@ class _Differentiable:
 
     def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, options: Options) -> None:
         self.name = f"the graph of {label}"
-        inputs = [*found.arguments, *found.captured]
-        results = [*found.outputs, *(new for _, new in found.updates)]
-        wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
-        followed = [*depending(found.outputs, wrt), *[False] * len(found.updates)]
-        self.heads = [
-            variable(f"grad{i}", s.spec) if yes and is_float(s.dtype) else None
-            for i, (s, yes) in enumerate(zip(results, followed, strict=True))
-        ]
-        grads = gradients(results, self.heads, wrt)
-        given = [g for g in grads if g is not None]
-        slots = iter(_numbered(grads))
-        self.slots = [next(slots) if want else -1 for want in wants]
-        late = [h for h in self.heads if h is not None]
-        raw, _ = flatten([*results, *given], [*inputs, *late])
+        joint = joined(found, wants)
+        self.heads, self.slots, self.count = joint.heads, joint.slots, joint.forward
         self.graph = optimized(
-            raw,
+            joint.graph,
             lambda call, arrays: evaluate(xp, call, arrays),
             options.passes,
             target=target_of(xp) if options.planned else None,
-            forward=len(results),
+            forward=joint.forward,
         )
-        self.program = Program(self.graph, xp, forward=len(results), late=len(late), planned=options.planned)
-        self.count = len(results)
+        self.program = Program(self.graph, xp, forward=joint.forward, late=joint.late, planned=options.planned)
 
     @property
     def differentiable(self) -> bool:

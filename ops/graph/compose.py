@@ -49,6 +49,12 @@ class Group:
     def __str__(self) -> str:
         return listing(self.graph()[0])
 
+    def print(self, passes: str | Sequence[str] | None = None) -> None:
+        """Print the graph before and after its passes; see `shoal.ops.graph.pipeline`."""
+        from shoal.ops.graph import show
+
+        print(show.pair_of_graph(self.graph()[0], passes).text())
+
     def graph(self) -> tuple[Graph, list[Node]]:
         """The calls that the symbols depend on, and the node of each input."""
         return flatten(self.symbols)

@@ -146,6 +146,10 @@ class Symbol(ArrayMethods):
     def __str__(self) -> str:
         return str(self._group())
 
+    def print(self, passes: str | Sequence[str] | None = None) -> None:
+        """Print the graph of this output before and after its passes; see `shoal.ops.graph.pipeline`."""
+        self._group().print(passes)
+
     def list_arguments(self) -> list[str]:
         """Names of the inputs that are given or learned."""
         return self._group().list_arguments()

@@ -5,14 +5,20 @@ While a `Tracer` is active in a thread, `Parameter.data` returns a symbol in pla
 updated value, as they do in imperative execution.
 """
 
+import random as python_random
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
 
 from shoal.errors import GraphError
 from shoal.ops import random, tape
 from shoal.ops.graph.symbol import Symbol, variable
+from shoal.ops.lines import user_line
 from shoal.ops.registry import spec_of
 
 __all__ = [
@@ -60,6 +66,12 @@ class Held:
         """The tensor."""
         return self.tensor
 
+    def only(self) -> bool:
+        """Whether nobody else has the tensor, or its array."""
+        data = self.tensor.data
+        alone = sys.getrefcount(self.tensor) <= 2 and sys.getrefcount(data) <= 3  # the callee's and ours
+        return alone and getattr(data, "base", None) is None
+
 
 class RandomKey:
     """Marks the input that receives a fresh random key at each run."""
@@ -78,6 +90,7 @@ class Tracer:
     """Collects while a model is traced; a context manager that makes itself the thread's active tracer."""
 
     def __init__(self) -> None:
+        self._computed: dict[int, tuple[Any, Any, tuple[Any, ...], dict[str, Any], int]] = {}
         self._read: dict[int, Symbol] = {}
         self._sources: dict[int, Any] = {}  # keeps them alive, so that their ids stay theirs
         self.updates: dict[int, tuple[Source, Symbol]] = {}
@@ -85,11 +98,11 @@ class Tracer:
         self._outer: Tracer | None = None
 
     def __enter__(self) -> "Tracer":
-        self._outer, _local.tracer = active(), self
+        self._outer, tape.state.tracer = active(), self
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _local.tracer = self._outer
+        tape.state.tracer = self._outer
 
     def read(self, source: Source) -> Symbol:
         """The symbol that stands for ``source`` at this point of the trace."""
@@ -103,12 +116,51 @@ class Tracer:
         Raises:
             GraphError: it was computed while recording, so that the next call would need another one.
         """
+        if id(tensor) in self._computed:
+            return self._again(tensor)
         if type(tensor.node) is tape.Node:
             raise GraphError(
                 f"a hybridized forward uses a tensor of shape {tensor.shape} that was computed outside, while "
                 "recording. Pass it as an argument, or detach() it."
             )
         return self._input(tensor, Held(tensor, f"tensor{len(self._read)}"), f"tensor{len(self._read)}")
+
+    def computed(self, op: Any, inputs: tuple[Any, ...], attrs: dict[str, Any], made: Any) -> None:
+        """Note how a tensor came about while tracing: if it becomes part of the graph, each run computes it again."""
+        for n, tensor in enumerate(made if isinstance(made, tuple) else (made,)):
+            self._computed[id(tensor)] = (tensor, op, inputs, attrs, n)
+
+    def drawn(self, tensor: Any, what: str) -> NoReturn:
+        """Raise: Python code asks for the numbers of a tensor, which would stay the same in every run.
+
+        Raises:
+            GraphError: always; names the line.
+        """
+        raise GraphError(
+            f"{user_line()} needs {what} of a tensor of shape {tensor.shape} while a hybridized model is traced: every "
+            "run of the graph would use what it is now. Compute with the tensor itself (where() chooses between "
+            "values); keep as a Python number what never changes; or hybridize(strict=False), which then runs this "
+            "block imperatively."
+        )
+
+    def settle(self) -> None:
+        """At the end: tensors that nobody else holds are constants of the graph, for nobody can change them."""
+        self._computed.clear()
+        self._sources.clear()
+        for symbol in self._read.values():
+            held = symbol.node.source
+            if isinstance(held, Held) and held.only():
+                symbol.node.value, symbol.node.source = held.tensor.data, None
+
+    def _again(self, tensor: Any) -> Symbol:
+        """The symbol of a tensor that was computed while tracing: the same operator on symbols."""
+        found = self._read.get(id(tensor))
+        if found is None:
+            _, op, inputs, attrs, n = self._computed[id(tensor)]
+            operands = tuple(self.capture(x) if hasattr(x, "attach_grad") else x for x in inputs)
+            made = Symbol._invoke(op, operands, attrs)
+            found = self._read[id(tensor)] = made[n] if isinstance(made, tuple) else made
+        return found
 
     def write(self, source: Source, value: Symbol) -> None:
         """Note that each run gives ``source`` the value ``value``."""
@@ -152,7 +204,6 @@ class Substitution:
 
 
 class _Local(threading.local):
-    tracer: Tracer | None = None
     imperative: int = 0
     substitution: Substitution | None = None
     recomputing: bool = False
@@ -210,7 +261,8 @@ def drops_writes() -> bool:
 
 def active() -> Tracer | None:
     """The tracer that is active in this thread."""
-    return _local.tracer
+    found: Tracer | None = tape.state.tracer
+    return found
 
 
 def capture(tensor: Any) -> Symbol:
@@ -259,4 +311,33 @@ def graphs_wanted() -> bool:
         if any(not hasattr(type(x), "attach_grad") for x in at.values.values()):
             return False
         at = at.outer
-    return _local.tracer is None and not _local.imperative
+    return tape.state.tracer is None and not _local.imperative
+
+
+@contextmanager
+def no_foreign_draws() -> Iterator[None]:
+    """Within this context, drawing from Python's or NumPy's global generator is an error at the end.
+
+    Raises:
+        GraphError: somebody drew. With other threads about it may have been one of them: then it is a warning.
+    """
+    before = _generators()
+    yield
+    drawn = [
+        name for name, old, new in zip(("random", "numpy.random"), before, _generators(), strict=True) if old != new
+    ]
+    if not drawn:
+        return
+    text = (
+        f"the forward of a hybridized model drew numbers from {' and '.join(drawn)}; every run of the graph would use "
+        "the same ones. Use shoal.np.random, which draws anew in each run, or pass the numbers in; or "
+        "hybridize(strict=False)."
+    )
+    if threading.active_count() == 1:
+        raise GraphError(text)
+    warnings.warn(f"{text} (Unless another thread drew them.)", RuntimeWarning, stacklevel=2)
+
+
+def _generators() -> tuple[Any, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return python_random.getstate(), (kind, np.asarray(keys).tobytes(), *rest)
