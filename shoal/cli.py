@@ -14,12 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import shoal
-from shoal import disturbing, draining, dumping, observing, saving, staffing, tracing
+from shoal import disturbing, draining, dumping, graphing, observing, saving, staffing, tracing
 from shoal.controlling import add_options as control_options
 from shoal.controlling import control
 from shoal.errors import ConfigError, ShoalError
-from shoal.graphing import add_options as graph_options
-from shoal.graphing import graph
 from shoal.keying import access_of, key_options, keys
 from shoal.keying import add_options as keys_options
 from shoal.ledger import REPORT as RUN_REPORT
@@ -130,7 +128,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         _add_simulate,
         _add_keys,
         _add_doctor,
-        _add_graph,
+        graphing.add_command,
         _add_kv_bench,
     ):
         add(commands)
@@ -427,18 +425,12 @@ def _add_doctor(commands: Any) -> None:
     key_options(p, listens=False)
 
 
-def _add_graph(commands: Any) -> None:
-    graph_options(_command(commands, "graph", graph, "Show a model's graph before and after the compiler's passes."))
-
-
 def _add_kv_bench(commands: Any) -> None:
     p = _command(commands, "kv-bench", _kv_bench, "Measure the store on this machine, and check its values.")
     _option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=_count, help="processes that push and pull")
     _option(p, "-s", "--servers", env="SHOAL_SERVERS", default=1, type=_count, help="processes that hold the values")
     _option(p, "--mode", env="SHOAL_MODE", default="", type=_mode, help="as of shoal run; sync if not given")
-    size = (
-        "of a key, such as 1KB or 100MB, or t100mb, resnet50, k1000x1kb, one1kb; several with commas (default: these)"
-    )
+    size = "of a key, such as 1KB or 100MB, or t100mb, resnet50, k1000x1kb, one1kb; several with commas (default: all)"
     p.add_argument("--size", default="", help=size)
     p.add_argument("--keys", type=_count, default=1, metavar="N", help="how many keys of each size (default: 1)")
     p.add_argument("--codec", default="", help="compress what is pushed: fp16, 2bit:threshold=0.5, ...")

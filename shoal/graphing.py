@@ -9,11 +9,14 @@ from shoal.errors import ConfigError
 if TYPE_CHECKING:
     from shoal.ops.graph.show import Pair
 
-__all__ = ["add_options", "graph"]
+__all__ = ["add_command", "graph"]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``shoal graph``."""
+def add_command(commands: Any) -> None:
+    """Add ``shoal graph`` to the commands of a parser."""
+    text = "Show a model's graph before and after the compiler's passes."
+    parser = commands.add_parser("graph", help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(act=graph)
     parser.add_argument(
         "model", metavar="MODEL", help="mlp, lenet, resnet20, lstm or gpt, or a file that HybridBlock.export wrote"
     )
