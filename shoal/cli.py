@@ -469,7 +469,7 @@ def _run(o: argparse.Namespace) -> int:
         metrics=o.metrics,
         events=o.events and os.path.abspath(o.events),
         stall_after_s=o.stall_after,
-        env={**({"SHOAL_SHM": "0"} if o.no_shm else {}), **dumping.variables(o)},
+        env={**({"SHOAL_SHM": "0"} if o.no_shm else {}), **dumping.variables(o), **tracing.variables(o)},
         keys=os.path.abspath(o.keys) if o.keys else "",
         **tracing.job_fields(o),
     )

@@ -24,6 +24,9 @@ def add_options(p: argparse.ArgumentParser, *, run: bool = False) -> None:
     else:
         text = "leave this process's part of a trace in DIR; shoal trace merge puts them together"
         p.add_argument("--trace", metavar="DIR", default=os.environ.get("SHOAL_TRACE", ""), help=text)
+    default = "" if run else os.environ.get("SHOAL_PROFILE", "")
+    text = "leave in DIR what each operator of each worker took: worker-0.txt, and worker-0.json for ui.perfetto.dev"
+    p.add_argument("--profile", metavar="DIR", default=default, help=text if run else f"{text} (workers only)")
     text = "of these steps only, from A to B - 1 (default: the latest 20,000 records of each process)"
     p.add_argument("--trace-steps", metavar="A:B", default=os.environ.get("SHOAL_TRACE_STEPS", ""), help=text)
     text = "of these seconds of each process only"
@@ -51,6 +54,15 @@ def begin(o: argparse.Namespace) -> None:
         from shoal.kvstore.trace import recorder
 
         recorder.begin(o.trace, o.command, window_of(o))
+    if o.profile and o.command == "worker":
+        from shoal.worker import profiling
+
+        profiling.wanted(o.profile)
+
+
+def variables(o: argparse.Namespace) -> dict[str, str]:
+    """What the processes of a run find in their environment."""
+    return {"SHOAL_PROFILE": os.path.abspath(o.profile)} if o.profile else {}
 
 
 def job_fields(o: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +88,8 @@ def _parts(o: argparse.Namespace) -> str:
 
 def merge_run(o: argparse.Namespace) -> None:
     """After the run: one file from what the processes have left. What goes wrong is said, and fails no run."""
+    if o.profile:
+        print(f"shoal run: profiles in {o.profile}: worker-*.txt, worker-*.json", file=sys.stderr, flush=True)
     if not o.trace:
         return
     from shoal.lab.tracemerge import merge

@@ -8,6 +8,7 @@ from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.trace import recorder as tracing
 from shoal.kvstore.trace.recorder import Recorder
 from shoal.ops import probe
+from shoal.worker import profiling
 from shoal.worker.record import RunRecord
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def record_class() -> type[RunRecord]:
 
 def begin(session: "Session") -> None:
     """Look at this process, if it is to be traced."""
+    profiling.begin(session.membership.rank)
     recorder = tracing.current()
     if recorder is None:
         return
@@ -71,6 +73,7 @@ def begin(session: "Session") -> None:
 
 def end() -> None:
     """Look no more, and write what was seen; also in a process that is about to be ended."""
+    profiling.end()
     if tracing.current() is not None:
         probe.watch(None)
         tracing.finish()
