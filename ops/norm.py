@@ -189,10 +189,39 @@ def _standardize_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int | Sequence[int
     dx = None
     if g[0] is not None:
         h = g[0] if g[0].dtype == inv.dtype else xp.astype(g[0], dtype=inv.dtype.name)
-        dx = inv * (h - xp.sum(h, axes, keepdims=True) / n - xh * (xp.sum(h * xh, axes, keepdims=True) / n))
+        dx = xp.standardize_grad(h, xh, inv, axis=axis)
     if g[1] is not None:  # d inv / d x = -inv**2 * xh / n
         dx = _plus(dx, g[1] * inv * inv * xh * (-1.0 / n))
     return (dx,)
+
+
+def _standard_grad_spec(op: Op[Any], g: Spec, y: Spec, inv: Spec, axis: int | Sequence[int] = -1) -> Spec:
+    if g.shape != y.shape:
+        raise ShapeError(f"{op.name}: g has shape {g.shape}, y has shape {y.shape}; they must be the same")
+    return Spec(g.shape, np.result_type(g.dtype, y.dtype, inv.dtype))
+
+
+@op(_standard_grad_spec)
+def standardize_grad(xp: Any, g: Array, y: Array, inv: Array, axis: int | Sequence[int] = -1) -> Any:
+    """inv * (g - mean(g) - y * mean(g * y)) over ``axis``: the gradient of `standardize`, which gave y and inv."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    n = float(math.prod(y.shape[a] for a in axes)) or math.nan
+    return inv * (g - g.sum(axis=axes, keepdims=True) / n - y * ((g * y).sum(axis=axes, keepdims=True) / n))
+
+
+@standardize_grad.vjp
+def _standardize_grad_vjp(xp: Any, c: Any, out: Any, g: Any, y: Any, inv: Any, axis: int | Sequence[int] = -1) -> Any:
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    n = float(math.prod(y.shape[a] for a in axes)) or math.nan
+
+    def mean(v: Any) -> Any:
+        return xp.sum(v, axes, keepdims=True) / n
+
+    return (
+        lambda: xp.standardize_grad(c, y, inv, axis=axis),
+        lambda: -inv * (c * mean(g * y) + g * mean(c * y)),
+        lambda: xp.sum(c * (g - mean(g) - y * mean(g * y)), axes, keepdims=True),
+    )
 
 
 def layer_norm(x: Any, gamma: Any = None, beta: Any = None, axis: int | Sequence[int] = -1, eps: float = 1e-5) -> Any:

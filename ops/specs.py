@@ -44,7 +44,7 @@ def result_dtype(
         trial = narrow_numbers([np.ones(1, s.dtype) if isinstance(s, Spec) else s for s in specs])
         try:
             with np.errstate(all="ignore"):
-                out = op.forward(CPU, *trial, **attrs)
+                out = op.plain(CPU, *trial, **attrs)
         except TypeError:
             names = ", ".join(str(s.dtype) if isinstance(s, Spec) else repr(s) for s in specs)
             raise DTypeError(f"{op.name} does not take inputs of dtype {names}; convert them with astype") from None

@@ -83,7 +83,7 @@ def _lstm_grad(inputs: Sequence[Any], attrs: dict[str, Any]) -> Bound | None:
     if any(a is not None for a in (wr, lengths, ggates, gcells)) or not _single(given):
         return None
     functions = _functions()
-    if functions is None:
+    if functions is None or not _matching(x, (y, gates, cells), (h0, c0, gh, gc), (wx, wh), (bx, bh), gy):
         return None
     outputs = [In(a.shape, SINGLE) for a in (x, h0, c0, wx, wh)]
     if bx is not None or bh is not None:
@@ -94,6 +94,17 @@ def _lstm_grad(inputs: Sequence[Any], attrs: dict[str, Any]) -> Bound | None:
         _run_back(functions[1], back, *arrays[: 9 - 1], *arrays[12:15], *arrays[17:])
 
     return Bound(tuple(outputs), run)
+
+
+def _matching(x: In, made: Any, states: Any, weights: Any, biases: Any, gy: Any) -> bool:
+    """Whether all shapes are those of one layer."""
+    if len(x.shape) != 3 or len(made[2].shape) != 3:
+        return False
+    (time, batch, features), hidden = x.shape, made[2].shape[2]
+    steps, four = (time, batch, hidden), 4 * hidden
+    known = zip((*made, *weights), (steps, (*steps[:2], four), steps, (four, features), (four, hidden)), strict=True)
+    more = [*[(s, (batch, hidden)) for s in states], *[(b, (four,)) for b in biases], (gy, steps)]
+    return all(a is None or a.shape == shape for a, shape in (*known, *more))
 
 
 def _run_back(

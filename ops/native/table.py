@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from shoal.errors import ShoalError
 from shoal.ops.native import compiler
 
 __all__ = ["Bound", "In", "Maker", "Run", "bound", "dispatched", "kernel", "kernels", "plain"]
@@ -92,9 +93,22 @@ def _find(key: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> 
     except KeyError:
         if len(_bound) >= LIMIT:
             _bound.clear()
-        possible = compiler.compiler() is not None
-        found = _bound[key] = _makers[name](inputs, attrs) if possible else None
+        found = _bound[key] = _asked(name, inputs, attrs) if compiler.compiler() is not None else None
         return found
+
+
+def _asked(name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> Bound | None:
+    """What the kernel offers, if the operator accepts the inputs, and says the same of its outputs."""
+    from shoal.ops.registry import OPS, Spec  # it imports this module
+
+    try:
+        said = OPS[name].infer(*[Spec(*x) if isinstance(x, In) else x for x in inputs], **attrs)
+    except (ShoalError, TypeError, ValueError, LookupError, AttributeError):
+        return None  # the forward will say what is wrong
+    found = _makers[name](inputs, attrs)
+    if found is None or list(found.outputs) != [tuple(s) for s in ((said,) if isinstance(said, Spec) else said)]:
+        return None
+    return found
 
 
 def dispatched(

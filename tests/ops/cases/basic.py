@@ -246,6 +246,7 @@ CASES: dict[str, list[Case]] = {
     "batch_norm_grad": [
         case((5, 3), (5, 3), (3,), (3,), (3,), tied=statistics, axis=1),
     ],
+    "standardize_grad": [case(X, X, (3, 1)), case((2, 3, 4), (2, 3, 4), (2, 1, 1), axis=(1, 2))],
     "standardize": [case(X), case((2, 3, 4), axis=(1, 2)), case((2, 5, 3), axis=1, eps=1e-2)],
     # softmax family
     "softmax": [case(X, **_E), case((2, 3, 4), axis=1)],

@@ -80,6 +80,30 @@ CASES |= {
     ],
 }
 
+CASES |= {
+    "standardize": [
+        *[((3.0 + normal(*s),), {"axis": -1}) for s in ROWS if s[-1] > 1],
+        ((normal(4, 3, 5),), {"axis": (-2, -1), "eps": 1e-2}),
+    ],
+    "standardize_grad": [
+        *[((normal(*s), 0.9 * normal(*s), np.abs(normal(*s[:-1], 1))), {}) for s in ROWS],
+        ((normal(4, 3, 5), normal(4, 3, 5), normal(4, 1, 1)), {"axis": (1, 2)}),
+    ],
+    "take_add": [
+        ((normal(7, 3, 5), labels((7, 3), 11, "int32")), {"shape": (11, 5), "axis": 0}),
+        ((normal(2, 130), labels((2,), 4)), {"shape": (4, 130), "axis": 0}),
+        ((normal(500, 33), labels((500,), 3) - 3), {"shape": (3, 33), "axis": -2}),
+        ((normal(9), labels((9,), 4)), {"shape": (4,), "axis": 0}),
+    ],
+    "dropout_mask": [
+        ((np.array(words, "uint64"),), {"shape": shape, "p": p})
+        for words in ([1, 2, 3, 4, 5], [2**64 - 1, 2**63, 2**40, 0, 2**64 - 1])
+        for shape, p in [((1,), 0.5), ((37, 50), 0.1), ((200, 200), 0.9), ((0, 3), 0.5), ((3, 3), 1.0), ((4, 5), 0.0)]
+    ],
+    "gelu": [((2.0 * normal(*s),), {"approximation": a}) for s in ROWS for a in ("erf", "tanh")],
+    "sigmoid": [((9.0 * normal(*s),), {}) for s in ROWS],
+}
+
 PRODUCTS = {"fully_connected", "lstm_sequence", "lstm_sequence_grad"}
 """NumPy's BLAS cuts by the number of threads: their bits are the same for one number."""
 
@@ -123,6 +147,33 @@ def test_the_number_of_threads_changes_no_bit(name: str, inputs: Inputs, attrs: 
         assert results[0] == results[1] == results[2]
 
 
+def shrunk(inputs: Inputs, n: int) -> Inputs | None:
+    """The inputs with one of them too small."""
+    x = inputs[n]
+    if not isinstance(x, np.ndarray) or not x.shape or x.shape[0] < 2 or x.dtype == np.uint64:
+        return None
+    return (*inputs[:n], x[1:], *inputs[n + 1 :])
+
+
+@pytest.mark.parametrize(("name", "inputs", "attrs"), ALL)
+def test_no_kernel_takes_arrays_that_do_not_fit_each_other(name: str, inputs: Inputs, attrs: dict[str, Any]) -> None:
+    if len(inputs) == 1:
+        return
+    for wrong in (shrunk(inputs, n) for n in range(len(inputs))):
+        if wrong is not None:
+            found = table.bound(name, known(wrong), attrs)
+            assert found is None or _still_fits(name, wrong)
+
+
+def _still_fits(name: str, inputs: Inputs) -> bool:
+    """A sequence may be shorter; a row may have fewer classes; a dense layer another batch, or, without a bias, other units."""
+    if name.startswith("softmax_cross_entropy"):
+        return inputs[-1].ndim == 0
+    if name == "lstm_sequence":
+        return inputs[3].shape[0] == inputs[4].shape[0]
+    return name == "fully_connected" and (inputs[2] is None or inputs[1].shape[0] == inputs[2].shape[0])
+
+
 def strided(x: Any) -> Any:
     """The same values with gaps between them, in another order of memory."""
     if not isinstance(x, np.ndarray):
@@ -146,6 +197,8 @@ def test_other_dtypes_take_the_operators_own_forward(
     name: str, inputs: Inputs, attrs: dict[str, Any], dtype: str
 ) -> None:
     cast = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x for x in inputs]
+    if name == "dropout_mask":
+        attrs = {**attrs, "dtype": dtype}
     assert table.bound(name, known(tuple(cast)), attrs) is None
 
 
@@ -189,6 +242,28 @@ def test_infinite_masked_and_broken_scores_have_numpys_cross_entropy() -> None:
             np.testing.assert_allclose(
                 OPS[name].forward(CPU, *inputs), OPS[name].plain(CPU, *inputs), rtol=1e-5, atol=1e-6, equal_nan=True
             )
+
+
+@pytest.mark.parametrize(("inputs", "attrs"), CASES["dropout_mask"])
+def test_a_mask_has_the_bits_of_numpys_generator(inputs: Inputs, attrs: dict[str, Any]) -> None:
+    mask = OPS["dropout_mask"].forward(CPU, *inputs, **attrs)
+    assert mask.tobytes() == OPS["dropout_mask"].plain(CPU, *inputs, **attrs).tobytes()
+
+
+def test_statistics_are_accurate_far_from_zero() -> None:
+    x = (1000.0 + normal(8, 4096)).astype("float32")
+    found, inv = OPS["standardize"].forward(CPU, x)
+    right, right_inv = OPS["standardize"].plain(CPU, x.astype("float64"))
+    np.testing.assert_allclose(inv, right_inv, rtol=1e-5)
+    np.testing.assert_allclose(found, right, atol=1e-3)
+
+
+def test_a_position_that_does_not_exist_is_left_to_the_operator() -> None:
+    bound = table.bound(
+        "take_add", [table.In((1, 2), np.dtype("f4")), table.In((1,), np.dtype("i8"))], {"shape": (3, 2), "axis": 0}
+    )
+    assert bound is not None
+    assert bound.run(np.ones((1, 2), "f4"), np.array([3]), np.zeros((3, 2), "f4"))
 
 
 def test_a_label_that_is_no_class_is_the_operators_error() -> None:
