@@ -166,7 +166,7 @@ def test_no_kernel_takes_arrays_that_do_not_fit_each_other(name: str, inputs: In
 
 
 def _still_fits(name: str, inputs: Inputs) -> bool:
-    """A sequence may be shorter; a row may have fewer classes; a dense layer another batch, or, without a bias, other units."""
+    """A sequence may be shorter, a row have fewer classes, a dense layer another batch or (no bias) other units."""
     if name.startswith("softmax_cross_entropy"):
         return inputs[-1].ndim == 0
     if name == "lstm_sequence":
