@@ -2,7 +2,8 @@
 
 Each call gets a depth: the largest depth of its inputs, plus one for each input of another kind or shape. Calls of the
 same shape and depth that are connected become one call of `fused`. Whatever leads out of such a group and back into it
-would pass through a greater depth, so a group never waits for itself.
+would pass through a greater depth, so a group never waits for itself. A call that is alone then joins the group that
+all its users are in.
 """
 
 import heapq
@@ -75,11 +76,31 @@ def _groups(graph: Graph, able: Able, early: set[int]) -> list[list[int]]:
         for q, _ in call.refs:
             if kind is not None and kinds[q] == kind and depth[q] == depth[p]:
                 root[find(q)] = find(p)
+    _sink(graph, kinds, find, root)
     found: dict[int, list[int]] = {}
     for p, kind in enumerate(kinds):
         if kind is not None:
             found.setdefault(find(p), []).append(p)
     return list(found.values())
+
+
+def _sink(graph: Graph, kinds: Sequence[Any], find: Callable[[int], int], root: list[int]) -> None:
+    """Let a call that is alone join the group that all its users are in: where a gradient is 0, say, is known early.
+
+    Such a call has a smaller depth than the group, so it cannot depend on it; and nothing else depends on the call.
+    """
+    size = [0] * len(root)
+    users: dict[int, set[int]] = {}
+    for p, call in enumerate(graph.calls):
+        size[find(p)] += 1
+        for q, _ in call.refs:
+            users.setdefault(q, set()).add(p)
+    outputs = {p for p, _ in graph.outputs}
+    for p in reversed(range(len(root))):
+        alike = kinds[p] is not None and all(kinds[u] == kinds[p] for u in users.get(p, ()))
+        roots = {find(u) for u in users.get(p, ())}
+        if alike and len(roots) == 1 and size[find(p)] == 1 and p not in outputs:
+            root[p] = roots.pop()
 
 
 def _fits(graph: Graph, call: Call, able: Able) -> bool:

@@ -17,6 +17,7 @@ from shoal.ops.graph.algebra import simplify
 from shoal.ops.graph.expression import CUDA, C, Target, printable
 from shoal.ops.graph.fuse import WORTH_US, fuse
 from shoal.ops.graph.ir import Call, Graph
+from shoal.ops.graph.join import join
 
 __all__ = ["PASSES", "chosen", "optimized"]
 
@@ -29,6 +30,7 @@ PASSES = {
     "loose": "x+0, small powers, products of constants are simplified; last bits may change (off by itself)",
     "fold": "calls on constants are replaced by their values",
     "common": "calls of the same operator on the same values become one",
+    "join": "convolutions and batch normalizations take over the ReLU and the addition behind them",
     "fuse": "element-wise calls of one shape become one loop, where it can be compiled",
 }
 """Name and meaning of each pass, in the order in which they run."""
@@ -82,6 +84,8 @@ def optimized(
         graph = passes.fold_constants(graph, evaluate)
     if "common" in wanted:
         graph = passes.eliminate_common(graph)
+    if "join" in wanted and target is not None:
+        graph = join(graph)
     if "fuse" in wanted and target is not None:
         able = _Able(target)
         graph = fuse(graph, able, forward=forward, worth_us=worth_us)

@@ -40,8 +40,10 @@ def _like_image(call: Call, inputs: Sequence[Any]) -> Any:
 STAND_INS: dict[str, StandIn] = {
     "batch_norm": _like_image,
     "batch_norm_grad": _like_image,
+    "batch_norm_relu": _like_image,
     "convolution": _channels_last,
     "convolution_data": _channels_last,
+    "convolution_relu": _channels_last,
     "convolution_weight": _in_c_order,
     "fully_connected": _in_c_order,
     "matmul": _in_c_order,

@@ -39,7 +39,7 @@ def _eps(site: Site) -> str:
 
 
 def forward(site: Site) -> Source | None:
-    """`shoal.ops.norm.batch_norm`, or `shoal.ops.norm_relu.batch_norm_relu`, which may add a shortcut."""
+    """`shoal.ops.norm.batch_norm`, or `shoal.ops.joined.batch_norm_relu`, which may add a shortcut."""
     if why_not(site):
         return None
     relu = site.call.op == "batch_norm_relu"
@@ -136,46 +136,36 @@ static void {name}_apply(const float *restrict x, const float *restrict res, con
 
 
 def backward(site: Site) -> Source | None:
-    """`shoal.ops.norm.batch_norm_grad`, or `shoal.ops.norm_relu.batch_norm_relu_grad`, which also masks g."""
+    """`shoal.ops.norm.batch_norm_grad`."""
     if why_not(site):
         return None
-    masked = site.call.op == "batch_norm_relu_grad"
-    kept = masked and len(site.call.specs) == 4
     m, frame = _columns(site.specs[0]), Frame(site)
-    names = ["g", "y", "x"] if masked else ["g", "x"]
-    for number, name in enumerate(names):
-        frame.input(name, number)
-    inputs = len(names)
-    for number, name in enumerate(("gamma", "mean", "var"), inputs):
+    frame.input("g", 0)
+    frame.input("x", 1)
+    for number, name in enumerate(("gamma", "mean", "var"), 2):
         frame.pointer(name, number)
-    frame.output("dx", inputs + 3)
-    frame.pointer("dgamma", inputs + 4)
-    frame.pointer("dbeta", inputs + 5)
-    if kept:
-        frame.output("gm", inputs + 6)
+    frame.output("dx", 5)
+    frame.pointer("dgamma", 6)
+    frame.pointer("dbeta", 7)
     parts, table = frame.scratch(2 * m.blocks * m.padded), frame.scratch(4 * m.padded)
-    mask = f"y, {'gm' if kept else 'dx'}" if masked else "g, dx"
-    frame.stage(str(m.blocks), f"NAME_sums(g, {mask}, x, mean, {parts} + t * {2 * m.padded}L, t);")
+    frame.stage(str(m.blocks), f"NAME_sums(g, x, mean, {parts} + t * {2 * m.padded}L, t);")
     frame.alone(f"NAME_merge({parts}, gamma, mean, var, dgamma, dbeta, {table});")
-    source = ("gm" if kept else "dx") if masked else "g"
-    frame.stage(str(m.blocks), f"NAME_apply({source}, x, {table}, dx, t);")
+    frame.stage(str(m.blocks), f"NAME_apply(g, x, {table}, dx, t);")
 
     def text(name: str) -> str:
-        return _gradient_sums(name, m, masked) + _gradient_merge(name, m, _eps(site)) + _gradient(name, m)
+        return _gradient_sums(name, m) + _gradient_merge(name, m, _eps(site)) + _gradient(name, m)
 
     return frame.source(text, m.rows * m.width * 6)
 
 
-def _gradient_sums(name: str, m: Columns, masked: bool) -> str:
-    """Sums of g and of g * (x - mean) over a block; where y is not positive, g counts as 0, and is written down so."""
+def _gradient_sums(name: str, m: Columns) -> str:
+    """Sums of g and of g * (x - mean) over a block."""
     lines = []
     for group in m.groups():
         means = [f"const vec m_{k} = {m.load('mean', k, '0')};" for k in group]
-        if masked:
-            lines.append(m.each(group, lambda k, row: m.store("gm", k, _masked(m, k))))
 
         def terms(k: int, row: str) -> list[str]:
-            g = m.load("gm" if masked else "g", k, row)
+            g = m.load("g", k, row)
             return [g, f"{g} * ({m.load('x', k, row)} - m_{k})"]
 
         sums = m.sums(group, ["b", "a"], terms)
@@ -185,16 +175,11 @@ def _gradient_sums(name: str, m: Columns, masked: bool) -> str:
         lines.append(f"{{ {' '.join(means)} {sums} {' '.join(stores)} }}")
     text = "\n  ".join(lines)
     return f"""
-static void {name}_sums(const float *restrict g, const float *y, float *restrict gm, const float *restrict x,
-                        const float *restrict mean, float *restrict part, long t) {{
+static void {name}_sums(const float *restrict g, const float *restrict x, const float *restrict mean,
+                        float *restrict part, long t) {{
   {m.bounds()}
-  (void)y; (void)gm;
   {text}
 }}"""
-
-
-def _masked(m: Columns, k: int) -> str:
-    return f"where_positive({m.load('y', k)}, {m.load('g', k)})"
 
 
 def _gradient_merge(name: str, m: Columns, eps: str) -> str:
@@ -244,6 +229,5 @@ for _op, _maker in {
     "batch_norm": forward,
     "batch_norm_relu": forward,
     "batch_norm_grad": backward,
-    "batch_norm_relu_grad": backward,
 }.items():
     register(_op, _maker)

@@ -49,14 +49,15 @@ def shape_of(x: Sequence[int], weight: Sequence[int], attrs: dict[str, Any]) -> 
 
 
 def forward(site: Site) -> Source | None:
-    """`shoal.ops.conv.convolution`."""
+    """`shoal.ops.conv.convolution`, or `shoal.ops.joined.convolution_relu`."""
     if why_not(site):
         return None
     s = shape_of(site.specs[0].shape, site.specs[1].shape, site.call.attrs)
     rows, cols = (forward_axis(s.space[i], s.out[i], s.kernel[i], s.stride[i], s.pad[i], s.dilate[i]) for i in (0, 1))
+    relu = site.call.op == "convolution_relu"
     has_bias = site.specs[2] is not None
     weight = steps(site.specs[1], site.strides[1] or ())
-    g = Gather(s.batch, s.channels, s.filters, rows, cols, s.space, s.out, weight, has_bias)
+    g = Gather(s.batch, s.channels, s.filters, rows, cols, s.space, s.out, weight, has_bias, relu)
     return _gathers(site, [g], s)
 
 
@@ -115,5 +116,6 @@ def _gathers(site: Site, gathers: Sequence[Gather], s: Shape2D) -> Source:
 
 
 register("convolution", forward)
+register("convolution_relu", forward)
 register("convolution_data", backward_data)
 register("convolution_weight", backward_weight)

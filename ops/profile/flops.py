@@ -61,6 +61,7 @@ _COUNTS: dict[str, Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], int]
     "contract": _contract,
     "convolution": _convolution,
     "convolution_data": _convolution_data,
+    "convolution_relu": _convolution,
     "convolution_weight": _convolution_weight,
     "fully_connected": _dense,
     "matmul": _matmul,

@@ -92,6 +92,16 @@ def test_what_has_no_text_is_left_alone() -> None:
     assert ops_of(all_fused(graph)) == ["fused", "sin", "fused"]
 
 
+def test_what_is_known_early_joins_the_only_loop_that_uses_it() -> None:
+    x, y = big(), big("y")
+    mask = y > 0.0
+    late = OPS["sin"](OPS["sin"](x * 2.0 + 1.0) * 2.0 + 1.0)
+    graph, _ = flatten([late * mask + 1.0], [x, y])
+    assert ops_of(all_fused(graph)) == ["fused", "sin", "fused", "sin", "fused"]
+    graph, _ = flatten([late * mask + 1.0, mask], [x, y])  # an output as well: it stays where it is
+    assert ops_of(all_fused(graph)).count("greater") == 1
+
+
 def test_a_graph_that_gains_little_is_not_compiled() -> None:
     x = big("x", (2, 2))
     graph, _ = flatten([(x * 2.0 + 1.0).exp()], [x])

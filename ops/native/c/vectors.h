@@ -42,8 +42,6 @@ INLINE vec bias_of(const float *bias, long first, long length) {
 /* max(x, 0), which nan stays. */
 INLINE vec relu_vec(vec v) { return (vec)((ivec)v & ~(ivec)(v <= (vec){0})); }
 INLINE vec square(vec v) { return v * v; }
-/* g where v is positive, else 0. */
-INLINE vec where_positive(vec v, vec g) { return (vec)((ivec)g & (ivec)(v > (vec){0})); }
 INLINE vec plus(vec a, vec b) { return a + b; }
 INLINE ivec pick(ivec mask, int32_t yes, ivec no) { return (mask & yes) | (~mask & no); }
 /* The larger one; nan if either is. */

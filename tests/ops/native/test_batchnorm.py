@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import shoal.npx
+import shoal.ops.joined
 from shoal.ops.native import generated, pool
 from shoal.ops.native.batchnorm import why_not
 from tests.ops.native.calling import FIRST, LAST, Made, error, lying, run, site, want
 
-assert shoal.npx  # imported for the operators that it registers
+assert shoal.npx and shoal.ops.joined  # imported for the operators that it registers
 
 pytestmark = pytest.mark.skipif(not generated.lanes(), reason="nothing can be compiled here")
 
@@ -18,7 +19,7 @@ SHAPES = [(2, 16, 4, 4), (3, 5, 7, 9), (2, 1, 3, 5), (4, 17, 3, 3), (2, 80, 5, 2
 
 
 def calls(shape: tuple[int, ...], order: tuple[int, ...] = LAST, mean: float = 0.0) -> list[Made]:
-    """A normalization and its gradient."""
+    """A normalization, its gradient, and normalizations with what may follow."""
     rng = np.random.default_rng(sum(shape))
     x, g = (lying(rng.standard_normal(shape).astype("float32"), order) for _ in range(2))
     x = x + np.float32(mean)
@@ -29,6 +30,8 @@ def calls(shape: tuple[int, ...], order: tuple[int, ...] = LAST, mean: float = 0
     return [
         Made("batch_norm", [x, gamma, beta], attrs, order),
         Made("batch_norm_grad", [g, x, gamma, *stats], attrs, order),
+        Made("batch_norm_relu", [x, gamma, beta, None], attrs, order),
+        Made("batch_norm_relu", [x, gamma, beta, g], attrs, order),
     ]
 
 
@@ -37,7 +40,7 @@ def results() -> dict[Any, list[tuple[Made, list[Any]]]]:
     """For each shape its calls and their results; all are compiled together."""
     every = [made for shape in SHAPES for made in calls(shape)]
     found = list(zip(every, run(every), strict=True))
-    return {shape: found[2 * i : 2 * i + 2] for i, shape in enumerate(SHAPES)}
+    return {shape: found[4 * i : 4 * i + 4] for i, shape in enumerate(SHAPES)}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -48,7 +51,7 @@ def test_it_is_batch_normalization_and_its_gradient(shape: Any, results: Any) ->
 
 
 def test_a_mean_far_from_zero_costs_no_digits() -> None:
-    (made, _) = calls((8, 4, 16, 16), mean=1000.0)
+    made, *_ = calls((8, 4, 16, 16), mean=1000.0)
     _, mean, var = run([made])[0]
     _, exact_mean, exact_var = want(made)
     np.testing.assert_allclose(mean, exact_mean, rtol=3e-7)
@@ -72,7 +75,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 
 
 def test_nan_and_infinity_come_through() -> None:
-    (made, _) = calls((2, 3, 2, 2))
+    made, *_ = calls((2, 3, 2, 2))
     made.arrays[0][0, 1, 0, 0] = np.nan
     y, mean, var = run([made])[0]
     assert np.isnan(y[:, 1]).all() and np.isnan(mean[1]) and np.isnan(var[1])

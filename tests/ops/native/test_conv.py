@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import shoal.ops.joined
 from shoal.ops.native import generated, pool
 from shoal.ops.native.conv import why_not
 from shoal.ops.native.geometry import backward_axes, forward_axis
 from shoal.ops.registry import OPS, Spec
 from tests.ops.native.calling import FIRST, LAST, Made, error, lying, run, site, want, within_nan
+
+assert shoal.ops.joined  # imported for the operators that it registers
 
 pytestmark = pytest.mark.skipif(not generated.lanes(), reason="nothing can be compiled here")
 
@@ -43,6 +46,7 @@ def calls(x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any]) -> list
     return [
         Made("convolution", [image, weight, bias], attrs),
         Made("convolution", [image, weight, None], attrs),
+        Made("convolution_relu", [image, weight, bias], attrs),
         Made("convolution_data", [g, weight], {"space": x[2:], **attrs}),
         Made("convolution_weight", [g, image], {"kernel": w[2:], **attrs}, FIRST),
     ]
@@ -53,7 +57,7 @@ def results() -> dict[str, list[tuple[Made, Any]]]:
     """For each case, its calls and their results; all are compiled together."""
     every = [made for case in GRID.values() for made in calls(*case)]
     found = list(zip(every, run(every), strict=True))
-    return {case: found[4 * i : 4 * i + 4] for i, case in enumerate(GRID)}
+    return {case: found[5 * i : 5 * i + 5] for i, case in enumerate(GRID)}
 
 
 @pytest.mark.parametrize("case", GRID)
