@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 
 from shoal.errors import AutogradError
-from shoal.ops import lines, random
+from shoal.ops import index, lines, random
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.registry import OPS, Op, Traced
 from shoal.ops.tensor import Tensor
@@ -178,8 +178,14 @@ class Batched(ArrayMethods):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         self._no("a NumPy array")
 
-    def __setitem__(self, key: Any, value: Any) -> NoReturn:
-        self._no("an assignment to a part")
+    def __setitem__(self, key: Any, value: Any) -> None:
+        new = index.assign(Batched(self.value, self.level), key, value)
+        if new.level is not self.level:
+            raise AutogradError(
+                f"{lines.user_line()} assigns a value of an inner vmap to a part of {self!r} of an outer one, which "
+                "would have to become one for each of the inner examples: build the new value with where or stack"
+            )
+        self.value = new.value  # what was computed from the old one stays as it is
 
     def __getattr__(self, name: str) -> Any:
         if name in _NEED_VALUES:

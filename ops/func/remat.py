@@ -7,6 +7,7 @@ from shoal.errors import AutogradError
 from shoal.ops import lines, random, tape
 from shoal.ops.func.batched import Batched
 from shoal.ops.graph import trace
+from shoal.ops.graph.symbol import recomputed
 from shoal.ops.graph.tree import leaves, mapped
 from shoal.ops.registry import OPERATORS, OPS
 from shoal.ops.tensor import Tensor
@@ -22,13 +23,17 @@ def checkpoint(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     also go to the parameters and other tensors that ``fn`` uses without being given them. T. Chen et al., "Training
     deep nets with sublinear memory cost", arXiv:1604.06174.
 
-    Without recording, in a hybridized graph (whose memory is planned as a whole) and under `vmap` it just calls ``fn``.
+    In a hybridized graph the backward part computes the inside again too. Without recording, and under `vmap`, it just
+    calls ``fn``.
 
     Args:
         fn: takes and returns tensors, nested in lists, tuples and dictionaries; the same ones for the same arguments.
     """
     given = list(leaves((args, kwargs)))
-    if not tape.state.recording or trace.active() is not None or not all(map(_plain, given)):
+    if trace.active() is not None:
+        with recomputed():
+            return fn(*args, **kwargs)
+    if not tape.state.recording or not all(map(_plain, given)):
         return fn(*args, **kwargs)
     made = _Recomputed(fn, args, kwargs)
     with trace.mode(recording=True):

@@ -12,7 +12,7 @@ batching("cumsum", "cumprod", "repeat")(flattened)
 batching("argmax", "argmin")(reduced)
 batching("frexp", "modf")(aligned)
 batching("searchsorted")(loop)
-batching("tril", "triu", "one_hot", "inv", "det", "slogdet", "cholesky", "solve")(trailing)
+batching("barrier", "tril", "triu", "one_hot", "inv", "det", "slogdet", "cholesky", "solve")(trailing)
 batching("dropout_mask", "random_uniform", "random_normal")(loop)  # each example draws by a key of its own
 
 

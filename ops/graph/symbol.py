@@ -25,13 +25,17 @@ from shoal.ops.registry import OPS, Op, Spec, spec_of
 if TYPE_CHECKING:
     from shoal.ops.graph.compose import Group
 
-__all__ = ["Node", "Symbol", "constant", "flatten", "variable"]
+__all__ = ["Node", "Symbol", "constant", "flatten", "recomputed", "variable"]
 
 _serial = itertools.count()
 
 
+_regions = itertools.count(1)
+
+
 class _Local(threading.local):
     line: lines.Place | None = None
+    region: int | None = None
 
 
 _local = _Local()
@@ -47,6 +51,20 @@ def called_at(line: lines.Place | None) -> Iterator[None]:
         _local.line = before
 
 
+@contextmanager
+def recomputed() -> Iterator[None]:
+    """What is made in this context is computed again by a gradient that needs it, instead of being kept.
+
+    A region within another one is part of that.
+    """
+    before = _local.region
+    _local.region = before or next(_regions)
+    try:
+        yield
+    finally:
+        _local.region = before
+
+
 class Node:
     """One call of an operator on symbols; or, with ``op`` None, an input (``value`` None) or a constant.
 
@@ -60,9 +78,23 @@ class Node:
         serial: grows with time of creation.
         many: whether the operator gives a tuple, be it of one.
         line: where the user called the operator.
+        region: the part of the graph that is computed again for its gradient, in which this is; see `recomputed`.
     """
 
-    __slots__ = ("attrs", "inputs", "line", "many", "name", "op", "role", "serial", "source", "specs", "value")
+    __slots__ = (
+        "attrs",
+        "inputs",
+        "line",
+        "many",
+        "name",
+        "op",
+        "region",
+        "role",
+        "serial",
+        "source",
+        "specs",
+        "value",
+    )
 
     def __init__(
         self,
@@ -79,6 +111,7 @@ class Node:
         self.name, self.value, self.source, self.role = name, value, source, role
         self.serial, self.many = next(_serial), False
         self.line: lines.Place | None = None if op is None else _local.line or lines.here()
+        self.region = None if op is None else _local.region
 
 
 class Symbol(ArrayMethods):

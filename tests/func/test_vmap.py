@@ -150,6 +150,35 @@ def test_a_map_in_a_hybridized_forward_becomes_part_of_the_graph() -> None:
     np.testing.assert_allclose(x.grad.asnumpy(), 4 * (3 * Y - Y.sum(0)), rtol=1e-10)
 
 
+def test_assignment_to_a_part_of_each_example_has_a_gradient() -> None:
+    def one(x: Any, y: Any) -> Any:
+        z = x * 1.0
+        z[0] = y * 3.0
+        z[1:] += 1.0
+        return z
+
+    x, y = Tensor(X), Tensor(Y)
+    out = func.vmap(one)(x, y)
+    expected = X.copy()
+    expected[:, 0], expected[:, 1:] = 3.0 * Y, X[:, 1:] + 1.0
+    np.testing.assert_allclose(out.asnumpy(), expected)
+    g = func.grad(lambda y: func.vmap(one)(x, y).sum())(y)
+    assert (g.asnumpy() == 3.0).all()
+    assert x.asnumpy().tolist() == X.tolist()
+
+    def outer(a: Any) -> Any:
+        total = a * 1.0
+
+        def inner(b: Any) -> Any:
+            total[0] = b
+            return b
+
+        return func.vmap(inner)(a)
+
+    with pytest.raises(AutogradError, match="of an inner vmap to a part of"):
+        func.vmap(outer)(y)
+
+
 def test_chunks_give_the_same() -> None:
     one = lambda x, w: mnp.tanh(x @ w).sum()  # noqa: E731
     whole = func.vmap(one, (0, None))(Tensor(X), Tensor(np.ones(2)))
