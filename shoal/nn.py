@@ -80,6 +80,7 @@ from shoal.ops.nn.margin import (
 )
 from shoal.ops.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from shoal.ops.nn.parameter import Constant, Parameter
+from shoal.ops.nn.parametrize import SpectralNorm, WeightNorm
 from shoal.ops.nn.pool import (
     AdaptiveAvgPool1D,
     AdaptiveAvgPool2D,
@@ -293,6 +294,7 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SpectralNorm",
     "SquaredHingeLoss",
     "SquaredReLU",
     "SwiGLU",
@@ -310,6 +312,7 @@ __all__ = [
     "Unfold",
     "Upsample",
     "VariationalDropoutCell",
+    "WeightNorm",
     "ZeroPad1D",
     "ZeroPad2D",
     "ZeroPad3D",

@@ -7,6 +7,7 @@ from shoal.ops.func.rules import (
     Batch,
     aligned,
     along,
+    along_one,
     batching,
     decomposed,
     folded,
@@ -20,6 +21,8 @@ from shoal.ops.registry import OPS, Op
 
 batching("max_pool", "max_pool_index", "max_unpool", "max_pool_take", "sum_pool", "sum_unpool")(folded)
 batching("sliding_windows", "windows_add", "unpool_at")(folded)
+batching("resample", "resample_add")(along_one)
+batching("suppressed")(trailing)
 
 
 batching("softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_grad")(along)
