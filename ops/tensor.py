@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from shoal.errors import AutogradError, DTypeError, ShapeError, ShoalError
+from shoal.errors import AutogradError, ConfigError, DTypeError, ShapeError, ShoalError
 from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, random, tape
 from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, namespace, on_device
 from shoal.ops.lines import called_by_user
@@ -101,13 +101,27 @@ class Tensor(ArrayMethods):
         """ "cpu", or "gpu:0" and so on."""
         return "cpu" if isinstance(self.data, np.ndarray) else f"gpu:{self.data.device.id}"
 
-    def to_device(self, device: str) -> "Tensor":
+    def to_device(self, device: str, /, *, stream: Any = None) -> "Tensor":
         """This tensor on "cpu" or "gpu:0"; itself if it is there. Not recorded.
 
         Raises:
             ConfigError: there is no such device.
         """
         return self if device == self.device else Tensor(on_device(self.data, device))
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """The functions of the Python array API standard.
+
+        Raises:
+            ConfigError: another version of the standard than 2024.12 or an earlier one.
+        """
+        from shoal.ops import array_api
+
+        if api_version is not None and api_version not in ("2021.12", "2022.12", "2023.12", "2024.12"):
+            raise ConfigError(
+                f"the array API standard of version {api_version!r}; there is 2024.12 and those before it"
+            )
+        return array_api
 
     # -- gradients
 

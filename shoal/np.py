@@ -27,6 +27,7 @@ from numpy import (
 )
 
 from shoal import fft, linalg, random
+from shoal.ops import array_api
 from shoal.ops.numpylike import (
     complexes,
     elementwise,
@@ -59,6 +60,7 @@ from shoal.ops.precision import BFLOAT16 as bfloat16
 from shoal.ops.tensor import Tensor as ndarray
 
 __all__ = [
+    "array_api",
     "bfloat16",
     "bool_",
     "dtype",

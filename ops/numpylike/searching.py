@@ -1,7 +1,7 @@
 """NumPy's functions that find, choose and write elements."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -130,6 +130,29 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: str = "raise") -> Tenso
 # -- sets as the array API standard has them
 
 
+class UniqueCountsResult(NamedTuple):
+    """What `unique_counts` returns."""
+
+    values: Any
+    counts: Any
+
+
+class UniqueInverseResult(NamedTuple):
+    """What `unique_inverse` returns."""
+
+    values: Any
+    inverse_indices: Any
+
+
+class UniqueAllResult(NamedTuple):
+    """What `unique_all` returns."""
+
+    values: Any
+    indices: Any
+    inverse_indices: Any
+    counts: Any
+
+
 def unique_values(x: Any) -> Any:
     """The elements without repetitions, sorted."""
     return _unique(x)[0]
@@ -138,18 +161,18 @@ def unique_values(x: Any) -> Any:
 def unique_counts(x: Any) -> Any:
     """The elements without repetitions, and how often each occurs."""
     values, _, _, counts = _unique(x)
-    return values, counts
+    return UniqueCountsResult(values, counts)
 
 
 def unique_inverse(x: Any) -> Any:
     """The elements without repetitions, and which of them each element of x is."""
     values, _, inverse, _ = _unique(x)
-    return values, inverse
+    return UniqueInverseResult(values, inverse)
 
 
 def unique_all(x: Any) -> Any:
     """The elements without repetitions, where each comes first, which of them each of x is, how often each occurs."""
-    return _unique(x)
+    return UniqueAllResult(*_unique(x))
 
 
 def _unique(x: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
