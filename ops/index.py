@@ -131,7 +131,7 @@ def _is_tensor(x: Any) -> bool:
     return isinstance(x, Traced) and "data" in getattr(type(x), "__slots__", ())
 
 
-def _native(key: Key, arrays: Sequence[Any]) -> tuple[Any, ...]:
+def native(key: Key, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """The written-down subscript as NumPy takes it."""
     rest = iter(arrays)
     return tuple(
@@ -144,7 +144,7 @@ def _selected(op: Op[Any], x: Spec, *arrays: Any, key: Key) -> Spec:
     stand_in = np.broadcast_to(np.empty((), x.dtype), x.shape)  # takes no memory
     positions = [np.broadcast_to(np.intp(0), a.shape) for a in arrays]
     try:
-        return Spec(stand_in[_native(key, positions)].shape, x.dtype)
+        return Spec(stand_in[native(key, positions)].shape, x.dtype)
     except IndexError as error:
         if any(isinstance(k, int) for k in key):
             raise IndexError(f"getitem: {error}; the array has shape {x.shape}") from None
@@ -155,7 +155,7 @@ def _selected(op: Op[Any], x: Spec, *arrays: Any, key: Key) -> Spec:
 @op(_selected, view=True)
 def getitem(xp: Any, x: Array, *arrays: Array, key: Key) -> Any:
     """``x[key]``; see the module's text for the form of ``key``. Without index arrays the result is a view."""
-    return x[_native(key, arrays)]
+    return x[native(key, arrays)]
 
 
 @getitem.vjp
@@ -172,9 +172,9 @@ def getitem_add(xp: Any, g: Array, *arrays: Array, key: Key, shape: Shape) -> An
     """Zeros of ``shape`` with g added at ``[key]``: the gradient of `getitem`."""
     out = xp.zeros(shape, g.dtype)
     if arrays:
-        xp.add_at(out, _native(key, arrays), g)
+        xp.add_at(out, native(key, arrays), g)
     else:
-        out[_native(key, arrays)] = g
+        out[native(key, arrays)] = g
     return out
 
 
@@ -199,7 +199,7 @@ def _assigned(op: Op[Any], x: Spec, value: Any, *arrays: Any, key: Key) -> Spec:
 def setitem(xp: Any, x: Array, value: Array, *arrays: Array, key: Key) -> Any:
     """A copy of x in which ``[key]`` is value, in the dtype of x; where an index occurs twice the last value stays."""
     out = xp.array(x)  # an array also where x is a number of NumPy's
-    out[_native(key, arrays)] = value
+    out[native(key, arrays)] = value
     return out
 
 
@@ -222,7 +222,7 @@ def assigned_last(xp: Any, *arrays: Array, key: Key, shape: Shape) -> Any:
 
     It does not where an index occurs again further on.
     """
-    place, room = _native(key, arrays), _last_spec(assigned_last, *map(spec_of, arrays), key=key, shape=shape).shape
+    place, room = native(key, arrays), _last_spec(assigned_last, *map(spec_of, arrays), key=key, shape=shape).shape
     order = xp.arange(math.prod(room)).reshape(room)
     last = xp.full(shape, -1)
     last[place] = order

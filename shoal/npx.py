@@ -1,6 +1,7 @@
 """MXNet's neural functions: ``from shoal import npx``. See `shoal.ops.neural` for those with MXNet's arguments."""
 
 from shoal import image
+from shoal.ops import scatter as _scatter
 from shoal.ops.activation import (
     elu,
     gelu,
@@ -66,6 +67,7 @@ from shoal.ops.regions import roi_pool as roi_pooling
 from shoal.ops.resample import adaptive_avg_pool, interpolate
 from shoal.ops.rnn import rnn
 from shoal.ops.scan import cummax, cummin, cumprod, linear_recurrence, logcumsumexp
+from shoal.ops.scatter import *
 from shoal.ops.sequence import sequence_last, sequence_mask, sequence_reverse
 from shoal.ops.threshold import (
     celu,
@@ -224,3 +226,4 @@ __all__ = [
     "topk",
     "unfold",
 ]
+__all__ += _scatter.__all__

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import shoal.ops.graph.fused
 from tests.ops.cases.making import Case, case
+
+assert shoal.ops.graph.fused  # imported for the operator that it registers
 
 X = (3, 4)
 
