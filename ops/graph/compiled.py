@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from shoal.errors import GraphError
 from shoal.ops import random, tape
 from shoal.ops.backend import namespace
-from shoal.ops.graph import loops, trace
+from shoal.ops.graph import loops, rowloops, trace
 from shoal.ops.graph.executor import Program, evaluate
 from shoal.ops.graph.gradient import depending, gradients
 from shoal.ops.graph.ir import Graph, frozen
@@ -30,7 +30,7 @@ from shoal.ops.tensor import Tensor
 
 __all__ = ["Compiled", "Joint", "Options", "Trace", "joined", "trace_function"]
 
-assert loops  # imported for the kernels that it registers
+assert loops and rowloops  # imported for the kernels that it registers
 
 Choice = str | Sequence[str] | None
 """Of passes; see `shoal.ops.graph.pipeline`."""

@@ -131,12 +131,15 @@ for _symbol, _name in {"lt": "less", "le": "less_equal", "gt": "greater", "ge": 
 class Printer:
     """Writes statements.
 
+    Args:
+        target: the language.
+        prefix: what the names of results begin with.
     Attributes:
         lines: what was written.
     """
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, prefix: str = "t") -> None:
+        self.target, self.prefix = target, prefix
         self.lines: list[str] = []
         self._count = 0
         self._known: dict[tuple[str, str], Value] = {}
@@ -240,7 +243,7 @@ class Printer:
     def _assign(self, text: str, dtype: np.dtype[Any]) -> Value:
         kind = "int" if dtype == np.bool_ else type_name(dtype)  # as wide as floats, so that loops become vectors
         if (text, kind) not in self._known:
-            name = f"t{self._count}"
+            name = f"{self.prefix}{self._count}"
             self._count += 1
             self.lines.append(f"const {kind} {name} = {text};")
             self._known[text, kind] = Value(self, name, dtype)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.ops.graph.ir import Call, Graph, Ref, positions
-from shoal.ops.registry import OPS, Shape
+from shoal.ops.registry import OPS
 
-__all__ = ["fuse"]
+__all__ = ["fits", "fuse", "grouped", "joined"]
 
 CALL_US = 1.0
 """What a call of NumPy costs beyond its work, in microseconds: about."""
@@ -38,10 +38,13 @@ def fuse(graph: Graph, able: Able, *, forward: int | None = None, worth_us: floa
     """
     first = graph.outputs[: len(graph.outputs) if forward is None else forward]
     early = positions(graph, first)
-    groups = [g for g in _groups(graph, able, early) if _gain_us(graph, g) > 0]
+    kinds = [
+        (c.specs[0].shape, p in early) if c.op and fits(graph, c, able) else None for p, c in enumerate(graph.calls)
+    ]
+    groups = [g for g in grouped(graph, kinds) if _gain_us(graph, g) > 0]
     if sum(_gain_us(graph, g) for g in groups) < worth_us:
         return graph
-    return _joined(graph, groups)
+    return joined(graph, groups, "fused")
 
 
 def _gain_us(graph: Graph, group: Sequence[int]) -> float:
@@ -57,10 +60,13 @@ def _passes(call: Call) -> int:
     return 1 if call.op == "broadcast_to" or (expr and "(" not in expr) else 6
 
 
-def _groups(graph: Graph, able: Able, early: set[int]) -> list[list[int]]:
-    """Positions of the calls of each group, in order."""
+def grouped(graph: Graph, kinds: Sequence[Any]) -> list[list[int]]:
+    """Positions of the calls of each group, in order.
+
+    Args:
+        kinds: of each call; only calls of one kind make a group, and None never does.
+    """
     depth, root = [0] * len(graph.calls), list(range(len(graph.calls)))
-    kinds: list[tuple[Shape, bool] | None] = []
 
     def find(p: int) -> int:
         while root[p] != p:
@@ -69,8 +75,7 @@ def _groups(graph: Graph, able: Able, early: set[int]) -> list[list[int]]:
         return p
 
     for p, call in enumerate(graph.calls):
-        kind = (call.specs[0].shape, p in early) if call.op and _fits(graph, call, able) else None
-        kinds.append(kind)
+        kind = kinds[p]
         before = [(q, depth[q] + (kind is None or kinds[q] != kind)) for q, _ in call.refs]
         depth[p] = max((d for _, d in before), default=0)
         for q, _ in call.refs:
@@ -103,7 +108,7 @@ def _sink(graph: Graph, kinds: Sequence[Any], find: Callable[[int], int], root: 
             root[p] = roots.pop()
 
 
-def _fits(graph: Graph, call: Call, able: Able) -> bool:
+def fits(graph: Graph, call: Call, able: Able) -> bool:
     """Whether a call can be part of a group."""
     spreads = call.op == "broadcast_to"
     if not (OPS[call.op].elementwise or spreads) or len(call.specs) != 1 or call.op == "fused":
@@ -113,8 +118,8 @@ def _fits(graph: Graph, call: Call, able: Able) -> bool:
     return able(call.op, [graph.spec(x) if isinstance(x, tuple) else x for x in call.inputs], call.attrs)
 
 
-def _joined(graph: Graph, groups: list[list[int]]) -> Graph:
-    """The graph with each group as one call, in an order in which everything comes before its use."""
+def joined(graph: Graph, groups: list[list[int]], op: str) -> Graph:
+    """The graph with each group as one call of ``op``, in an order in which everything comes before its use."""
     unit = list(range(len(graph.calls)))  # the call that stands for each: the last of its group
     for group in groups:
         for p in group:
@@ -128,7 +133,7 @@ def _joined(graph: Graph, groups: list[list[int]]) -> Graph:
             calls.append(graph.calls[u].moved(at.__getitem__))
             at.update({(u, n): (len(calls) - 1, n) for n in range(len(graph.calls[u].specs))})
             continue
-        call, results = _one_call(graph, members[u], used)
+        call, results = _one_call(graph, members[u], used, op)
         at.update({(p, 0): (len(calls), n) for n, p in enumerate(results)})
         calls.append(call.moved(at.__getitem__))
     inputs = tuple(at[p, 0][0] for p in graph.inputs)
@@ -143,7 +148,7 @@ def _used_outside(graph: Graph, unit: list[int]) -> set[int]:
     return used
 
 
-def _one_call(graph: Graph, group: list[int], used: set[int]) -> tuple[Call, list[int]]:
+def _one_call(graph: Graph, group: list[int], used: set[int], op: str) -> tuple[Call, list[int]]:
     """The call for a group, on the values that the group's calls were on, and the calls whose results it has."""
     number = {p: n for n, p in enumerate(group)}
     inputs: dict[Ref, int] = {}
@@ -162,7 +167,7 @@ def _one_call(graph: Graph, group: list[int], used: set[int]) -> tuple[Call, lis
     results = [p for p in group if p in used]
     attrs = {"body": tuple(body), "results": tuple(number[p] for p in results)}
     specs = tuple(graph.calls[p].specs[0] for p in results)
-    return Call("fused", tuple(inputs), attrs, specs, line=graph.calls[group[-1]].line), results
+    return Call(op, tuple(inputs), attrs, specs, line=graph.calls[group[-1]].line), results
 
 
 def _order(graph: Graph, unit: list[int]) -> list[int]:

@@ -14,6 +14,9 @@ from shoal.ops.registry import OPS, Array, Op, Spec, op
 
 __all__ = ["carry_out", "fused", "steps_of"]
 
+OTHERS = frozenset(["broadcast_to", "sum", "mean", "max", "min", "sum_to", "reshape", "expand_dims", "squeeze"])
+"""Operators that bodies may have though they are not element-wise: `fused` the first, `fused_rows` all."""
+
 Body = tuple[tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]], ...]
 
 
@@ -38,7 +41,13 @@ def _forward(xp: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -
     return OPS[name].forward(xp, *narrow_numbers(list(inputs)), **attrs)
 
 
-@fused.vjp
+@op(_infer)
+def fused_rows(xp: Any, *arrays: Array, body: Body, results: Sequence[int]) -> Any:
+    """Element-wise operators and reductions over the last axis carried out together; see `fused`."""
+    values = carry_out(body, arrays, lambda name, inputs, attrs: OPS[name].forward(xp, *inputs, **attrs))
+    return tuple(values[n] for n in results)
+
+
 def _fused_vjp(xp: Any, g: Any, out: Any, *arrays: Any, body: Body, results: Sequence[int]) -> Any:
     steps = steps_of(body)
     values = carry_out(body, arrays, lambda name, inputs, attrs: getattr(xp, name)(*inputs, **attrs))
@@ -57,6 +66,10 @@ def _fused_vjp(xp: Any, g: Any, out: Any, *arrays: Any, body: Body, results: Seq
             if part is not None:
                 _add(found, x, part)
     return tuple(found.get(f"i{n}") for n in range(len(arrays)))
+
+
+fused.vjp(_fused_vjp)
+fused_rows.vjp(_fused_vjp)
 
 
 def _add(found: dict[str, Any], to: str, c: Any) -> None:
@@ -89,9 +102,11 @@ def steps_of(body: Body) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     """The steps of a body, with their attributes as dictionaries.
 
     Raises:
-        GraphError: a step is no element-wise operator.
+        GraphError: a step is no operator that can be fused.
     """
     for name, _, _ in body:
-        if name not in OPS or not (OPS[name].elementwise or name == "broadcast_to") or name == "fused":
-            raise GraphError(f"fused: {name!r} is no element-wise operator")
+        if name not in OPS or not (OPS[name].elementwise or name in OTHERS) or name == "fused":
+            raise GraphError(
+                f"fused: {name!r} is neither an element-wise operator nor one of {', '.join(sorted(OTHERS))}"
+            )
     return [(name, operands, dict(attrs)) for name, operands, attrs in body]

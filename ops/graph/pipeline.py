@@ -18,6 +18,7 @@ from shoal.ops.graph.expression import CUDA, C, Target, printable
 from shoal.ops.graph.fuse import WORTH_US, fuse
 from shoal.ops.graph.ir import Call, Graph
 from shoal.ops.graph.join import join
+from shoal.ops.graph.rowfuse import fuse_rows
 
 __all__ = ["PASSES", "chosen", "optimized"]
 
@@ -31,6 +32,7 @@ PASSES = {
     "fold": "calls on constants are replaced by their values",
     "common": "calls of the same operator on the same values become one",
     "join": "convolutions and batch normalizations take over the ReLU and the addition behind them",
+    "rows": "reductions over the last axis and the element-wise calls around them become one loop over rows",
     "fuse": "element-wise calls of one shape become one loop, where it can be compiled",
 }
 """Name and meaning of each pass, in the order in which they run."""
@@ -86,8 +88,10 @@ def optimized(
         graph = passes.eliminate_common(graph)
     if "join" in wanted and target is not None:
         graph = join(graph)
-    if "fuse" in wanted and target is not None:
-        able = _Able(target)
+    able = None if target is None else _Able(target)
+    if "rows" in wanted and able is not None and target is C:
+        graph = fuse_rows(graph, able, forward=forward, worth_us=worth_us)
+    if "fuse" in wanted and able is not None:
         graph = fuse(graph, able, forward=forward, worth_us=worth_us)
     return graph
 

@@ -33,5 +33,18 @@ CASES: dict[str, list[Case]] = {
         case(
             X, (3, 1), body=body(("broadcast_to", ("i1",), {"shape": X}), ("multiply", ("i0", "t0"), {})), results=(1,)
         ),
-    ]
+    ],
+    "fused_rows": [
+        case(
+            X,
+            (3, 1),
+            body=body(
+                ("max", ("i0",), {"axis": -1, "keepdims": True}),
+                ("subtract", ("i0", "t0"), {}),
+                ("multiply", ("t1", "i1"), {}),
+                ("multiply", ("t0", "i1"), {}),
+            ),
+            results=(2, 3),
+        )
+    ],
 }
