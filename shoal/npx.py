@@ -26,6 +26,7 @@ from shoal.ops.activation import silu as swish
 from shoal.ops.activation import softplus as softrelu
 from shoal.ops.attention import causal_mask, scaled_dot_product_attention
 from shoal.ops.boxes import box_area, box_convert, box_iou, box_nms, nms
+from shoal.ops.control import cond, foreach, while_loop
 from shoal.ops.csr import csr_matmul
 from shoal.ops.ctc import ctc, ctc_loss
 from shoal.ops.deform import deformable_convolution
@@ -114,6 +115,7 @@ __all__ = [
     "celu",
     "channel_shuffle",
     "col2im",
+    "cond",
     "convolution",
     "csr_matmul",
     "ctc",
@@ -133,6 +135,7 @@ __all__ = [
     "feature_alpha_dropout",
     "feature_dropout",
     "fold",
+    "foreach",
     "fully_connected",
     "geglu",
     "gelu",
@@ -225,5 +228,6 @@ __all__ = [
     "threshold",
     "topk",
     "unfold",
+    "while_loop",
 ]
 __all__ += _scatter.__all__

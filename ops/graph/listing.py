@@ -45,8 +45,13 @@ def _right(graph: Graph, position: int, names: dict[Any, str]) -> str:
     def operand(x: Operand) -> str:
         return names[x] if isinstance(x, tuple) else repr(x)
 
-    attrs = [f"{k}={v!r}" for k, v in call.attrs.items()]
+    attrs = [f"{k}={_attr(v)}" for k, v in call.attrs.items()]
     return f"{call.op}({', '.join([*map(operand, call.inputs), *attrs])})"
+
+
+def _attr(value: Any) -> str:
+    """An attribute; of the graph of a loop's body only that it is one."""
+    return f"<graph of {len(value)} characters>" if isinstance(value, str) and len(value) > WIDTH else repr(value)
 
 
 def _short(array: Any) -> str:
