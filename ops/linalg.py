@@ -59,6 +59,8 @@ def _matmul_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
     if y.ndim == 2 and x.ndim > 2:  # one large product instead of a sum of small ones
         gy = lambda: xp.matmul(_t(xp, _rows(xp, x)), _rows(xp, g))  # noqa: E731
         return lambda: xp.matmul(g, _t(xp, y)), gy
+    if x.ndim > 2 and x.shape[-2] == 1:  # a batch of outer products, for which BLAS would be called one by one
+        return lambda: xp.matmul(g, _t(xp, y)), lambda: _t(xp, x) * g
     return lambda: xp.matmul(g, _t(xp, y)), lambda: xp.matmul(_t(xp, x), g)
 
 

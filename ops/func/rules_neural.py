@@ -25,9 +25,9 @@ batching("resample", "resample_add")(along_one)
 batching("suppressed")(trailing)
 
 
-batching("softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_grad")(along)
+batching("softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_grad", "standardize_grad")(along)
 batching("causal_mask")(trailing)
-batching("fused")(loop)  # graphs have it, and graphs do not run on batches
+batching("fused", "batch_norm_relu", "convolution_relu")(loop)  # graphs have them, and do not run on batches
 
 
 @batching("attention")

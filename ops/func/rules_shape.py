@@ -50,6 +50,11 @@ def _moveaxis(op: Op[Any], batch: Batch, x: Any, source: Any, destination: Any) 
     return op(x, source=later(source), destination=later(destination))
 
 
+@batching("fftn")
+def _fftn(op: Op[Any], batch: Batch, x: Any, axes: Any, **attrs: Any) -> Any:
+    return op(x, axes=later(tuple(axes)), **attrs)
+
+
 @batching("squeeze")
 def _squeeze(op: Op[Any], batch: Batch, x: Any, axis: Any = None) -> Any:
     axes = tuple(i for i, n in enumerate(x.shape) if i and n == 1) if axis is None else later(axis)
