@@ -206,7 +206,10 @@ def standardize_grad(xp: Any, g: Array, y: Array, inv: Array, axis: int | Sequen
     """inv * (g - mean(g) - y * mean(g * y)) over ``axis``: the gradient of `standardize`, which gave y and inv."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     n = float(math.prod(y.shape[a] for a in axes)) or math.nan
-    return inv * (g - g.sum(axis=axes, keepdims=True) / n - y * ((g * y).sum(axis=axes, keepdims=True) / n))
+    dtype = np.result_type(g.dtype, y.dtype, inv.dtype)
+    g, y, inv = _wide(g), _wide(y), _wide(inv)
+    out = inv * (g - g.sum(axis=axes, keepdims=True) / n - y * ((g * y).sum(axis=axes, keepdims=True) / n))
+    return out.astype(dtype, copy=False)
 
 
 @standardize_grad.vjp
