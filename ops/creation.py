@@ -39,10 +39,18 @@ def _made(values: Any, device: str | None) -> Tensor:
     return Tensor(values if device is None else on_device(values, device))
 
 
-def asarray(values: Any, dtype: Any = None, device: str | None = None) -> Any:
-    """``values`` if it is a tensor (of that dtype) already, else a new tensor as `array` makes it."""
+def asarray(values: Any, dtype: Any = None, device: str | None = None, *, copy: bool | None = None) -> Any:
+    """``values`` if it is a tensor (of that dtype) already, else a new tensor as `array` makes it.
+
+    Args:
+        copy: True copies a tensor, too; False refuses to make a new one.
+    Raises:
+        ValueError: a copy is needed, and not allowed.
+    """
     if isinstance(values, Traced) and device is None and dtype in (None, values.dtype):  # type: ignore[attr-defined]  # Traced has it on instances
-        return values
+        return values.copy() if copy else values  # type: ignore[attr-defined]  # and this
+    if copy is False:
+        raise ValueError(f"asarray: a tensor of {type(values).__name__} needs a copy, and copy=False does not allow it")
     return array(values, dtype, device)
 
 

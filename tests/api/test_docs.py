@@ -76,6 +76,10 @@ def test_the_page_on_gradients_runs(tmp_path: Path) -> None:
     assert run(tmp_path, str(script_of("docs/autograd.md", tmp_path))) == ""
 
 
+def test_the_page_on_numpy_runs(tmp_path: Path) -> None:
+    assert run(tmp_path, str(script_of("docs/numpy.md", tmp_path))) == ""
+
+
 def test_the_page_on_images_runs(tmp_path: Path) -> None:
     assert run(tmp_path, str(script_of("docs/vision.md", tmp_path))) == ""
 

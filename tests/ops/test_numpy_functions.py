@@ -1,11 +1,12 @@
 """Each function of `shoal.np` gives what NumPy's of that name gives: values, shape and dtype."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as onp
 import pytest
 
-from shoal import np
+from shoal import autograd, np
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops.tensor import Tensor
 
@@ -216,3 +217,103 @@ def test_dtypes_are_described() -> None:
 def test_what_does_not_fit_is_explained(use: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         use()
+
+
+@pytest.mark.parametrize("name", ["mgrid", "ogrid"])
+def test_grids_in_brackets_are_numpys(name: str) -> None:
+    ours, theirs = getattr(np, name), getattr(onp, name)
+    for key in (onp.s_[0:3], onp.s_[0:3, 1:7:2], onp.s_[0:1:5j]):
+        found, expected = ours[key], theirs[key]
+        if isinstance(found, Tensor):
+            found, expected = [found], [expected]
+        for a, b in zip(found, expected, strict=True):
+            onp.testing.assert_allclose(a.asnumpy(), b)
+
+
+def test_joins_in_brackets_are_numpys() -> None:
+    w = Tensor(W)
+    onp.testing.assert_allclose(np.r_[w, 0, w].asnumpy(), onp.r_[W, 0, W])
+    onp.testing.assert_allclose(np.r_[1:4, 0].asnumpy(), onp.r_[1:4, 0])
+    onp.testing.assert_allclose(np.c_[w, w].asnumpy(), onp.c_[W, W])
+    assert np.s_[1:2] == onp.s_[1:2] and list(np.ndindex(1, 2)) == [(0, 0), (0, 1)]
+    assert list(np.ndenumerate(w)) == list(onp.ndenumerate(W))
+
+
+def test_elements_are_put_along_an_axis_with_gradients() -> None:
+    x, v = Tensor(A.copy()), Tensor(-onp.ones((3, 1)))
+    v.attach_grad()
+    theirs = A.copy()
+    onp.put_along_axis(theirs, A.argmax(1)[:, None], -1.0, 1)
+    with autograd.record():
+        y = x * 1.0
+        np.put_along_axis(y, np.argmax(x, axis=1, keepdims=True), v, 1)
+        y.sum().backward()
+    onp.testing.assert_array_equal(y.asnumpy(), theirs)
+    assert v.grad is not None and v.grad.tolist() == [[1.0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("u", "v"), [([1.0, 5.0, 6.0, 1.0], [1.0, 2.0]), ([2.0, 0.0, 1.0], [1.0, 0.0]), ([1.0], [1.0, 1.0])]
+)
+def test_polynomials_divide(u: Any, v: Any) -> None:
+    check(np.polydiv(Tensor(onp.array(u)), Tensor(onp.array(v))), onp.polydiv(onp.array(u), onp.array(v)))
+
+
+def test_histograms_over_several_axes_and_bits_are_numpys() -> None:
+    x, y = A.ravel(), B.ravel()
+    check(np.histogram2d(Tensor(x), Tensor(y), 3), onp.histogram2d(x, y, 3))
+    check(np.histogramdd(Tensor(A), 2)[0], onp.histogramdd(A, 2)[0])
+    bits = onp.array([1, 0, 1, 1, 0, 0, 0, 1, 1], onp.uint8)
+    check(np.packbits(Tensor(bits)), onp.packbits(bits))
+    check(np.unpackbits(Tensor(onp.packbits(bits)), count=9), bits)
+
+
+# -- what is left out
+
+LEFT_OUT = {
+    "text, dates, records and objects are no numbers": """
+        bytes_ char character str_ strings object_ void datetime64 timedelta64 datetime_as_string datetime_data
+        busday_count busday_offset busdaycalendar is_busday isnat rec recarray record
+    """,
+    "dtypes of C and of more than 64 bits differ between machines": """
+        byte ubyte short ushort intc uintc uintp long ulong longlong ulonglong longdouble clongdouble complex256
+        float128 cdouble csingle
+    """,
+    "tables of dtypes: ask for the dtype itself": """
+        ScalarType sctypeDict typecodes typename mintypecode common_type dtypes False_ True_ flexible
+        little_endian
+    """,
+    "files: `numpy.save(file, x)` takes tensors, and `shoal.npx` and blocks save safetensors": """
+        load save savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex fromstring memmap
+    """,
+    "classes of arrays besides the one": "matrix asmatrix bmat ma poly1d polynomial flatiter broadcast",
+    "loops in Python: `autograd.vmap` and operators do it": """
+        vectorize frompyfunc apply_along_axis apply_over_axes nditer nested_iters
+    """,
+    "NumPy's own state and buffers: set them there, tensors obey": """
+        seterr geterr seterrcall geterrcall setbufsize getbufsize
+    """,
+    "memory order is the library's matter": "asfortranarray isfortran require",
+    "complex numbers that may turn out real: a dtype must not depend on values": "real_if_close emath sort_complex",
+    "text of single numbers": "base_repr binary_repr format_float_positional format_float_scientific",
+    "signals with jumps have no useful gradient": "unwrap",
+    "special functions are in npx": "i0 sinc",
+    "about NumPy itself": """
+        core ctypeslib exceptions f2py get_include info lib show_config show_runtime test testing typing ufunc
+    """,
+    "names that newer versions dropped": "in1d trapz chararray",
+}
+
+
+def test_what_numpy_has_and_we_do_not_is_listed_with_a_reason() -> None:
+    listed = {name for names in LEFT_OUT.values() for name in names.split()}
+    public = {n for n in dir(onp) if not n.startswith("_")}
+    assert public - set(np.__all__) - listed == set()
+    assert listed & set(np.__all__) <= {"i0", "sinc"}
+
+
+def test_the_reasons_stand_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "numpy.md").read_text()
+    for reason, names in LEFT_OUT.items():
+        assert reason in text
+        assert all(f"`{name}`" in text for name in names.split())
