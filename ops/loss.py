@@ -109,7 +109,8 @@ def softmax_cross_entropy(xp: Any, x: Array, label: Array, axis: int = -1) -> An
     """
     shifted = _shifted(xp, x, axis)
     chosen = xp.take_along_axis(shifted, _within(xp, label, x, axis), axis)
-    return (xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True)) - chosen).squeeze(axis)
+    xp.exp(shifted, out=shifted)  # an array of our own, or one without elements
+    return (xp.log(shifted.sum(axis=axis, keepdims=True)) - chosen).squeeze(axis)
 
 
 def _within(xp: Any, label: Any, x: Any, axis: int) -> Any:

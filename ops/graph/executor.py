@@ -24,6 +24,7 @@ from shoal.ops.graph import kernels, telling
 from shoal.ops.graph.code import BEFORE, Arena, Code, Layout
 from shoal.ops.graph.ir import Call, Graph, Ref, positions
 from shoal.ops.graph.plan import Plan
+from shoal.ops.native import memory
 from shoal.ops.graph.rehearse import rehearse
 from shoal.ops.registry import OPS
 
@@ -56,6 +57,7 @@ class Program:
     def __init__(
         self, graph: Graph, xp: Any, *, forward: int | None = None, late: int = 0, planned: bool = True
     ) -> None:
+        memory.keep()
         self.xp, self.late = xp, late
         self.forward = len(graph.outputs) if forward is None else forward
         self.graph, self.split = arranged(graph, self.forward, late)

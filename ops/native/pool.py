@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.ops.native import compiler
+from shoal.ops.native import compiler, memory
 
 __all__ = [
     "Pool",
@@ -37,8 +37,6 @@ __all__ = [
 SPINS = "20000"
 """How long OpenMP's threads wait before they sleep, in loops (about 0.2 ms; its own choice is some milliseconds): the
 threads that talk to servers need the cores as well."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 _CALLBACKS = (
     "scipy_openblas_set_threads_callback_function64_",
@@ -142,7 +140,7 @@ def _start() -> None:
         wait = {}
     with _environment(wait):
         _helper = compiler.opened(found, compiler.text("pool.c"), exact=True)
-    _keep_memory()
+    memory.keep()
     _state.threads = _wanted()
     _state.mode, _state.reason = ("separate" if asked == "separate" else "passive"), f"SHOAL_POOL={asked}"
     if asked == "unified":
@@ -154,22 +152,6 @@ def _start() -> None:
         _register(ctypes.cast(_helper.shoal_blas, ctypes.c_void_p))
     os.register_at_fork(after_in_child=_forked)
     adopt(_helper)
-
-
-def _keep_memory() -> None:
-    """Let large blocks that are freed stay with the process, for the next step.
-
-    glibc gives each back to the system, and fetching 32 MB again takes longer than many operators need to fill them.
-    ``SHOAL_MALLOC=0``, and whoever has set glibc's own variables, leave it as it is.
-    """
-    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get(
-        "GLIBC_TUNABLES", ""
-    )
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if chosen or tune is None or os.environ.get("SHOAL_MALLOC", "").strip() == "0":
-        return
-    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        tune(parameter, 1 << 30)
 
 
 def _wanted() -> int:
