@@ -24,8 +24,8 @@ from shoal.ops.graph import kernels, telling
 from shoal.ops.graph.code import BEFORE, Arena, Code, Layout
 from shoal.ops.graph.ir import Call, Graph, Ref, positions
 from shoal.ops.graph.plan import Plan
-from shoal.ops.native import memory
 from shoal.ops.graph.rehearse import rehearse
+from shoal.ops.native import memory
 from shoal.ops.registry import OPS
 
 __all__ = ["Program", "Run", "evaluate"]

@@ -22,4 +22,5 @@ def keep() -> bool:
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if chosen or tune is None or os.environ.get("SHOAL_MALLOC", "").strip() == "0":
         return False
-    return all([tune(parameter, KEPT_BYTES) for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)])
+    done = [tune(parameter, KEPT_BYTES) for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)]
+    return all(done)
