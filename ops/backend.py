@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shoal.errors import ConfigError
+from shoal.ops import cephes
 from shoal.ops.precision import is_half, wide
 from shoal.ops.special import erf as _erf_numpy
 
@@ -172,4 +173,15 @@ def _erf(xp: Any, x: Any) -> Any:
     return cupyx.scipy.special.erf(x)
 
 
-Namespace.extra.update(as_strided=_as_strided, add_at=_add_at, add_rows=_add_rows, gemm=_gemm, raw_erf=_erf)
+def _special(xp: Any, name: str, *inputs: Any) -> Any:
+    """A special function: of `shoal.ops.cephes`, or CuPy's."""
+    if xp.module is np:
+        return getattr(cephes, name)(*inputs)
+    import cupyx.scipy.special
+
+    return getattr(cupyx.scipy.special, name)(*inputs)
+
+
+Namespace.extra.update(
+    as_strided=_as_strided, add_at=_add_at, add_rows=_add_rows, gemm=_gemm, raw_erf=_erf, raw_special=_special
+)

@@ -12,7 +12,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import elementwise, reduce, shape, specs
-from shoal.ops.precision import wide
+from shoal.ops.contraction import contracted
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 
@@ -183,16 +183,47 @@ def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
 # -- einsum
 
 
-def einsum(subscripts: str, *arrays: Any) -> Any:
+def einsum(subscripts: Any, *arrays: Any, optimize: Any = True) -> Any:
     """Einstein's sum over named axes, such as "bij,bjk->bik".
 
     Args:
         subscripts: as NumPy's; an ellipsis stands for any number of axes; without "->" the output has the letters that
-            occur once, in alphabetical order. A letter may not occur twice in one operand: use `diagonal`.
+            occur once, in alphabetical order. A letter that an operand has twice means its diagonal.
+        arrays: the operands. Or everything in NumPy's other form: array, [0, 1], array, [1, 2], ..., [0, 2].
+        optimize: taken for NumPy's sake; operands are contracted in the best order that is found, two at a time.
     Raises:
         ShapeError: the subscripts do not fit the arrays.
     """
-    return contract(*arrays, subscripts=_explicit(subscripts, [a.ndim for a in arrays]))
+    if not isinstance(subscripts, str):
+        subscripts, arrays = _lettered([subscripts, *arrays])
+    left, _, right = _explicit(subscripts, [a.ndim for a in arrays]).partition("->")
+    simple = [_diagonals(term, x) for term, x in zip(left.split(","), arrays, strict=True)]
+    text = ",".join(term for term, _ in simple) + "->" + right
+    return contract(*(x for _, x in simple), subscripts=text)
+
+
+def _lettered(parts: list[Any]) -> tuple[str, tuple[Any, ...]]:
+    """NumPy's form with lists of axis numbers, as text and operands."""
+    arrays, lists = parts[: len(parts) // 2 * 2 : 2], parts[1::2]
+    output = parts[-1:] if len(parts) % 2 else []
+
+    def term(axes: Sequence[Any]) -> str:
+        return "".join("..." if a is Ellipsis else string.ascii_letters[a] for a in axes)
+
+    text = ",".join(map(term, lists)) + "".join("->" + term(axes) for axes in output)
+    return text, tuple(arrays)
+
+
+def _diagonals(term: str, x: Any) -> tuple[str, Any]:
+    """With the diagonal in the place of axes that have the same letter."""
+    while len(set(term)) < len(term):
+        letter = next(c for c in term if term.count(c) > 1)
+        first, second = (i for i, c in enumerate(term) if c == letter and term[:i].count(letter) < 2)
+        if x.shape[first] != x.shape[second]:
+            raise ShapeError(f"einsum: {term!r} names axes of different length alike, of shape {tuple(x.shape)}")
+        x = diagonal(x, axis1=first, axis2=second)
+        term = "".join(c for i, c in enumerate(term) if i not in (first, second)) + letter
+    return term, x
 
 
 def _explicit(subscripts: str, ndims: Sequence[int]) -> str:
@@ -238,10 +269,9 @@ def _contracted(op: Op[Any], *xs: Spec, subscripts: str) -> Spec:
 @op(_contracted, view=True)  # einsum gives views of a single operand
 def contract(xp: Any, *arrays: Array, subscripts: str) -> Any:
     """`einsum` with explicit output and without ellipsis."""
+    out = contracted(xp, subscripts, arrays)
     if len(arrays) == 1:
-        out = xp.einsum(subscripts, wide(arrays[0])).copy()  # it would be a view, and only sometimes
-    else:
-        out = xp.einsum(subscripts, *map(wide, arrays), optimize=True)
+        out = out.copy()  # it would be a view, and only sometimes
     return out.astype(np.result_type(*(x.dtype for x in arrays)), copy=False)
 
 

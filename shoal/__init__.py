@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         random,
         rnn,
         sparse,
+        special,
         sym,
         testing,
     )
@@ -63,6 +64,7 @@ _MODULES = (
     "random",
     "rnn",
     "sparse",
+    "special",
     "sym",
     "testing",
 )
@@ -107,6 +109,7 @@ __all__ = [
     "report",
     "rnn",
     "sparse",
+    "special",
     "sym",
     "testing",
 ]

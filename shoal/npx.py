@@ -2,6 +2,7 @@
 
 from shoal import image
 from shoal.ops import scatter as _scatter
+from shoal.ops import specials as _specials
 from shoal.ops.activation import (
     elu,
     gelu,
@@ -70,6 +71,7 @@ from shoal.ops.rnn import rnn
 from shoal.ops.scan import cummax, cummin, cumprod, linear_recurrence, logcumsumexp
 from shoal.ops.scatter import *
 from shoal.ops.sequence import sequence_last, sequence_mask, sequence_reverse
+from shoal.ops.specials import *
 from shoal.ops.threshold import (
     celu,
     geglu,
@@ -231,3 +233,4 @@ __all__ = [
     "while_loop",
 ]
 __all__ += _scatter.__all__
+__all__ += _specials.__all__

@@ -1,4 +1,4 @@
-"""NumPy's functions of complex numbers."""
+"""NumPy's functions of complex numbers, and its special functions."""
 
 import math
 from typing import Any
@@ -8,9 +8,11 @@ import numpy as np
 from shoal.ops import complexes
 from shoal.ops.complexes import conj, imag, real
 from shoal.ops.numpylike.arguments import arraylike
+from shoal.ops.specials import i0, sinc
 from shoal.ops.tensor import raw
 
-__all__ = ["angle", "conj", "conjugate", "imag", "iscomplex", "iscomplexobj", "isreal", "isrealobj", "real"]
+__all__ = ["angle", "conj", "conjugate", "i0", "imag", "iscomplex", "iscomplexobj", "isreal", "isrealobj"]
+__all__ += ["real", "sinc"]
 
 conjugate = conj
 

@@ -22,6 +22,7 @@ from tests.ops.cases import (
     scans,
     scattering,
     sequences,
+    special,
     spectra,
     writing,
 )
@@ -44,6 +45,7 @@ MODULES: tuple[ModuleType, ...] = (
     scans,
     scattering,
     sequences,
+    special,
     spectra,
     writing,
 )
