@@ -138,7 +138,7 @@ def backward(heads: Any, head_grads: Any = None, retain_graph: bool = False, tra
 
 def grad(
     heads: Any,
-    variables: Any,
+    variables: Any = None,
     head_grads: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
@@ -158,6 +158,11 @@ def grad(
     Raises:
         AutogradError, ShapeError: as in `backward`; also if a variable is not on the tape.
     """
+    if variables is None or (callable(heads) and not isinstance(heads, Traced)):
+        raise AutogradError(
+            "autograd.grad(heads, variables) takes tensors that were recorded; for the gradient of a function use "
+            "func.grad(function)(arguments)"
+        )
     single = isinstance(variables, Tensor)
     heads, wanted = _several(heads), _several(variables)
     for i, v in enumerate(wanted):

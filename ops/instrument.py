@@ -15,7 +15,7 @@ from shoal.ops.backend import namespace
 from shoal.ops.registry import Op
 from shoal.ops.tensor import Tensor
 
-__all__ = ["Happened", "Watcher", "tell", "watchers", "watching"]
+__all__ = ["Happened", "Watcher", "tell", "title", "watchers", "watching"]
 
 
 class Happened(NamedTuple):
@@ -85,6 +85,15 @@ def stop(watcher: Watcher) -> None:
 def _install(invoke: Any, raw: Any, recorded: Any) -> None:
     Tensor._invoke = invoke  # type: ignore[method-assign]  # so that looking costs nothing while nobody looks
     tape._run_raw, tape._run_recorded = raw, recorded
+
+
+def title(happened: Happened) -> str:
+    """The operator's name; of several that a graph has made one, also theirs."""
+    body = happened.attrs.get("body")
+    if not isinstance(body, tuple):
+        return happened.op
+    names = [str(step[0]) for step in body]
+    return f"{happened.op}({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
 def tell(happened: Happened) -> None:

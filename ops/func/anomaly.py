@@ -60,7 +60,7 @@ def _text(h: instrument.Happened, number: int, x: Any, what: str, count: int, na
     backward = h.part == "backward" and h.mode != "hybrid"
     made = f"gradient {number} of" if backward else "result of" if len(h.outputs) == 1 else f"result {number} of"
     said = f"the first {what}, in the {h.part} pass ({h.mode}): {count} of {x.size} elements of the {made} operator "
-    said += f"{h.op!r}, of shape {x.shape}"
+    said += f"{instrument.title(h)!r}, of shape {x.shape}"
     where = lines.text(h.place)
     said += f", called at {where}. " if where else ". "
     inputs = [("cotangent" if backward else "input", i, v) for i, v in enumerate(h.inputs)]

@@ -57,6 +57,10 @@ def _contract(inputs: Sequence[Any], outputs: Sequence[Any], attrs: dict[str, An
     return 2 * math.prod(lengths.values())
 
 
+def _fused(inputs: Sequence[Any], outputs: Sequence[Any], attrs: dict[str, Any]) -> int:
+    return len(attrs["body"]) * int(outputs[0].size)
+
+
 _COUNTS: dict[str, Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], int]] = {
     "contract": _contract,
     "convolution": _convolution,
@@ -64,5 +68,6 @@ _COUNTS: dict[str, Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], int]
     "convolution_relu": _convolution,
     "convolution_weight": _convolution_weight,
     "fully_connected": _dense,
+    "fused": _fused,
     "matmul": _matmul,
 }

@@ -124,7 +124,10 @@ class Recorder:
         nbytes = sum(x.nbytes for x in fresh)
         shapes = ", ".join("x".join(map(str, x.shape)) or "()" if hasattr(x, "shape") else repr(x) for x in h.inputs)
         work, scope = flops(h), current_scope()
-        self._add(Event(h.op, h.part, h.mode, h.began, h.ended, self._thread(), scope, shapes, nbytes, work), h.place)
+        self._add(
+            Event(instrument.title(h), h.part, h.mode, h.began, h.ended, self._thread(), scope, shapes, nbytes, work),
+            h.place,
+        )
         if self.memory:
             for x in fresh:
                 self._follow(x, h.ended)

@@ -39,6 +39,29 @@ def test_each_worker_of_a_run_leaves_a_table_and_a_picture(tmp_path: Path) -> No
         assert faults(picture) == [] and picture["otherData"]["run"] == f"worker {rank}"
 
 
+@pytest.mark.net
+def test_the_operators_are_part_of_the_trace_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    command = [
+        sys.executable,
+        "-m",
+        "shoal",
+        "run",
+        "--no-progress",
+        "-n",
+        "2",
+        "--profile",
+        "out",
+        "--trace",
+        "t.json",
+    ]
+    done = subprocess.run([*command, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    picture = json.loads((tmp_path / "t.json").read_text())
+    names = {e["name"] for e in picture["traceEvents"] if e["ph"] == "X"}
+    assert {"fully_connected", "fully_connected backward", "forward", "backward"} <= names and faults(picture) == []
+
+
 def test_nothing_is_written_unless_it_was_wanted(tmp_path: Path) -> None:
     profiling.begin(0)
     profiling.end()

@@ -10,7 +10,7 @@ from torch import func as theirs
 
 from shoal import autograd, func, nn
 from shoal import np as mnp
-from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.errors import AutogradError, ConfigError, DTypeError, ShapeError
 from shoal.ops.tensor import Tensor
 
 RNG = np.random.default_rng(3)
@@ -192,5 +192,7 @@ def test_wrong_uses_are_explained() -> None:
         func.vjp(lambda x: x * 2.0, Tensor(X))[1](Tensor(1.0))
     with pytest.raises(ConfigError, match="tuples"):
         func.jvp(lambda x: x, Tensor(X), Tensor(X))  # type: ignore[arg-type]
+    with pytest.raises(AutogradError, match=r"use func.grad\(function\)"):
+        autograd.grad(lambda x: x)
     with pytest.raises(ConfigError, match="'reverse' or 'forward'"):
         func.jacobian(lambda x: x, mode="sideways")

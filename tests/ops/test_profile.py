@@ -201,3 +201,20 @@ def test_higher_derivatives_are_not_counted_twice() -> None:
         y = (x * x).sum()
         autograd.grad(y, x, create_graph=True)
     assert {r["kind"] for r in p.rows()} == {"forward"}
+
+
+def test_operators_that_a_graph_has_made_one_are_shown_with_their_names_and_all_their_work() -> None:
+    class Wave(nn.HybridBlock):
+        def forward(self, x: Any) -> Any:
+            return mnp.exp(x * 2.0) + x
+
+    net = Wave()
+    net.hybridize()
+    for _ in range(3):
+        y = net(X)
+    with profiler.profile() as p:
+        y = net(X)
+    assert y.shape == X.shape
+    rows = p.rows()
+    assert sum(r["flops"] for r in rows) == 3 * 64
+    assert any("exp" in r["name"] for r in rows)
