@@ -142,6 +142,16 @@ class Batched(ArrayMethods):
         """Type of the elements."""
         return self.value.dtype  # type: ignore[no-any-return]  # value is Any
 
+    @property
+    def backend(self) -> Any:
+        """The namespace of the raw arrays."""
+        return self.value.backend
+
+    @property
+    def device(self) -> str:
+        """Where the values are."""
+        return str(self.value.device)
+
     def detach(self) -> Any:
         """The same value as a constant of the gradient."""
         return Batched(self.value.detach(), self.level)

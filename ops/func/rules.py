@@ -73,6 +73,8 @@ def rule_of(op: Op[Any]) -> Rule | None:
 
     assert rules_index and rules_linear and rules_neural and rules_shape  # imported for their rules
     found = RULES.get(op.name)
+    if found is None and "body" in op.attrs:  # several operators as one, or control flow: made by graphs
+        return loop
     if found is None and op.elementwise:
         found = aligned
     if found is None and len(op.arrays) == 1 and not op.variadic and "axis" in op.attrs:

@@ -27,7 +27,7 @@ batching("suppressed")(trailing)
 
 batching("softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_grad", "standardize_grad")(along)
 batching("causal_mask")(trailing)
-batching("fused", "batch_norm_relu", "convolution_relu")(loop)  # graphs have them, and do not run on batches
+batching("batch_norm_relu", "convolution_relu")(loop)  # graphs have them, and do not run on batches
 
 
 @batching("attention")

@@ -179,6 +179,20 @@ def test_assignment_to_a_part_of_each_example_has_a_gradient() -> None:
         func.vmap(outer)(y)
 
 
+def test_loops_run_under_a_map_and_a_choice_by_a_value_of_each_example_is_refused() -> None:
+    def summed(a: Any) -> Any:
+        out, state = npx.foreach(lambda d, s: (d + s, d * s), a, mnp.ones((2,), dtype="float64"))
+        return out.sum() + state.sum()
+
+    x = Tensor(X)
+    each, slopes = func.vmap(summed)(x), func.vmap(func.grad(summed))(x)
+    for i in range(3):
+        np.testing.assert_allclose(each.asnumpy()[i], summed(x[i]).asnumpy())
+        np.testing.assert_allclose(slopes.asnumpy()[i], func.grad(summed)(x[i]).asnumpy())
+    with pytest.raises(AutogradError, match="needs the truth value"):
+        func.vmap(lambda a: npx.cond(a.sum() > 0, lambda v: v, lambda v: -v, a))(x)
+
+
 def test_chunks_give_the_same() -> None:
     one = lambda x, w: mnp.tanh(x @ w).sum()  # noqa: E731
     whole = func.vmap(one, (0, None))(Tensor(X), Tensor(np.ones(2)))
