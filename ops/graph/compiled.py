@@ -20,9 +20,10 @@ from shoal.ops.graph import loops, rowloops, trace
 from shoal.ops.graph.executor import Program, evaluate
 from shoal.ops.graph.gradient import depending, gradients
 from shoal.ops.graph.ir import Graph, frozen
+from shoal.ops.graph.lookups import Pairs, gathered, lookups, streamed
 from shoal.ops.graph.passes import remove_dead
 from shoal.ops.graph.pipeline import chosen, optimized, target_of
-from shoal.ops.graph.symbol import Symbol, flatten, replay, variable
+from shoal.ops.graph.symbol import Node, Symbol, flatten, replay, variable
 from shoal.ops.graph.tree import leaves, mapped, shape_of
 from shoal.ops.precision import is_float
 from shoal.ops.registry import OPERATORS, Spec, Traced, operator
@@ -202,6 +203,7 @@ class Joint(NamedTuple):
         late: how many of the inputs, at the end, are cotangents.
         heads: the cotangent of each result, None for one that nothing depends on.
         slots: which of the gradients each of the other inputs gets, -1 for none.
+        tables: of inputs that are only looked up, which gradients are their rows and which the numbers of these.
     """
 
     graph: Graph
@@ -209,6 +211,7 @@ class Joint(NamedTuple):
     late: int
     heads: list[Symbol | None]
     slots: list[int]
+    tables: dict[int, Pairs]
 
 
 def joined(found: Trace, wants: Sequence[bool]) -> Joint:
@@ -219,18 +222,39 @@ def joined(found: Trace, wants: Sequence[bool]) -> Joint:
     """
     inputs = [*found.arguments, *found.captured]
     results = [*found.outputs, *(new for _, new in found.updates)]
-    wrt = [s for s, want in zip(inputs, wants, strict=True) if want]
+    uses = {i: lookups(results, s) for i, (s, want) in enumerate(zip(inputs, wants, strict=True)) if want}
+    wrt = [x for i, nodes in uses.items() for x in ([Symbol(n) for n in nodes] or [inputs[i]])]
     followed = [*depending(found.outputs, wrt), *[False] * len(found.updates)]
     heads = [
         variable(f"grad{i}", s.spec) if yes and is_float(s.dtype) else None
         for i, (s, yes) in enumerate(zip(results, followed, strict=True))
     ]
-    grads = gradients(results, heads, wrt)
-    given = [g for g in grads if g is not None]
-    slots = iter(_numbered(grads))
+    given, slots, tables = _ordered(gradients(results, heads, wrt), uses, len(inputs))
     late = [h for h in heads if h is not None]
     graph, _ = flatten([*results, *given], [*inputs, *late])
-    return Joint(graph, len(results), len(late), heads, [next(slots) if want else -1 for want in wants])
+    return Joint(graph, len(results), len(late), heads, slots, tables)
+
+
+def _ordered(
+    grads: Sequence[Symbol | None], uses: Mapping[int, list[Node]], count: int
+) -> tuple[list[Symbol], list[int], dict[int, Pairs]]:
+    """The gradients that exist, which of them each of ``count`` inputs gets, and which are parts of tables."""
+    given: list[Symbol] = []
+    slots, tables = [-1] * count, {}
+    fresh = iter(grads)
+    for i, nodes in uses.items():
+        pairs = []
+        for node in nodes:
+            g = next(fresh)
+            if g is not None:
+                pairs.append((len(given), len(given) + 1))
+                given += [g, node.inputs[1]]
+        if pairs:
+            tables[i] = pairs
+        elif not nodes and (g := next(fresh)) is not None:
+            slots[i] = len(given)
+            given.append(g)
+    return given, slots, tables
 
 
 class _Differentiable:
@@ -246,7 +270,7 @@ class _Differentiable:
     def __init__(self, found: Trace, wants: tuple[bool, ...], xp: Any, label: str, options: Options) -> None:
         self.name = f"the graph of {label}"
         joint = joined(found, wants)
-        self.heads, self.slots, self.count = joint.heads, joint.slots, joint.forward
+        self.heads, self.slots, self.count, self.tables = joint.heads, joint.slots, joint.forward, joint.tables
         self.graph = optimized(
             joint.graph,
             lambda call, arrays: evaluate(xp, call, arrays),
@@ -289,10 +313,13 @@ class _Differentiable:
             for i, (slot, need) in enumerate(zip(self.slots, needed, strict=False)):
                 if need:
                     inputs_of.setdefault(slot, []).append(i)
-            run.backward(late, lambda slot, c: [arrived(i, c) for i in inputs_of.get(slot, ())])
+            part = streamed(self.tables, [getattr(x, "shape", ()) for x in tensors], needed, arrived)
+            run.backward(late, lambda slot, c: [part(slot, c), *[arrived(i, c) for i in inputs_of.get(slot, ())]])
             return []
         grads = self._recorded(tensors, late) if xp is OPERATORS else run.backward(late)
         found = [grads[slot] if slot >= 0 and need else None for slot, need in zip(self.slots, needed, strict=False)]
+        for i, pairs in self.tables.items():
+            found[i] = gathered(pairs, grads, tuple(tensors[i].shape)) if needed[i] else None
         return [*found, None]
 
     def _recorded(self, tensors: Sequence[Any], late: Sequence[Any]) -> list[Any]:
@@ -308,15 +335,6 @@ def _write(source: trace.Source, new: Tensor) -> None:
         source.current().data[...] = new.data
     else:
         other.write(source, new)
-
-
-def _numbered(grads: Sequence[Symbol | None]) -> list[int]:
-    """0, 1, 2, ... for those that exist, -1 for the others."""
-    numbers, count = [], 0
-    for g in grads:
-        numbers.append(-1 if g is None else count)
-        count += g is not None
-    return numbers
 
 
 def _rebuilder(result: Any) -> Callable[[list[Any]], Any]:
