@@ -11,12 +11,13 @@ transposed convolution), and the gradients of all three are again these three.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import specs
+from shoal.ops.depthwise import depthwise, depthwise_data, depthwise_weight
 from shoal.ops.precision import wide
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
@@ -83,11 +84,41 @@ def convolution(
         (batch, filters, *out), where out = (space + 2 pad - dilate (kernel - 1) - 1) // stride + 1.
     """
     dtype = np.result_type(*(a.dtype for a in (x, weight, bias) if a is not None))
-    windows, space = _windows(xp, wide(x), weight.shape[2:], stride, pad, dilate, num_group)
-    rows = _per_group(xp, windows, _matrix(xp, wide(weight), num_group))
+    if _is_depthwise(weight, num_group):
+        geometry = _geometry(x, weight.shape[2:], stride, pad, dilate)
+        source = _padded(xp, _channels_last(wide(x)), geometry.pad)
+        rows = depthwise(
+            xp, source, xp.moveaxis(wide(weight)[:, 0], 0, -1), geometry.space, geometry.stride, geometry.dilate
+        )
+        space = geometry.space
+    else:
+        windows, space = _windows(xp, wide(x), weight.shape[2:], stride, pad, dilate, num_group)
+        rows = _per_group(xp, windows, _matrix(xp, wide(weight), num_group))
     if bias is not None:
         rows = rows + bias if rows.dtype != np.result_type(rows.dtype, bias.dtype) else _added(rows, bias)
     return _channels_first(rows.reshape(x.shape[0], *space, weight.shape[0])).astype(dtype, copy=False)
+
+
+class _Geometry(NamedTuple):
+    """One number per spatial axis of each, and the shape of the positions."""
+
+    stride: Shape
+    pad: Shape
+    dilate: Shape
+    space: Shape
+
+
+def _geometry(x: Any, kernel: Shape, stride: Lengths, pad: Lengths, dilate: Lengths) -> _Geometry:
+    k = len(kernel)
+    stride, pad, dilate = lengths(stride, k), lengths(pad, k), lengths(dilate, k)
+    space = tuple(map(out_length, x.shape[2:], kernel, stride, pad, dilate))
+    _require_fit(space, x.shape, kernel, pad, dilate)
+    return _Geometry(stride, pad, dilate, space)
+
+
+def _is_depthwise(weight: Any, groups: int) -> bool:
+    """Whether each channel has one filter of its own."""
+    return groups > 1 and weight.shape[0] == groups and weight.shape[1] == 1
 
 
 def _added(a: Any, b: Any) -> Any:
@@ -114,10 +145,7 @@ def _windows(
     xp: Any, x: Any, kernel: Shape, stride: Lengths, pad: Lengths, dilate: Lengths, groups: int
 ) -> tuple[Any, Shape]:
     """All windows of x as rows, (groups, batch * positions, kernel * channels of a group), and the positions' shape."""
-    k = len(kernel)
-    stride, pad, dilate = lengths(stride, k), lengths(pad, k), lengths(dilate, k)
-    space = tuple(map(out_length, x.shape[2:], kernel, stride, pad, dilate))
-    _require_fit(space, x.shape, kernel, pad, dilate)
+    stride, pad, dilate, space = _geometry(x, kernel, stride, pad, dilate)
     source = _padded(xp, _channels_last(x), pad)
     batch, channels = x.shape[:2]
     s = source.strides
@@ -224,6 +252,12 @@ def convolution_data(
     k, groups = len(kernel), num_group
     stride, pad, dilate = lengths(stride, k), lengths(pad, k), lengths(dilate, k)
     channels = weight.shape[1]
+    inner = tuple(slice(p, p + n) for n, p in zip(space, pad, strict=True))
+    if _is_depthwise(weight, groups):
+        whole = tuple(n + 2 * p for n, p in zip(space, pad, strict=True))
+        filters = xp.moveaxis(wide(weight)[:, 0], 0, -1)
+        out = depthwise_data(xp, _channels_last(wide(g)), filters, whole, stride, dilate)[(slice(None), *inner)]
+        return _channels_first(out).astype(np.result_type(g.dtype, weight.dtype), copy=False)
     parts = xp.gemm(_grouped_rows(wide(g), groups), _matrix(xp, wide(weight), groups).swapaxes(1, 2))
     parts = parts.reshape(groups, g.shape[0], *g.shape[2:], *kernel, channels)
     shape = (g.shape[0], *(n + 2 * p for n, p in zip(space, pad, strict=True)), groups, channels)
@@ -232,9 +266,7 @@ def convolution_data(
         to = tuple(
             slice(i * d, i * d + (n - 1) * s + 1, s) for i, d, n, s in zip(at, dilate, g.shape[2:], stride, strict=True)
         )
-        for group in range(groups):
-            out[(slice(None), *to, group)] += parts[(group, ..., *at, slice(None))]
-    inner = tuple(slice(p, p + n) for n, p in zip(space, pad, strict=True))
+        out[(slice(None), *to)] += xp.moveaxis(parts[(..., *at, slice(None))], 0, -2)
     out = out[(slice(None), *inner)].reshape(g.shape[0], *space, groups * channels)
     return _channels_first(out).astype(np.result_type(g.dtype, weight.dtype), copy=False)
 
@@ -280,6 +312,11 @@ def convolution_weight(
         g: cotangent of the output.
         x: the input of the convolution.
     """
+    if num_group > 1 and g.shape[1] == num_group == x.shape[1]:
+        geometry = _geometry(x, kernel, stride, pad, dilate)
+        source, slope = _padded(xp, _channels_last(wide(x)), geometry.pad), _channels_last(wide(g))
+        out = depthwise_weight(xp, slope, source, kernel, geometry.stride, geometry.dilate)
+        return xp.moveaxis(out, -1, 0)[:, None].astype(np.result_type(g.dtype, x.dtype), copy=False)
     windows, _ = _windows(xp, x, kernel, stride, pad, dilate, num_group)
     rows = _grouped_rows(g, num_group)
     out = xp.gemm(rows.swapaxes(1, 2), windows)  # (groups, filters of a group, kernel * channels)

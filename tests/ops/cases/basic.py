@@ -215,15 +215,18 @@ CASES: dict[str, list[Case]] = {
         case((2, 3, 7), (4, 3, 3), (4,), stride=2, pad=2),
         case((1, 2, 3, 4, 3), (3, 2, 2, 2, 2), (3,)),
         case(IMG, (3, 4, 1, 1), (3,)),
+        case(IMG, (4, 1, 3, 2), (4,), stride=(1, 2), pad=1, dilate=(2, 1), num_group=4),
     ],
     "convolution_data": [
         case((2, 4, 3, 3), (4, 3, 3, 2), space=(5, 4)),
         case((2, 6, 3, 5), (6, 2, 3, 3), space=(6, 5), stride=(2, 1), pad=1, num_group=2),
         case((2, 3, 2, 2), (3, 2, 2, 2), space=(5, 6), dilate=2, stride=2),
+        case((2, 4, 4, 3), (4, 1, 3, 2), space=(6, 5), stride=(1, 2), pad=1, dilate=(2, 1), num_group=4),
     ],
     "convolution_weight": [
         case((2, 4, 3, 3), (2, 3, 5, 4), kernel=(3, 2)),
         case((2, 6, 3, 5), IMG, kernel=(3, 3), stride=(2, 1), pad=1, num_group=2),
+        case((2, 4, 4, 3), IMG, kernel=(3, 2), stride=(1, 2), pad=1, dilate=(2, 1), num_group=4),
     ],
     "sum_channels": [case(IMG, empty=((0, 4, 6, 5),)), case((3, 4))],
     "max_pool": [case(IMG, kernel=2, empty=((0, 4, 6, 5),)), case(IMG, kernel=(3, 2), stride=2, pad=1)],
