@@ -17,6 +17,7 @@ from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
 from shoal.ops.optim.rows import step_rows
 from shoal.ops.rows import RowSparse
+from shoal.worker.strategies.flat import Flat, flattened
 
 __all__ = ["Group", "Site", "States", "applies_at_once", "copied", "wait"]
 
@@ -118,9 +119,21 @@ class Site:
 
     def buffer(self, name: str, like: Array) -> Array:
         """Memory for what is sent for a parameter: content undefined, the same at each call."""
+        if self._store is None:
+            _ = self._flats  # whose memory comes first
         if name not in self._buffers:
             self._buffers[name] = self._room(like)
         return self._buffers[name]
+
+    @cached_property
+    def _flats(self) -> list[Flat]:
+        """Parameters that one call updates together, where no store has to do with them; see `Flat`."""
+        if self._store is not None:
+            return []
+        dense = [n for n in self.params if not self.by_rows(n)]
+        flats = flattened(self.params, self.optimizer, dense)
+        self._buffers.update({n: flat.views[n]["grad"] for flat in flats for n in flat.params})
+        return flats
 
     def _room(self, like: Array) -> Array:
         """Memory that servers on this host read in place, if there are any."""
@@ -130,7 +143,13 @@ class Site:
 
     def update(self, grads: Mapping[str, Any]) -> None:
         """One step of the optimizer here, on the parameters that have a gradient in ``grads``."""
+        done: set[str] = set()
+        for flat in self._flats:
+            if flat.step(self.optimizer, grads, self.states):
+                done |= flat.params.keys()
         for name, grad in grads.items():
+            if name in done:
+                continue
             p = self.params[name]
             weight = p.current().data
             t, state = self.states.get(name) or (0, self.optimizer.init(weight))
