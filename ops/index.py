@@ -370,12 +370,44 @@ def topk(xp: Any, x: Array, k: int = 1, axis: int = -1, is_ascend: bool = False)
     """
     if not 0 < k <= x.shape[axis]:
         raise ValueError(f"topk: k={k}")
-    if is_ascend:
-        order = xp.argsort(x, axis=axis, kind="stable")
-    else:  # of equal elements the first must win, so the reversed order is of the reversed array
-        order = x.shape[axis] - 1 - xp.flip(xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
-    order = xp.moveaxis(xp.moveaxis(order, axis, 0)[:k], 0, axis)
+    rows = xp.moveaxis(x, axis, -1)
+    order = xp.moveaxis(_first(xp, rows, k, is_ascend), -1, axis)
     return xp.take_along_axis(x, order, axis), order
+
+
+_MANY = 64
+"""From so many elements on, the best are selected before they are sorted."""
+
+
+def _first(xp: Any, x: Any, k: int, is_ascend: bool) -> Any:
+    """The positions of the k smallest (or largest) elements along the last axis, best first, equal ones in order."""
+    n = x.shape[-1]
+    if n >= max(_MANY, 4 * k) and x.dtype.kind in "iuf" and x.size:
+        rows = x.reshape(-1, n)
+        kth = k - 1 if is_ascend else n - k
+        limit = xp.partition(rows, kth, axis=-1)[:, kth : kth + 1]
+        if not (x.dtype.kind == "f" and xp.isnan(rows).any()):
+            places = _within_limit(xp, rows, limit, k, is_ascend)
+            best = _sorted_places(xp, xp.take_along_axis(rows, places, -1), is_ascend)
+            return xp.take_along_axis(places, best, -1).reshape(*x.shape[:-1], k)
+    return _sorted_places(xp, x, is_ascend)[..., :k]
+
+
+def _within_limit(xp: Any, rows: Any, limit: Any, k: int, is_ascend: bool) -> Any:
+    """The positions, in ascending order, of the k best elements of each row; ``limit`` is the last of them."""
+    better, equal = rows < limit if is_ascend else rows > limit, rows == limit
+    room = k - better.sum(axis=-1, keepdims=True)
+    if (equal.sum(axis=-1, keepdims=True) > room).any():
+        equal &= xp.cumsum(equal, axis=-1) <= room
+    return xp.nonzero(better | equal)[1].reshape(-1, k)
+
+
+def _sorted_places(xp: Any, x: Any, is_ascend: bool) -> Any:
+    """The positions that sort along the last axis; of equal elements the first comes first."""
+    if is_ascend:
+        return xp.argsort(x, axis=-1, kind="stable")
+    # the reversed order is of the reversed array
+    return x.shape[-1] - 1 - xp.flip(xp.argsort(xp.flip(x, -1), axis=-1, kind="stable"), -1)
 
 
 @topk.vjp

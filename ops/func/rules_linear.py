@@ -55,3 +55,8 @@ def _contract(op: Op[Any], batch: Batch, *values: Any, subscripts: str) -> Any:
     letter = next(c for c in string.ascii_letters if c not in subscripts)
     terms = [letter * flag + term for term, flag in zip(left.split(","), batch.on, strict=True)]
     return op(*values, subscripts=f"{','.join(terms)}->{letter}{right}")
+
+
+@batching("fftn")
+def _fftn(op: Op[Any], batch: Batch, x: Any, axes: tuple[int, ...], **attrs: Any) -> Any:
+    return op(x, axes=tuple(a + 1 if a >= 0 else a for a in axes), **attrs)

@@ -146,6 +146,13 @@ def test_the_page_on_the_store_runs_in_a_cluster(tmp_path: Path) -> None:
     assert sorted(out.splitlines()) == ["[worker 0] 6.0", "[worker 1] 6.0"]
 
 
+def test_the_page_on_mathematics_runs(tmp_path: Path) -> None:
+    script = script_of("docs/math.md", tmp_path)
+    with script.open("a", encoding="utf-8") as f:
+        f.write("print(x.grad.shape, smooth.shape, nodes.tolist())\n")
+    assert run(tmp_path, str(script)) == "(2, 2) (64,) [[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]]\n"
+
+
 def test_the_operator_of_the_page_on_operators_can_be_declared(tmp_path: Path) -> None:
     script = tmp_path / "operator_page.py"
     needs = "from typing import Any\nfrom shoal import np\nfrom shoal.ops import specs\n"

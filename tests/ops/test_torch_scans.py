@@ -282,3 +282,23 @@ def test_what_does_not_fit_is_said() -> None:
         np.bincount(onp.array([1, 2]), Tensor(onp.ones(3)))
     with pytest.raises(IndexError, match="-1"):
         np.bincount(onp.array([-1, 2]), Tensor(onp.ones(2)))
+
+
+@pytest.mark.parametrize("is_ascend", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_the_best_of_many_are_the_first_of_all_in_order(k: int, is_ascend: bool) -> None:
+    rng = onp.random.default_rng(k)
+    for x in (rng.integers(0, 9, (4, 3, 90)), rng.standard_normal((2, 500)).astype("float32"), onp.ones((2, 70))):
+        values, places = npx.topk(Tensor(x), k=k, ret_typ="both", is_ascend=is_ascend)
+        order = onp.argsort(x if is_ascend else -x, axis=-1, kind="stable")[..., :k]
+        onp.testing.assert_array_equal(places.asnumpy(), order)
+        onp.testing.assert_array_equal(values.asnumpy(), onp.take_along_axis(x, order, -1))
+
+
+def test_the_largest_of_many_with_nan_begin_with_it_as_in_pytorch() -> None:
+    x = onp.random.default_rng(0).standard_normal((2, 100))
+    x[0, 7] = onp.nan
+    values, places = npx.topk(Tensor(x), k=3, ret_typ="both")
+    theirs = torch.tensor(x).topk(3)
+    onp.testing.assert_array_equal(values.asnumpy(), theirs.values.numpy())
+    onp.testing.assert_array_equal(places.asnumpy(), theirs.indices.numpy())
