@@ -470,6 +470,8 @@ def _explain(op: Op[Any], inputs: Sequence[Any], attrs: dict[str, Any], error: E
     try:
         op.infer(*specs, **attrs)
     except ShoalError as found:
-        found.add_note(f"at {lines.user_line()}")
+        lines.noted(found, f"at {lines.user_line()}")
         raise
+    shapes = ", ".join(f"{s.shape} {s.dtype}" if hasattr(s, "shape") else repr(s) for s in specs)
+    lines.noted(error, f"at operator {op.name!r} of {shapes}, called at {lines.user_line()}")
     raise error

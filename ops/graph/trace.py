@@ -212,6 +212,7 @@ class _Local(threading.local):
 _local = _Local()
 
 
+_counting = threading.Lock()
 _substitutions = 0  # under way in all threads: without any, nobody looks further
 
 
@@ -226,12 +227,14 @@ def substituting(values: dict[int, Any], names: dict[int, str]) -> Iterator[Subs
     global _substitutions
     made = Substitution(dict(values), names)
     made.outer, _local.substitution = _local.substitution, made
-    _substitutions += 1
+    with _counting:
+        _substitutions += 1
     try:
         yield made
     finally:
         _local.substitution = made.outer
-        _substitutions -= 1
+        with _counting:
+            _substitutions -= 1
 
 
 def substituted(source: Source) -> Substitution | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shoal import autograd, nn
+from shoal import autograd, linalg, nn
 from shoal.errors import AutogradError, ShapeError
 from shoal.ops import elementwise as F
 from shoal.ops.tensor import Tensor
@@ -159,6 +159,12 @@ def test_an_error_of_shapes_names_the_operator_both_shapes_and_the_line() -> Non
     with pytest.raises(ShapeError, match=r"add: shapes \(2,\) and \(3,\)") as caught:
         F.add(Tensor(np.ones(2)), Tensor(np.ones(3)))  # this line
     assert "test_hooks.py" in notes(caught.value) and "# this line" in notes(caught.value)
+
+
+def test_an_error_of_values_names_the_operator_its_shapes_and_the_line() -> None:
+    with pytest.raises(np.linalg.LinAlgError) as caught:
+        linalg.inv(Tensor(np.zeros((2, 2))))  # nothing to invert
+    assert "operator 'inv' of (2, 2) float64" in notes(caught.value) and "# nothing to invert" in notes(caught.value)
 
 
 class Bad(autograd.Function):
