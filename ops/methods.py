@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from shoal.ops import bits, compare, elementwise, index, linalg, reduce, shape
 from shoal.ops.registry import Shape, Traced
 
@@ -312,6 +314,8 @@ class ArrayMethods(Traced):
 
     def take(self, indices: Any, axis: int | None = None) -> Any:
         """Elements, or slices along ``axis``, at the given positions."""
+        if not hasattr(indices, "dtype"):
+            indices = np.asarray(indices, np.int64)
         return index.take(self, indices, axis=axis)
 
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import ShapeError
-from shoal.ops import compare, elementwise, shape
-from shoal.ops.index import take, take_along_axis
+from shoal.ops import compare, elementwise, index, shape
 from shoal.ops.numpylike.arguments import arraylike
 from shoal.ops.tensor import Tensor, raw
 
@@ -42,6 +41,31 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     if x is None and y is None:
         return nonzero(condition)
     return elementwise.where(condition, x, y)
+
+
+def _positions(indices: Any) -> Any:
+    """Index arrays as they are; lists as arrays of integers."""
+    return indices if hasattr(indices, "dtype") or isinstance(indices, int) else np.asarray(indices, np.int64)
+
+
+def take(x: Any, indices: Any, axis: int | None = None, *, mode: str = "raise") -> Any:
+    """The slices of x along ``axis`` at ``indices`` (elements of the flattened array if None).
+
+    Args:
+        mode: what to do with an index outside: "raise", "wrap" (modulo), or "clip" (to the nearest).
+    """
+    x, indices = arraylike(x), _positions(indices)
+    n = x.size if axis is None else x.shape[axis]
+    if mode == "wrap":
+        indices = elementwise.mod(indices, n)
+    elif mode == "clip":
+        indices = elementwise.clip(indices, a_min=0, a_max=n - 1)
+    return index.take(x, indices, axis=axis)
+
+
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
+    """The elements at ``indices`` along ``axis``, row by row."""
+    return index.take_along_axis(arraylike(x), _positions(indices), axis=axis)
 
 
 def nonzero(x: Any) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("prod", (A, 1), {"where": M, "initial": 3.0}), ("prod", (S,), {"dtype": "int16"}), ("mean", (A, 0), {}),
     ("mean", (I,), {}), ("mean", (I, 1), {"dtype": "float32"}), ("mean", (A, 1), {"where": M, "keepdims": True}),
     ("mean", (I,), {"where": I > 2}), ("var", (A, 0), {"ddof": 1}), ("var", (A,), {"correction": 0.5}),
-    ("var", (A,), {"where": M, "ddof": 1}), ("std", (A, 1), {"where": M}), ("std", (A, 1), {"correction": 1}),
+    ("var", (A,), {"where": M, "ddof": 1}), ("std", (A, 1), {"where": A > -1.0}), ("std", (A, 1), {"correction": 1}),
     ("max", (A, 0), {}), ("max", (A, 1), {"initial": 0.5, "where": M}), ("min", (I, 0), {"initial": 1}),
     ("max", (onp.ones((0, 3)), 0), {"initial": 2.0}), ("amax", (A,), {}), ("any", (M, 0), {"where": B > 0}),
     ("all", (M, 1), {"where": B > 0, "keepdims": True}), ("count_nonzero", (I,), {}), ("count_nonzero", (M, 0), {}),
@@ -83,6 +83,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("ravel_multi_index", (([0, 1], [2, 3]), (3, 4)), {}), ("unique_values", (V,), {}), ("unique_counts", (I,), {}),
     ("unique_inverse", (I,), {}), ("unique_all", (V,), {}), ("take_along_axis", (A, A.argsort(1), 1), {}),
     ("argmax", (A, 1), {"keepdims": True}), ("argmin", (A,), {}), ("take", (A, [0, 2], 1), {}),
+    ("take", (A, [-1, 13]), {"mode": "wrap"}), ("take", (A, [-1, 13]), {"mode": "clip"}),
     # making
     ("zeros_like", (A,), {"dtype": "int16"}), ("ones_like", (A,), {"shape": (2,)}), ("full_like", (A, 3), {}),
     ("full_like", (I, 2.5), {"dtype": "float64"}), ("meshgrid", (W, V), {"indexing": "ij"}),
@@ -317,3 +318,76 @@ def test_the_reasons_stand_in_the_documentation() -> None:
     for reason, names in LEFT_OUT.items():
         assert reason in text
         assert all(f"`{name}`" in text for name in names.split())
+
+
+# -- gradients
+
+NOT_RECORDED = {
+    "trim_zeros",
+    "unique_values",
+    "unique_counts",
+    "unique_inverse",
+    "unique_all",
+    "nextafter",
+    "spacing",
+    "roots",
+    "indices",
+    "fromiter",
+    "frombuffer",
+    "isclose",
+}
+FLAT = {"heaviside", "fix", "round", "full_like", "ones_like", "zeros_like", "sign", "float_power"}
+
+
+def floats(x: Any) -> list[Any]:
+    """The float tensors or arrays in an answer."""
+    if isinstance(x, list | tuple):
+        return [f for part in x for f in floats(part)]
+    return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
+
+
+def moved(x: Any, step: float) -> Any:
+    """Arguments with all float arrays moved by a step, in a direction that depends on their size."""
+    if isinstance(x, list | tuple) and not all(isinstance(v, int | float) for v in x):
+        return type(x)(moved(v, step) for v in x)
+    if isinstance(x, onp.ndarray) and x.dtype.kind == "f":
+        return x + step * onp.cos(onp.arange(x.size)).reshape(x.shape)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "options"),
+    [
+        pytest.param(*c, id=i)
+        for c, i in zip(CALLS, ids(), strict=True)
+        if floats(list(c[1])) and c[0] not in NOT_RECORDED
+    ],
+)
+def test_a_function_of_floats_has_the_slope_as_its_gradient(name: str, args: Any, options: Any) -> None:
+    theirs = getattr(onp, name, None) or getattr(onp.linalg, name)
+    if not floats(theirs(*args, **options)) or any(v is ODD for v in args) or "dtype" in options:
+        return
+    tensors = wrapped(args)
+    variables = [t for t in floats(list(tensors)) if isinstance(t, Tensor)]
+    for v in variables:
+        v.attach_grad()
+    with autograd.record():
+        out = floats(getattr(np, name)(*tensors, **{k: wrapped(v) for k, v in options.items()}))
+        total = sum(((o * Tensor(onp.sin(1.0 + onp.arange(o.size)).reshape(o.shape))).sum() for o in out), start=0.0)
+    slope = 0.0
+    if isinstance(total, Tensor) and total.node is not None:
+        total.backward()
+        directions = (onp.cos(onp.arange(v.size)).reshape(v.shape) for v in variables)
+        slope = sum(
+            float((v.grad.asnumpy() * d).sum())
+            for v, d in zip(variables, directions, strict=True)
+            if v.grad is not None
+        )
+    else:
+        assert name in FLAT
+
+    def value(step: float) -> float:
+        found = floats(theirs(*moved(args, step), **options))
+        return sum(float((o * onp.sin(1.0 + onp.arange(o.size)).reshape(o.shape)).sum()) for o in found)
+
+    assert slope == pytest.approx((value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-5, abs=1e-6)
