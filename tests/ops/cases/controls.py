@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ops.elementwise import tanh
 from shoal.ops.graph.body import STEP, free_symbols, text_of
 from shoal.ops.graph.symbol import Symbol, variable
-from shoal.ops.registry import OPS, Spec
+from shoal.ops.registry import Spec
+from shoal.ops.trigonometric import sin
 from tests.ops.cases.making import Case, case, key
 
 F = np.dtype(np.float64)
@@ -23,12 +25,12 @@ def body(fn: Callable[..., list[Any]], *shapes: tuple[int, ...]) -> str:
 
 
 def _scan(step: Any, x: Any, state: Any, w: Any) -> list[Any]:
-    new = OPS["tanh"](x * w + state)
+    new = tanh(x * w + state)
     return [new * x, new]
 
 
 def _growing(step: Any, state: Any, w: Any) -> list[Any]:
-    return [OPS["sin"](state), state * w + 1.0]
+    return [sin(state), state * w + 1.0]
 
 
 SCAN = {"body": body(_scan, (2,), (2,), (2,)), "data": 1, "states": 1, "outputs": 1}
@@ -41,7 +43,7 @@ WHILE = {
 }
 BRANCHES = {
     "then": body(lambda step, x, y: [x * x * y, OPS["exp"](y)], (3,), (3,)),
-    "orelse": body(lambda step, x, y: [OPS["sin"](x), y * 2.0], (3,), (3,)),
+    "orelse": body(lambda step, x, y: [sin(x), y * 2.0], (3,), (3,)),
 }
 
 
