@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops.elementwise import tanh
+from shoal.ops.elementwise import exp, tanh
 from shoal.ops.graph.body import STEP, free_symbols, text_of
 from shoal.ops.graph.symbol import Symbol, variable
 from shoal.ops.registry import Spec
@@ -42,7 +42,7 @@ WHILE = {
     "limit": 5,
 }
 BRANCHES = {
-    "then": body(lambda step, x, y: [x * x * y, OPS["exp"](y)], (3,), (3,)),
+    "then": body(lambda step, x, y: [x * x * y, exp(y)], (3,), (3,)),
     "orelse": body(lambda step, x, y: [sin(x), y * 2.0], (3,), (3,)),
 }
 
