@@ -135,14 +135,18 @@ def _blas() -> Finding:
 def _native() -> Finding:
     from shoal.ops.native import compiler, pool
 
-    library = compiler.load("")
-    if library is None:
+    fixed = compiler.load(compiler.text("rows.c"), exact=True)
+    reason, maker, how = compiler.why_not(), compiler.compiler(), pool.state()
+    if fixed is None:
         advice = "Steps of training take longer; install gcc or clang for compiled kernels."
-        return Finding("native", "note", f"plain NumPy: {compiler.why_not()}", advice)
-    found, maker, how = pool.state(), compiler.compiler(), "one thread pool with NumPy"
-    threads = how if found.mode == "unified" else f"threads apart from NumPy's, {found.mode} ({found.reason})"
-    version = "" if maker is None else maker.version
-    return Finding("native", "ok", f"compiled kernels by {version}, {found.threads} threads, {threads}")
+        return Finding("native", "note", f"plain NumPy: {reason}", advice)
+    shared = how.mode == "unified"
+    threads = "one thread pool with NumPy" if shared else f"threads apart from NumPy's, {how.mode} ({how.reason})"
+    if maker is None:
+        advice = "Graphs are not compiled into loops of their own; install gcc or clang for that."
+        text = f"kernels that were built with the package, {how.threads} threads, {threads}; {reason}"
+        return Finding("native", "note", text, advice)
+    return Finding("native", "ok", f"compiled kernels by {maker.version}, {how.threads} threads, {threads}")
 
 
 def _ports() -> Finding:

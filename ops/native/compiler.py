@@ -22,7 +22,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Compiler", "cache_folder", "compiler", "load", "prelude", "why_not"]
+from shoal.ops.native import prebuilt
+
+__all__ = ["Compiler", "build_fixed", "cache_folder", "compiler", "load", "prelude", "why_not"]
 
 COMMON = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
 FREE = ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math")
@@ -33,6 +35,8 @@ MACHINE = ("-march=native", "-fopenmp")
 LIMIT_S = 300.0
 KEPT = 1000
 """How many compiled files the folder keeps."""
+
+_NONE = "no C compiler was found (cc, gcc, clang, or what CC names)"
 
 _lock = threading.Lock()
 _loaded: dict[tuple[str, bool], ctypes.CDLL | None] = {}
@@ -47,12 +51,16 @@ class Compiler:
         told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
         self.version = told.stdout.partition("\n")[0]
 
-    def build(self, source: str, flags: tuple[str, ...], out: Path) -> str:
-        """Compile ``source`` to the shared library ``out``: the empty text, or what the compiler complains of."""
+    def build(self, source: str, flags: tuple[str, ...], out: Path, wanted: tuple[str, ...] = ()) -> str:
+        """Compile ``source`` to the shared library ``out``: the empty text, or what the compiler complains of.
+
+        Args:
+            wanted: two further flags, either of which may be left out.
+        """
         text = out.with_suffix(".c")
         text.write_text(source)
         complaint = ""
-        for machine in (MACHINE, MACHINE[1:], MACHINE[:1], ()):
+        for machine in (wanted, wanted[1:], wanted[:1], ()) if wanted else ((),):
             command = [self.path, *flags, *machine, "-o", str(out), str(text), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
             if done.returncode == 0:
@@ -82,7 +90,7 @@ def why_not() -> str:
     if switched_off():
         return "switched off by SHOAL_NATIVE"
     if compiler() is None:
-        return "no C compiler was found (cc, gcc, clang, or what CC names)"
+        return _NONE
     return _failure
 
 
@@ -110,26 +118,29 @@ def _compiled(source: str, exact: bool) -> ctypes.CDLL | None:
     global _failure
     from shoal.ops.native import pool
 
-    with_compiler = compiler()
-    if with_compiler is None:
-        return None
     try:
         pool.before_loading()
-        library = opened(with_compiler, source, exact=exact)
+        library = opened(source, exact=exact)
     except (OSError, subprocess.SubprocessError) as error:
-        _failure = _failure or f"{with_compiler.path}: {str(error)[:2000]}"
+        _failure = _failure or str(error)[:2000]
         return None
     pool.adopt(library)
     return library
 
 
-def opened(with_compiler: Compiler, source: str, *, exact: bool) -> ctypes.CDLL:
-    """The library from the folder, compiled into it if it is not there, or does not load.
+def opened(source: str, *, exact: bool) -> ctypes.CDLL:
+    """The library: built with the package; else from the folder, compiled into it if it is not there or does not load.
 
     Raises:
-        OSError: the source does not compile, or the folder cannot be written.
+        OSError: there is no compiler, the source does not compile, or the folder cannot be written.
     """
     source, flags = prelude() + source, COMMON + (EXACT if exact else FREE)
+    for ready in prebuilt.candidates(source, flags, _processor().split()):
+        with suppress(OSError):  # OpenMP's library may be missing
+            return ctypes.CDLL(str(ready))
+    with_compiler = compiler()
+    if with_compiler is None:
+        raise OSError(_NONE)
     parts = (source, *flags, *MACHINE, with_compiler.path, with_compiler.version, _processor())
     key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
     path = cache_folder() / f"{key}.so"
@@ -150,7 +161,7 @@ def _make(with_compiler: Compiler, source: str, flags: tuple[str, ...], path: Pa
     _trim(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         fresh = Path(folder) / "a.so"
-        complaint = with_compiler.build(source, flags, fresh)
+        complaint = with_compiler.build(source, flags, fresh, MACHINE)
         if complaint:
             raise OSError(complaint)
         os.replace(fresh, path)
@@ -191,6 +202,19 @@ def cache_folder() -> Path:
 @cache
 def _temporary() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="shoal-native-")  # kept by the cache until the process ends
+
+
+def build_fixed(folder: Path) -> int:
+    """Compile the fixed kernels into ``folder``, for other machines too; how many files were made.
+
+    Raises:
+        OSError: there is no compiler.
+    """
+    with_compiler = compiler()
+    if with_compiler is None:
+        raise OSError(_NONE)
+    sources = [prelude() + text(f"{name}.c") for name in prebuilt.FIXED]
+    return prebuilt.build(folder, sources, COMMON + EXACT, with_compiler.build)
 
 
 @cache

@@ -133,13 +133,11 @@ def _start() -> None:
     global _helper, _register
     asked = os.environ.get("SHOAL_POOL", "unified").strip().lower()
     blas = _openblas() if asked == "unified" else None
-    found = compiler.compiler()
-    assert found is not None
     wait = {"OMP_WAIT_POLICY": "passive"} if blas is None and asked != "separate" else {"GOMP_SPINCOUNT": SPINS}
     if asked == "separate" or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         wait = {}
     with _environment(wait):
-        _helper = compiler.opened(found, compiler.text("pool.c"), exact=True)
+        _helper = compiler.opened(compiler.text("pool.c"), exact=True)
     memory.keep()
     _state.threads = _wanted()
     _state.mode, _state.reason = ("separate" if asked == "separate" else "passive"), f"SHOAL_POOL={asked}"

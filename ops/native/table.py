@@ -93,7 +93,7 @@ def _find(key: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> 
     except KeyError:
         if len(_bound) >= LIMIT:
             _bound.clear()
-        found = _bound[key] = _asked(name, inputs, attrs) if compiler.compiler() is not None else None
+        found = _bound[key] = _asked(name, inputs, attrs)
         return found
 
 
