@@ -55,15 +55,19 @@ def rehearse(graph: Graph, xp: Any, arrays: Sequence[Any]) -> Layout | None:
     """The layout of all values of a graph; None if an operator does not get along with stand-ins.
 
     Args:
-        arrays: of the first inputs of the graph; those of the others are not known yet.
+        arrays: of the first inputs of the graph. The others are cotangents of some of its first outputs, in order; they
+            are taken to lie in memory as those do.
     """
     layout, values = Layout(), dict[Ref, Any]()
     given = dict(zip(graph.inputs, arrays, strict=False))
+    heads = _heads(graph, len(given))
     last = _last_uses(graph)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for position, call in enumerate(graph.calls):
             try:
+                if position in heads and heads[position] in layout.strides:
+                    given[position] = _lying(call.specs[0], layout.order(heads[position]))
                 found = _carried_out(call, xp, values, given.get(position))
             except Exception:  # zeros may be what an operator refuses: then the first real run is looked at
                 return None
@@ -74,6 +78,23 @@ def rehearse(graph: Graph, xp: Any, arrays: Sequence[Any]) -> Layout | None:
             for ref in last.get(position, ()):
                 values.pop(ref, None)
     return layout
+
+
+def _heads(graph: Graph, known: int) -> dict[int, Ref]:
+    """The output that each late input is a cotangent of, as far as specs tell."""
+    found: dict[int, Ref] = {}
+    outputs = iter(graph.outputs)
+    for position in graph.inputs[known:]:
+        ref = next((ref for ref in outputs if graph.spec(ref) == graph.calls[position].specs[0]), None)
+        if ref is not None:
+            found[position] = ref
+    return found
+
+
+def _lying(spec: Spec, order: Sequence[int]) -> Any:
+    """Zeros in a memory order."""
+    there = np.zeros([spec.shape[axis] for axis in order], spec.dtype)
+    return there.transpose([list(order).index(axis) for axis in range(len(order))])
 
 
 def _spec(x: Any) -> Spec:

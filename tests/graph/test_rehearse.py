@@ -101,3 +101,14 @@ def test_a_rehearsal_finds_the_strides_that_a_run_has() -> None:
     assert found is not None
     assert found.strides == program.layout.strides
     assert found.shared == program.layout.shared
+
+
+def test_cotangents_are_taken_to_lie_as_the_outputs_that_they_belong_to() -> None:
+    x, w = variable("x", Spec((2, 3, 6, 6), F4)), variable("w", Spec((4, 3, 3, 3), F4))
+    y = OPS["convolution"](x, w, pad=1)
+    head = variable("head", y.spec)
+    flat = OPS["sum"](y, axis=(2, 3))
+    graph, _ = flatten([flat, y, OPS["convolution_weight"](head, x, kernel=(3, 3), pad=1)], [x, w, head])
+    found = rehearse(graph, CPU, [np.ones(s.shape, F4) for s in (x, w)])
+    assert found is not None
+    assert found.strides[graph.inputs[2], 0] == found.strides[graph.outputs[1]] == (576, 4, 96, 16)

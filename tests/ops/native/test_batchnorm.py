@@ -19,7 +19,7 @@ SHAPES = [(2, 16, 4, 4), (3, 5, 7, 9), (2, 1, 3, 5), (4, 17, 3, 3), (2, 80, 5, 2
 
 
 def calls(shape: tuple[int, ...], order: tuple[int, ...] = LAST, mean: float = 0.0) -> list[Made]:
-    """A normalization, its gradient, and normalizations with what may follow."""
+    """A normalization, its gradient, and normalizations with what may follow, and the gradient of a bias."""
     rng = np.random.default_rng(sum(shape))
     x, g = (lying(rng.standard_normal(shape).astype("float32"), order) for _ in range(2))
     x = x + np.float32(mean)
@@ -32,6 +32,7 @@ def calls(shape: tuple[int, ...], order: tuple[int, ...] = LAST, mean: float = 0
         Made("batch_norm_grad", [g, x, gamma, *stats], attrs, order),
         Made("batch_norm_relu", [x, gamma, beta, None], attrs, order),
         Made("batch_norm_relu", [x, gamma, beta, g], attrs, order),
+        Made("sum_channels", [x], {}),
     ]
 
 
@@ -40,7 +41,7 @@ def results() -> dict[Any, list[tuple[Made, list[Any]]]]:
     """For each shape its calls and their results; all are compiled together."""
     every = [made for shape in SHAPES for made in calls(shape)]
     found = list(zip(every, run(every), strict=True))
-    return {shape: found[4 * i : 4 * i + 4] for i, shape in enumerate(SHAPES)}
+    return {shape: found[5 * i : 5 * i + 5] for i, shape in enumerate(SHAPES)}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
