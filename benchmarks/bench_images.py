@@ -3,7 +3,8 @@
 python benchmarks/bench_images.py [--rounds 9] [--threads 1] [--json FILE]
 
 A layer is run forward and backward (gradients of input and parameters) on fixed data; the contestants take turns in
-each round. Prints one JSON object per layer: medians over the rounds in milliseconds, their ratio (median over the
+each round. Time is that of the processor, of all threads together: the steadier figure on a machine that does other
+things. Prints one JSON object per layer: medians over the rounds in milliseconds, their ratio (median over the
 rounds of the ratio within a round), and, for convolutions, how many billions of multiplications and additions a second
 that is. PyTorch has channels-last images.
 """
@@ -158,9 +159,9 @@ def measured(name: str, steps: dict[str, Callable[[], Any]], args: argparse.Name
         for who, step in steps.items():
             best = float("inf")
             for _ in range(5):
-                begin = time.perf_counter()
+                begin = time.process_time()
                 step()
-                best = min(best, time.perf_counter() - begin)
+                best = min(best, time.process_time() - begin)
             times[who].append(best * 1e3)
     medians = {who: round(statistics.median(t), 3) for who, t in times.items()}
     found: dict[str, Any] = {"benchmark": "images", "layer": name, "threads": args.threads, "ms": medians}

@@ -59,7 +59,8 @@ class HybridBlock(Block):
         """Run as a graph that is traced at the next call, and again for each new signature of the inputs.
 
         The outermost hybridized block makes the graph; those inside are part of it. Numbers are those of imperative
-        execution. `forward` runs only while it is traced: what it prints or assigns happens once per signature.
+        execution, but for the last digits of convolutions, batch normalization and pooling, where they are compiled
+        (docs/native.md). `forward` runs only while it is traced: what it prints or assigns happens once per signature.
 
         Args:
             active: False returns to imperative execution.

@@ -10,7 +10,7 @@ from shoal.ops.backend import CPU
 from shoal.ops.graph import bind, kernels
 from shoal.ops.graph.ir import Call
 from shoal.ops.graph.kernels import Site, Source, strides_of
-from shoal.ops.native import families
+from shoal.ops.native import compiler, families
 from shoal.ops.registry import OPS, Spec
 
 assert families  # imported for the kernels that it registers
@@ -52,6 +52,7 @@ def run(every: Sequence[Made], guard: int = 0, value: float = np.nan) -> list[li
     sites = [site(made) for made in every]
     sources = [next(kernels.kernels_for(where)) for where in sites]
     functions = bind.compiled([s for s in sources if isinstance(s, Source)])
+    assert functions, compiler.why_not()
     found = []
     for made, where, source in zip(every, sites, sources, strict=True):
         assert isinstance(source, Source), made
