@@ -14,6 +14,7 @@ from shoal.errors import ConfigError, ShapeError
 from shoal.ops import shape
 from shoal.ops.elementwise import astype, clip, maximum, minimum, rint, where
 from shoal.ops.points import grid_sample
+from shoal.ops.precision import is_float
 from shoal.ops.resample import resample
 from shoal.ops.tensor import Tensor
 
@@ -73,12 +74,12 @@ def image(who: str, x: Any, channels: int | None = None) -> Any:
 
 def floats(x: Any) -> Any:
     """``x`` itself if it holds floats, else in float32."""
-    return x if x.dtype.kind == "f" else astype(x, dtype="float32")
+    return x if is_float(x.dtype) else astype(x, dtype="float32")
 
 
 def like(x: Any, values: Any) -> Any:
     """Floats in the dtype of ``x``: rounded and kept within the range of integers."""
-    if x.dtype.kind == "f":
+    if is_float(x.dtype):
         return values if values.dtype == x.dtype else astype(values, dtype=x.dtype.name)
     bounds = np.iinfo(x.dtype)
     return astype(clip(rint(values), float(bounds.min), float(bounds.max)), dtype=x.dtype.name)

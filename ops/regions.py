@@ -13,6 +13,7 @@ from shoal.ops.conv import Lengths, lengths
 from shoal.ops.elementwise import astype, clip, maximum, stop_gradient, where
 from shoal.ops.index import take
 from shoal.ops.points import rows_of, sample_bilinear
+from shoal.ops.precision import is_half
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 from shoal.ops.shape import broadcast_to, concatenate, expand_dims, moveaxis, reshape
 from shoal.ops.tensor import Tensor
@@ -69,7 +70,7 @@ def roi_align(
 
 def _aligned(x: Any, rois: Any, size: Shape, scale: float, points: Sequence[int], aligned: bool) -> Any:
     dtype = x.dtype
-    wide = astype(x, dtype="float32") if dtype == np.float16 else x
+    wide = astype(x, dtype="float32") if is_half(dtype) else x
     rois = astype(rois, dtype=wide.dtype.name) if rois.dtype != wide.dtype else rois
     count, (height, width) = rois.shape[0], wide.shape[2:]
     at, inside = [], []

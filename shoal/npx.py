@@ -39,6 +39,7 @@ from shoal.ops.index import one_hot, pick
 from shoal.ops.linalg import fully_connected
 from shoal.ops.loss import masked_softmax, sigmoid_cross_entropy, smooth_l1, softmax_cross_entropy
 from shoal.ops.lstm import lstm_sequence
+from shoal.ops.multibox import match_boxes, multibox_detection, multibox_prior, multibox_target
 from shoal.ops.neural import (
     activation,
     arange_like,
@@ -175,9 +176,13 @@ __all__ = [
     "lrn",
     "lstm_sequence",
     "masked_softmax",
+    "match_boxes",
     "max_pool",
     "max_unpool",
     "mish",
+    "multibox_detection",
+    "multibox_prior",
+    "multibox_target",
     "nms",
     "one_hot",
     "pad",
