@@ -18,6 +18,17 @@ from shoal.ops.nn.cell_modifiers import (
 from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNCell
 from shoal.ops.nn.container import Concatenate, HybridConcatenate, HybridSequential, Sequential
 from shoal.ops.nn.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
+from shoal.ops.nn.conv_cells import (
+    Conv1DGRUCell,
+    Conv1DLSTMCell,
+    Conv1DRNNCell,
+    Conv2DGRUCell,
+    Conv2DLSTMCell,
+    Conv2DRNNCell,
+    Conv3DGRUCell,
+    Conv3DLSTMCell,
+    Conv3DRNNCell,
+)
 from shoal.ops.nn.ctc import CTCLoss
 from shoal.ops.nn.deform import DeformableConvolution, ModulatedDeformableConvolution
 from shoal.ops.nn.dropping import AlphaDropout, Dropout1D, Dropout2D, Dropout3D, FeatureAlphaDropout
@@ -180,10 +191,19 @@ __all__ = [
     "ConstantPad2D",
     "ConstantPad3D",
     "Conv1D",
+    "Conv1DGRUCell",
+    "Conv1DLSTMCell",
+    "Conv1DRNNCell",
     "Conv1DTranspose",
     "Conv2D",
+    "Conv2DGRUCell",
+    "Conv2DLSTMCell",
+    "Conv2DRNNCell",
     "Conv2DTranspose",
     "Conv3D",
+    "Conv3DGRUCell",
+    "Conv3DLSTMCell",
+    "Conv3DRNNCell",
     "Conv3DTranspose",
     "CosineEmbeddingLoss",
     "DeformableConvolution",

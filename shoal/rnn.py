@@ -11,6 +11,17 @@ from shoal.ops.nn.cell_modifiers import (
 )
 from shoal.ops.nn.cell_modifiers import SequentialRNNCell as HybridSequentialRNNCell
 from shoal.ops.nn.cells import GRUCell, LSTMCell, LSTMPCell, RecurrentCell, RNNCell
+from shoal.ops.nn.conv_cells import (
+    Conv1DGRUCell,
+    Conv1DLSTMCell,
+    Conv1DRNNCell,
+    Conv2DGRUCell,
+    Conv2DLSTMCell,
+    Conv2DRNNCell,
+    Conv3DGRUCell,
+    Conv3DLSTMCell,
+    Conv3DRNNCell,
+)
 from shoal.ops.nn.recurrent import GRU, LSTM, RNN
 from shoal.ops.sequence import (
     PackedSequence,
@@ -26,6 +37,15 @@ __all__ = [
     "LSTM",
     "RNN",
     "BidirectionalCell",
+    "Conv1DGRUCell",
+    "Conv1DLSTMCell",
+    "Conv1DRNNCell",
+    "Conv2DGRUCell",
+    "Conv2DLSTMCell",
+    "Conv2DRNNCell",
+    "Conv3DGRUCell",
+    "Conv3DLSTMCell",
+    "Conv3DRNNCell",
     "DropoutCell",
     "GRUCell",
     "HybridSequentialRNNCell",

@@ -312,3 +312,61 @@ def test_unrolling_within_a_hybrid_block_gives_the_same_bits_and_draws_anew(make
     assert not np.array_equal(found[0], found[1])
     for a, b in zip(found[:2], found[2:], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+CONV = [(dims, kind) for dims in (1, 2, 3) for kind in ("RNN", "LSTM", "GRU")]
+
+
+@pytest.mark.parametrize(("dims", "kind"), CONV, ids=str)
+def test_a_cell_of_convolutions_with_kernels_of_one_is_an_ordinary_cell_at_each_place(dims: int, kind: str) -> None:
+    cell = getattr(rnn, f"Conv{dims}D{kind}Cell")((4, *(3,) * dims), 5, 1, 1, dtype="float64")
+    plain = getattr(rnn, f"{kind}Cell")(5, input_size=4, dtype="float64")
+    ready(cell)
+    ready(plain)
+    for name, param in plain.params.items():
+        param.set_data(cell.params[name].data().asnumpy().reshape(param.shape))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 4, *(3,) * dims))
+    states = [rng.standard_normal(i["shape"]) for i in cell.state_info(2)]
+
+    def rows(a: Any) -> Any:
+        return np.moveaxis(a, 1, -1).reshape(-1, a.shape[1])
+
+    out, new = cell(Tensor(x), [Tensor(s) for s in states])
+    expected, after = plain(Tensor(rows(x)), [Tensor(rows(s)) for s in states])
+    for a, b in zip([out, *new], [expected, *after], strict=True):
+        np.testing.assert_allclose(rows(a.asnumpy()), b.asnumpy(), atol=1e-12)
+
+
+def test_a_cell_of_convolutions_is_unrolled_and_hybridized() -> None:
+    from shoal import nn
+
+    class Net(nn.HybridBlock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = rnn.Conv2DLSTMCell((2, 7, 6), 3, (3, 2), (3, 5), i2h_pad=1, h2h_dilate=2)
+
+        def forward(self, x: Any) -> Any:
+            return self.cell.unroll(3, x)[0]
+
+    net, x = ready(Net()), Tensor(np.random.default_rng(0).standard_normal((2, 3, 2, 7, 6)).astype("f"))
+    assert net(x).shape == (2, 3, 3, 7, 7)
+    found = []
+    for active in (False, True, True):
+        net.hybridize(active)
+        with autograd.record():
+            y = net(x)
+            (y * y).sum().backward()
+        found.append((y.asnumpy(), net.cell.h2h_weight.grad().asnumpy().copy()))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-5)
+
+
+def test_misuse_of_a_cell_of_convolutions_is_named() -> None:
+    with pytest.raises(ConfigError, match="odd kernels"):
+        rnn.Conv1DRNNCell((2, 7), 3, 3, 2)
+    with pytest.raises(ConfigError, match="does not fit"):
+        rnn.Conv1DGRUCell((2, 3), 3, 5, 3)
+    with pytest.raises(ConfigError, match="no activation is called 'nonsense'"):
+        rnn.Conv1DLSTMCell((2, 3), 3, 3, 3, activation="nonsense")
