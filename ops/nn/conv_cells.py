@@ -168,7 +168,7 @@ class Conv1DRNNCell(_ConvRNNCell):
 
 
 class Conv2DRNNCell(_ConvRNNCell):
-    """A plain recurrent cell of convolutions over images (batch, channels, height, width). Arguments as of `Conv1DRNNCell`."""
+    """A plain recurrent cell of convolutions over images (batch, channels, h, w). Arguments as of `Conv1DRNNCell`."""
 
     dims = 2
 
@@ -186,7 +186,7 @@ class Conv1DLSTMCell(_ConvLSTMCell):
 
 
 class Conv2DLSTMCell(_ConvLSTMCell):
-    """An LSTM of convolutions over images (batch, channels, height, width). Arguments as of `Conv1DRNNCell`."""
+    """An LSTM of convolutions over images (batch, channels, h, w). Arguments as of `Conv1DRNNCell`."""
 
     dims = 2
 
@@ -204,7 +204,7 @@ class Conv1DGRUCell(_ConvGRUCell):
 
 
 class Conv2DGRUCell(_ConvGRUCell):
-    """A GRU of convolutions over images (batch, channels, height, width). Arguments as of `Conv1DRNNCell`."""
+    """A GRU of convolutions over images (batch, channels, h, w). Arguments as of `Conv1DRNNCell`."""
 
     dims = 2
 
