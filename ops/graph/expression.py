@@ -105,6 +105,17 @@ class Value:
         """Converted."""
         return self.printer.apply("astype", (self,), {"dtype": np.dtype(dtype).name})
 
+    def __eq__(self, other: object) -> "Value":  # type: ignore[override]  # as arrays compare
+        return self.printer.apply("equal", (self, other), {})
+
+    def __ne__(self, other: object) -> "Value":  # type: ignore[override]
+        return self.printer.apply("not_equal", (self, other), {})
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise Unprintable("a choice by value")  # a forward that looks at its numbers has no text
+
     def __neg__(self) -> "Value":
         return self.printer.apply("negative", (self,), {})
 
@@ -143,6 +154,7 @@ class Printer:
         self.lines: list[str] = []
         self._count = 0
         self._known: dict[tuple[str, str], Value] = {}
+        self._inside: list[str] = []  # operators whose forward is being carried out
 
     def __getattr__(self, name: str) -> Any:
         """As the ``xp`` of a forward: an operator that prints."""
@@ -164,12 +176,15 @@ class Printer:
             return inputs[0]  # type: ignore[no-any-return]  # indices are the same; the loop repeats it
         if op.expr:
             return self._primitive(op, inputs, attrs)
-        if op.ufunc is not None:
+        if op.ufunc is not None or op.name in self._inside:  # the forward calls the array module's function of its name
             raise Unprintable(name)
+        self._inside.append(op.name)
         try:
             out = op.forward(self, *inputs, **attrs)
-        except (AttributeError, TypeError) as error:  # it does more than operators can say
+        except (AttributeError, TypeError, ValueError) as error:  # it does more than operators can say
             raise Unprintable(f"{name}: {error}") from None
+        finally:
+            self._inside.pop()
         return out if isinstance(out, Value) else self.value(out, self._result(op, inputs, attrs))
 
     def value(self, scalar: Any, dtype: Any) -> Value:

@@ -15,7 +15,7 @@ from shoal.ops import activation, elementwise
 from shoal.ops.backend import CPU
 from shoal.ops.graph import bind, loops
 from shoal.ops.graph.executor import Program
-from shoal.ops.graph.expression import CUDA, C, printable
+from shoal.ops.graph.expression import CUDA, C, Printer, Unprintable, Value, printable
 from shoal.ops.graph.fuse import fuse
 from shoal.ops.graph.ir import Call, Graph
 from shoal.ops.graph.kernels import Site, Source, strides_of
@@ -294,3 +294,11 @@ def test_the_text_for_gpus_has_the_same_statements() -> None:
 
 def statements(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip().startswith("const float t")]
+
+
+def test_a_forward_that_asks_what_a_value_is_has_no_text() -> None:
+    x = Value(Printer(C), "x0", F4)
+    with pytest.raises(Unprintable, match="a choice by value"):
+        bool(x > 0)
+    assert [line for y in (x == 0.0, x != 0.0) for line in y.printer.lines][-1] == "const int t1 = x0 != 0.0f;"
+    assert not printable(C, "sinc", [Spec((3,), F4)], {})  # its forward calls NumPy's sinc, which is no operator
