@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import activation as act
-from shoal.ops import conv, convolve, index, linalg, norm, tape
+from shoal.ops import conv, convolve, index, linalg, norm, tape, threshold
 from shoal.ops import loss as losses
 from shoal.ops import pooling as pools
 from shoal.ops.border import Pad
@@ -28,13 +28,22 @@ def activation(data: Any, act_type: str = "relu") -> Any:
     return act.ACTIVATIONS[act_type](data)
 
 
-def leaky_relu(data: Any, gamma: Any = None, act_type: str = "leaky", slope: float = 0.25) -> Any:
+def leaky_relu(
+    data: Any,
+    gamma: Any = None,
+    act_type: str = "leaky",
+    slope: float = 0.25,
+    lower_bound: float = 0.125,
+    upper_bound: float = 0.334,
+) -> Any:
     """The family of functions that let a part of negative values through.
 
     Args:
         act_type: "leaky" (``slope`` * x), "prelu" (``gamma`` * x, learned), "elu" (``slope`` * (exp(x) - 1)), "selu",
-            "gelu".
+            "gelu", or "rrelu" (a random slope between ``lower_bound`` and ``upper_bound`` in training mode).
     """
+    if act_type == "rrelu":
+        return threshold.rrelu(data, lower_bound, upper_bound)
     if act_type == "prelu":
         return act.prelu(data, gamma)
     if act_type == "elu":

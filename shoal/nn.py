@@ -76,6 +76,7 @@ from shoal.ops.nn.loss import (
 )
 from shoal.ops.nn.margin import (
     CosineEmbeddingLoss,
+    CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
     HingeLoss,
@@ -86,8 +87,11 @@ from shoal.ops.nn.margin import (
     NLLLoss,
     PoissonNLLLoss,
     SDMLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
     SquaredHingeLoss,
     TripletLoss,
+    TripletMarginLoss,
 )
 from shoal.ops.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from shoal.ops.nn.parameter import Constant, Parameter
@@ -206,6 +210,7 @@ __all__ = [
     "Conv3DRNNCell",
     "Conv3DTranspose",
     "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
     "DeformableConvolution",
     "Dense",
     "Dropout",
@@ -305,6 +310,8 @@ __all__ = [
     "SigmoidBCELoss",
     "SigmoidBinaryCrossEntropyLoss",
     "SinusoidalPositionalEmbedding",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
     "Softmax",
     "Softmax2D",
     "Softmax2d",
@@ -329,6 +336,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletLoss",
+    "TripletMarginLoss",
     "Unfold",
     "Upsample",
     "VariationalDropoutCell",

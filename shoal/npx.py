@@ -1,6 +1,7 @@
 """MXNet's neural functions: ``from shoal import npx``. See `shoal.ops.neural` for those with MXNet's arguments."""
 
 from shoal import image
+from shoal.ops import likes as _likes
 from shoal.ops import scatter as _scatter
 from shoal.ops import specials as _specials
 from shoal.ops.activation import (
@@ -36,6 +37,7 @@ from shoal.ops.elementwise import erf, rsqrt, stop_gradient
 from shoal.ops.embedding import embedding, embedding_bag
 from shoal.ops.gru import gru_sequence
 from shoal.ops.index import one_hot, pick
+from shoal.ops.likes import *
 from shoal.ops.linalg import fully_connected
 from shoal.ops.loss import masked_softmax, sigmoid_cross_entropy, smooth_l1, softmax_cross_entropy
 from shoal.ops.lstm import lstm_sequence
@@ -239,3 +241,4 @@ __all__ = [
 ]
 __all__ += _scatter.__all__
 __all__ += _specials.__all__
+__all__ += _likes.__all__

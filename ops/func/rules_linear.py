@@ -6,7 +6,7 @@ from typing import Any
 from shoal.ops.func.rules import Batch, batching, decomposed, lead, trailing
 from shoal.ops.registry import OPS, Op
 
-batching("cofactor", "eigh", "eigvalsh", "eig", "svd", "svdvals", "qr", "pinv", "least_squares")(trailing)
+batching("cofactor", "eigh", "eigvalsh", "eig", "svd", "svdvals", "qr", "pinv", "least_squares", "matrix_exp")(trailing)
 
 
 @batching("matmul")

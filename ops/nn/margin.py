@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
-from shoal.ops import compare, elementwise, index, loss, reduce
+from shoal.ops import compare, elementwise, index, likes, loss, reduce
 from shoal.ops.activation import log_sigmoid, relu
 from shoal.ops.nn.loss import Loss, SoftmaxCrossEntropyLoss
 from shoal.ops.tensor import Tensor
 
 __all__ = [
     "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
@@ -24,8 +25,11 @@ __all__ = [
     "NLLLoss",
     "PoissonNLLLoss",
     "SDMLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
     "SquaredHingeLoss",
     "TripletLoss",
+    "TripletMarginLoss",
 ]
 
 
@@ -303,3 +307,93 @@ class MultiLabelSoftMarginLoss(Loss):
         """Losses, one per sample."""
         label = self._same(pred, label)
         return self._mean(-(label * log_sigmoid(pred) + (1.0 - label) * log_sigmoid(-pred)), sample_weight)
+
+
+class CrossEntropyLoss(NLLLoss):
+    """PyTorch's cross entropy of scores: with weights of classes, a label that is ignored, and smoothed labels.
+
+    Args:
+        label_smoothing: this part of a label is shared among all classes (arXiv:1512.00567).
+        axis, class_weight, ignore_label, weight, batch_axis: as for `NLLLoss`.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        class_weight: Sequence[float] | None = None,
+        ignore_label: int | None = None,
+        label_smoothing: float = 0.0,
+        weight: float | None = None,
+        batch_axis: int = 0,
+    ) -> None:
+        super().__init__(axis, class_weight, ignore_label, weight, batch_axis)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"CrossEntropyLoss: label_smoothing must be from 0 to 1, got {label_smoothing}")
+        self.smoothing = float(label_smoothing)
+
+    def forward(self, pred: Any, label: Any, sample_weight: Any = None) -> Any:
+        """Losses, one per sample."""
+        scores = loss.log_softmax(pred, axis=self.axis)
+        losses = super().forward(scores, label, sample_weight)
+        if not self.smoothing:
+            return losses
+        axis, ignored = self.axis % pred.ndim, self.ignore_label
+        shared = -scores
+        if self.class_weight is not None:
+            lengths = tuple(-1 if i == axis else 1 for i in range(pred.ndim))
+            shared = shared * Tensor(np.asarray(self.class_weight, pred.dtype).reshape(lengths))
+        shared = reduce.mean(shared, axis=axis)
+        if ignored is not None:
+            shared = elementwise.where(compare.not_equal(self._class_numbers(pred, label, axis), ignored), shared, 0.0)
+        return losses * (1.0 - self.smoothing) + self._mean(shared, sample_weight, self.smoothing)
+
+
+class TripletMarginLoss(Loss):
+    """max(0, margin + |anchor - positive| - |anchor - negative|), of p-norms along the last axis: PyTorch's.
+
+    Args:
+        p: of the norm.
+        eps: added to the differences.
+        swap: the distance of positive and negative counts, if it is less than that of anchor and negative.
+        margin, weight, batch_axis: as for `TripletLoss`.
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        weight: float | None = None,
+        batch_axis: int = 0,
+    ) -> None:
+        super().__init__(weight, batch_axis)
+        self.margin, self.p, self.eps, self.swap = float(margin), float(p), float(eps), swap
+
+    def forward(self, anchor: Any, positive: Any, negative: Any, sample_weight: Any = None) -> Any:
+        """Losses, one per sample."""
+        positive, negative = self._same(anchor, positive), self._same(anchor, negative)
+        far = likes.pairwise_distance(anchor, negative, self.p, self.eps)
+        if self.swap:
+            far = elementwise.minimum(far, likes.pairwise_distance(positive, negative, self.p, self.eps))
+        near = likes.pairwise_distance(anchor, positive, self.p, self.eps)
+        return self._mean(relu(near - far + self.margin), sample_weight)
+
+
+class SmoothL1Loss(Loss):
+    """(pred - label)**2 / (2 * beta) where the difference is below ``beta``, else |pred - label| - beta / 2."""
+
+    def __init__(self, beta: float = 1.0, weight: float | None = None, batch_axis: int = 0) -> None:
+        super().__init__(weight, batch_axis)
+        if beta <= 0:
+            raise ConfigError(f"SmoothL1Loss: beta must be positive, got {beta}; for 0 use L1Loss")
+        self.beta = float(beta)
+
+    def forward(self, pred: Any, label: Any, sample_weight: Any = None) -> Any:
+        """Losses, one per sample."""
+        d = elementwise.abs_(self._same(pred, label) - pred)
+        losses = elementwise.where(d < self.beta, d * d * (0.5 / self.beta), d - 0.5 * self.beta)
+        return self._mean(losses, sample_weight)
+
+
+SoftMarginLoss = LogisticLoss

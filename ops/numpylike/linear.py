@@ -17,7 +17,7 @@ from shoal.ops.decomposition import cofactor, det, inv
 from shoal.ops.numpylike.arguments import arraylike
 from shoal.ops.numpylike.products import cross as _cross
 from shoal.ops.numpylike.products import matrix_transpose, vecdot
-from shoal.ops.spectral import pinv, svdvals
+from shoal.ops.spectral import matrix_exp, pinv, svdvals
 from shoal.ops.tensor import Tensor, raw
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "inv",
     "lstsq",
     "matmul",
+    "matrix_exp",
     "matrix_norm",
     "matrix_power",
     "matrix_rank",

@@ -105,6 +105,31 @@ CHECKS: dict[str, Check] = {
         (A, (SIGNED + 1) / 2),
         lambda p, y: tf.multilabel_soft_margin_loss(p, y, reduction="none"),
     ),
+    "cross entropy": (
+        nn.CrossEntropyLoss(label_smoothing=0.1, ignore_label=2),
+        (A, CLASSES),
+        lambda p, y: tf.cross_entropy(p, y, ignore_index=2, label_smoothing=0.1, reduction="none"),
+    ),
+    "cross entropy, weighted": (
+        nn.CrossEntropyLoss(class_weight=[1.0, 2.0, 0.5, 3.0]),
+        (A, CLASSES),
+        lambda p, y: tf.cross_entropy(p, y, torch.tensor([1.0, 2.0, 0.5, 3.0]), reduction="none"),
+    ),
+    "triplet of distances": (
+        nn.TripletMarginLoss(0.7, p=3.0),
+        (A, B, C),
+        lambda a, b, c: tf.triplet_margin_loss(a, b, c, margin=0.7, p=3.0, reduction="none"),
+    ),
+    "triplet, swapped": (
+        nn.TripletMarginLoss(swap=True),
+        (A, B, C),
+        lambda a, b, c: tf.triplet_margin_loss(a, b, c, swap=True, reduction="none"),
+    ),
+    "smooth l1": (
+        nn.SmoothL1Loss(0.5),
+        (A, B),
+        lambda p, y: tf.smooth_l1_loss(p, y, beta=0.5, reduction="none").mean(1),
+    ),
     "log-probabilities": (nn.NLLLoss(), (LOGP, CLASSES), lambda p, y: tf.nll_loss(p, y, reduction="none")),
     "log-probabilities, weighted": (
         nn.NLLLoss(class_weight=[1.0, 2.0, 0.5, 3.0], ignore_label=2),

@@ -167,3 +167,11 @@ def test_every_activation_has_a_name_for_activation(name: str) -> None:
 def test_layers_say_their_options() -> None:
     assert repr(nn.Hardtanh(-1, 2)) == "Hardtanh(min_val=-1.0, max_val=2.0)"
     assert repr(nn.GLU()) == "GLU(axis=-1)"
+
+
+def test_random_slopes_by_mxnets_name_lie_between_its_bounds() -> None:
+    x = Tensor(-np.ones((20, 20), np.float32))
+    with autograd.train_mode():
+        out = -npx.leaky_relu(x, act_type="rrelu", lower_bound=0.2, upper_bound=0.3).asnumpy()
+    assert 0.2 <= out.min() < out.max() <= 0.3
+    assert npx.leaky_relu(x, act_type="rrelu", lower_bound=0.2, upper_bound=0.3).asnumpy()[0, 0] == np.float32(-0.25)

@@ -113,6 +113,8 @@ PAIRS: dict[str, Pair] = {
         lambda *x: L.multi_dot(x), lambda *x: T.multi_dot(x), ((10, 3), (3, 20), (20, 2), (2, 6)), loose=5.0
     ),
     "multi_dot of vectors": Pair(lambda *x: L.multi_dot(x), lambda *x: T.multi_dot(x), ((3,), (3, 4), (4,))),
+    "matrix_exp": Pair(L.matrix_exp, T.matrix_exp, SQ, loose=20.0),
+    "matrix_exp of large": Pair(L.matrix_exp, T.matrix_exp, SQ, -6.0, 1.0, loose=500.0),
     "trace": Pair(L.trace, lambda x: x.diagonal(0, -2, -1).sum(-1), SQ),
     "diagonal": Pair(L.diagonal, T.diagonal, SQ),
     "kron": Pair(np.kron, torch.kron, ((2, 3), (4, 1, 2))),

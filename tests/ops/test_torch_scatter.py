@@ -83,6 +83,27 @@ PAIRS: dict[str, Pair] = {
 }
 
 
+PAIRS |= {
+    "cosine_similarity": Pair(npx.cosine_similarity, torch.cosine_similarity, ((3, 4), (3, 4)), half=False),
+    "normalize": Pair(lambda x: npx.normalize(x, 3, 0), lambda x: torch.nn.functional.normalize(x, 3, 0), ((3, 4),)),
+    "pairwise_distance": Pair(
+        npx.pairwise_distance, torch.nn.functional.pairwise_distance, ((3, 4), (3, 4)), half=False
+    ),
+    "cdist": Pair(npx.cdist, torch.cdist, ((2, 3, 4), (2, 5, 4)), half=False),
+    "cdist 1": Pair(lambda x, y: npx.cdist(x, y, 1), lambda x, y: torch.cdist(x, y, 1), ((3, 4), (5, 4)), half=False),
+    "pdist": Pair(npx.pdist, torch.pdist, ((4, 3),), half=False),
+    "masked_log_softmax": Pair(
+        lambda x: npx.masked_log_softmax(x, MASK)[MASK],
+        lambda x: x.masked_fill(~TM, -torch.inf).log_softmax(-1)[TM],
+        ((3, 4),),
+    ),
+    "slice_axis": Pair(lambda x: npx.slice_axis(x, 1, 1, None), lambda x: x[:, 1:], ((3, 4),)),
+    "slice_like": Pair(lambda x, y: npx.slice_like(x, y, (1,)), lambda x, y: x[:, :2] + 0 * y.sum(), ((3, 4), (2, 2))),
+    "broadcast_like": Pair(npx.broadcast_like, lambda x, y: x.expand_as(y) + 0 * y, ((3, 1), (2, 3, 4))),
+    "reshape_like": Pair(npx.reshape_like, lambda x, y: x.reshape_as(y) + 0 * y, ((3, 4), (2, 6))),
+}
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", PAIRS)
 def test_values_and_gradients_are_those_of_pytorch(name: str, dtype: str) -> None:

@@ -56,6 +56,7 @@ CASES: dict[str, list[Case]] = {
         case((3, 3), half=False, mode="complete"),
     ],
     "pinv": [case((4, 3), half=False), case((2, 3, 4), half=False), case((3, 3), half=False, rcond=1e-9)],
+    "matrix_exp": [case((3, 3), half=False), case((2, 2, 2), half=False, low=-9.0, high=9.0)],
     "least_squares": [
         case((5, 3), (5, 2), half=False),
         case((2, 3, 4), (2, 3, 1), half=False),
