@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from shoal.ops import bits, compare, elementwise, index, linalg, reduce, shape
+from shoal.ops.numpymethods import NumpyMethods
 from shoal.ops.registry import Shape, Traced
 
 __all__ = ["ArrayMethods"]
@@ -12,7 +13,7 @@ __all__ = ["ArrayMethods"]
 Axes = int | tuple[int, ...] | None
 
 
-class ArrayMethods(Traced):
+class ArrayMethods(Traced, NumpyMethods):
     """Operators and methods of `Tensor` and `Symbol`: each applies one registered operator.
 
     A subclass provides ``shape`` and ``dtype``.
@@ -186,12 +187,16 @@ class ArrayMethods(Traced):
 
     # -- reductions
 
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Any:
-        """Sum over ``axis`` (all axes if None)."""
+    def sum(self, axis: Axes = None, keepdims: bool = False, *, dtype: Any = None) -> Any:
+        """Sum over ``axis`` (all axes if None), computed in ``dtype``."""
+        if dtype is not None:
+            return reduce.sum_(self.astype(dtype), axis=axis, keepdims=keepdims).astype(dtype)
         return reduce.sum_(self, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> Any:
-        """Mean over ``axis``."""
+    def mean(self, axis: Axes = None, keepdims: bool = False, *, dtype: Any = None) -> Any:
+        """Mean over ``axis``, computed in ``dtype``."""
+        if dtype is not None:
+            return reduce.mean(self.astype(dtype), axis=axis, keepdims=keepdims)
         return reduce.mean(self, axis=axis, keepdims=keepdims)
 
     def prod(self, axis: Axes = None, keepdims: bool = False) -> Any:
@@ -276,8 +281,10 @@ class ArrayMethods(Traced):
 
     # -- elements
 
-    def astype(self, dtype: Any) -> Any:
-        """Converted to ``dtype``."""
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        """Converted to ``dtype``; without ``copy``, itself if it is so already."""
+        if not copy and self.dtype == dtype:
+            return self
         return elementwise.astype(self, dtype=dtype)
 
     def copy(self) -> Any:

@@ -241,6 +241,10 @@ class Tensor(ArrayMethods):
         self._drawn("a number")
         return self.data.item()
 
+    def tobytes(self) -> bytes:
+        """The bytes of the elements, in C order."""
+        return bytes(self.asnumpy().tobytes())
+
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
         self._drawn("the numbers")

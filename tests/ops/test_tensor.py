@@ -91,6 +91,62 @@ def test_methods_are_numpys(name: str, args: Any) -> None:
     np.testing.assert_array_equal(out.asnumpy(), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("conj", ()), ("round", (1,)), ("cumprod", (0,)), ("argsort", (1,)), ("argsort", (None,)), ("diagonal", (1,)),
+        ("trace", ()), ("nonzero", ()), ("compress", ([True, False], 0)),
+    ],
+)  # fmt: skip
+def test_rarer_methods_are_numpys_too(name: str, args: Any) -> None:
+    expected, found = getattr(A, name)(*args), getattr(Tensor(A), name)(*args)
+    pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, np.asarray(expected))]
+    for a, b in pairs:
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_array_equal(a.asnumpy(), b)
+
+
+def test_methods_that_write_do_so_in_place() -> None:
+    x, y = Tensor(A.copy()), A.copy()
+    memory = x.data
+    for v in (x, y):
+        v.sort(0)
+        v.put([1, -1], [8.0, 9.0])
+        v.partition(1, 1)
+    np.testing.assert_array_equal(memory, y)
+    x.fill(2.0)
+    assert memory.tolist() == [[2.0] * 3] * 2 and x.tobytes() == memory.tobytes()
+    assert x.sum(dtype="float32").dtype == x.mean(0, dtype="float32").dtype == np.float32
+    assert (x.real is not None, x.imag.asnumpy().any(), x.ptp().item()) == (True, False, 0.0)
+    assert Tensor(J).searchsorted(Tensor(J)).tolist() == [0, 1] and Tensor(J - 2).choose([B[:2], B[1:]]).shape == (2,)
+    same = Tensor(B)
+    assert same.astype("float64", copy=False) is same and same.astype("float64") is not same
+    assert Tensor(B).argpartition(0).asnumpy()[0] == 1
+
+
+def test_every_public_method_of_an_array_is_there_or_named_here() -> None:
+    left_out = [
+        "base",
+        "byteswap",
+        "ctypes",
+        "dump",
+        "dumps",
+        "flags",
+        "flat",
+        "getfield",
+        "itemset",
+        "newbyteorder",
+        "setfield",
+        "setflags",
+        "strides",
+        "tofile",
+        "view",
+        "resize",
+    ]  # memory and files: through asnumpy(); a tensor's size does not change
+    public = {n for n in dir(np.ndarray) if not n.startswith("_")}
+    assert {n for n in public if not hasattr(Tensor(A), n)} <= set(left_out)
+
+
 def test_methods_that_numpy_does_not_have() -> None:
     x = Tensor(A)
     np.testing.assert_array_equal(x.abs().asnumpy(), abs(A))
