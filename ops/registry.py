@@ -92,6 +92,7 @@ class Op(Generic[P]):
         defaults: values of the attributes that may be left out.
         elementwise: each output element depends on the input elements that broadcast to it, and on nothing else.
         ufunc: name of the NumPy ufunc that the forward is, if it is one (it then takes ``out=``).
+        direct: that ufunc, if it takes no attributes: a way past the forward for NumPy arrays.
         view: the output may share memory with the first input.
         expr: one element of the result as an expression of C and of CUDA alike, with ``{0}``, ``{1}`` ... for the
             elements of the inputs; see `shoal.ops.graph.expression`. Empty: composed of operators that have one, or not
@@ -124,6 +125,8 @@ class Op(Generic[P]):
         self.forward = kernels.dispatched(self.name, forward, CPU, len(self.arrays), self.attrs)
         complete = not self.variadic and len(self.defaults) == len(self.attrs)
         self._arity = len(inputs) if complete else -1  # that many inputs and no attributes need no sorting
+        plain = not self.attrs and self.forward is forward  # no kernel stands before it
+        self.direct: Any = getattr(np, ufunc) if ufunc is not None and plain else None
         self._required = sum(p.default is p.empty for p in inputs) - self.variadic
 
     def __repr__(self) -> str:
@@ -140,8 +143,10 @@ class Op(Generic[P]):
             inputs, attrs = self.bind(inputs, attrs)  # type: ignore[assignment]  # P.args is no tuple type
         kind: type[Traced] | None = None
         for x in inputs:
-            if isinstance(x, Traced) and (kind is None or x._rank > kind._rank):
-                kind = type(x)
+            if isinstance(x, Traced):
+                found = type(x)
+                if kind is None or (found is not kind and found._rank > kind._rank):
+                    kind = found
         if kind is None:
             return self.forward(namespace(*inputs), *inputs, **attrs)
         return kind._invoke(self, inputs, attrs)

@@ -10,7 +10,7 @@ from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, 
 from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, namespace, on_device
 from shoal.ops.lines import called_by_user
 from shoal.ops.methods import ArrayMethods
-from shoal.ops.precision import is_float, narrow_numbers
+from shoal.ops.precision import BFLOAT16, is_float, narrow_numbers
 from shoal.ops.registry import Op, spec_of
 from shoal.ops.tape import Leaf, Node
 
@@ -64,9 +64,15 @@ class Tensor(ArrayMethods):
                 elif type(x) not in HOST_TYPES:
                     host = False
         if number:
-            raw = narrow_numbers(raw)
+            for data in raw:
+                if type(data) is np.ndarray and data.dtype is BFLOAT16:
+                    raw = narrow_numbers(raw)
+                    break
         try:
-            out = op.forward(CPU if host else namespace(*raw), *raw, **attrs)
+            if host and op.direct is not None:
+                out = op.direct(*raw)
+            else:
+                out = op.forward(CPU if host else namespace(*raw), *raw, **attrs)
         except _NOT_FITTING as error:
             _explain(op, inputs, attrs, error)
         node = Node(op, inputs, attrs, out) if tracked and _state.recording and op.rule is not None else None
