@@ -7,6 +7,7 @@ same time wait for the first. The folder must belong to the user and be writable
 executed.
 """
 
+import atexit
 import ctypes
 import fcntl
 import hashlib
@@ -78,6 +79,16 @@ def compiler() -> Compiler | None:
             with suppress(OSError, subprocess.SubprocessError):
                 return Compiler(path)
     return None
+
+
+def _unlocked() -> None:
+    """In a child after fork: the thread that held the lock is not there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlocked)
 
 
 def switched_off() -> bool:
@@ -196,12 +207,20 @@ def cache_folder() -> Path:
         ours = about.st_uid == os.getuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if ours and os.access(wanted, os.W_OK | os.X_OK):
             return wanted
-    return Path(_temporary().name)
+    return _temporary()
 
 
 @cache
-def _temporary() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="shoal-native-")  # kept by the cache until the process ends
+def _temporary() -> Path:
+    """A folder that goes when this process ends; not when a child of it does."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="shoal-native-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 def build_fixed(folder: Path) -> int:

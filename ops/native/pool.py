@@ -14,7 +14,6 @@ After a fork the child's kernels use one thread, and OpenBLAS its own: the paren
 
 import ctypes
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -65,7 +64,6 @@ _state = Pool()
 _libraries: list[ctypes.CDLL] = []
 _helper: ctypes.CDLL | None = None
 _register: Any = None
-_main_lock = threading.Lock()
 
 
 def state() -> Pool:
@@ -116,10 +114,9 @@ def flush_denormals(on: bool = True) -> bool:
 
 
 def before_loading() -> None:
-    """Called by the compiler before a library is opened: the first time, choose and set up the pool."""
-    with _main_lock:
-        if _state.mode == "none":
-            _start()
+    """Called by the compiler, under its lock, before a library is opened: the first time, set up the pool."""
+    if _state.mode == "none":
+        _start()
 
 
 def adopt(library: ctypes.CDLL) -> None:

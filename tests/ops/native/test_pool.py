@@ -83,6 +83,16 @@ def test_a_forked_child_computes_with_one_thread() -> None:
     assert run(code, OMP_NUM_THREADS="2") == "0 2"
 
 
+def test_a_child_of_a_process_that_is_just_compiling_can_load() -> None:
+    code = (
+        "import os\n"
+        "with compiler._lock:\n    pid = os.fork()\n"
+        "    if pid == 0: os._exit(0 if compiler.load(TEAM).team() == 1 else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    assert run(code) == "0"
+
+
 def test_several_python_threads_multiply_at_once() -> None:
     code = PRODUCT + (
         "from concurrent.futures import ThreadPoolExecutor\n"
