@@ -100,7 +100,7 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
         late={"what": "reorder", **every},
         far={"what": "delay", "who": "worker 1 -> server 0", "delay_s": 0.001},
         cut={"what": "partition", "who": "worker 0 <-> server *", "at_s": 0.5, "for_s": 0.5},
-        full={"what": "full-disk", "who": "server 0", "at_s": 0.2, "for_s": 1},
+        full={"what": "full-disk", "who": "server 0", "at_s": 0.2, "for_s": 3},
         jump={"what": "clock-jump", "who": ["worker 1", "server 1", "scheduler"], "at_s": 1, "by_s": 1000},
         slow={"what": "slow", "who": "worker 0", "at_s": 0.2, "for_s": 1},
         stop={"what": "stop", "who": "server 1", "at_s": 1.5, "for_s": 0.5},
