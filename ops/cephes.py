@@ -125,6 +125,10 @@ _ERFC_S = (
 )
 
 
+_BLOCK = 8192
+"""So many elements at a time: what lies between the steps of a formula stays in the cache."""
+
+
 def _in_double(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compute in float64, and give back the dtype that the inputs have together."""
 
@@ -133,9 +137,14 @@ def _in_double(function: Callable[..., Any]) -> Callable[..., Any]:
         arrays = [np.asarray(x) for x in inputs]
         floats = [a.dtype for a in arrays if a.dtype.kind in "fV"] or [np.dtype(np.float64)]
         dtype = max(floats, key=lambda d: d.itemsize)
-        wide = np.broadcast_arrays(*(a.astype(np.float64) for a in arrays))
+        together = np.broadcast_arrays(*arrays)
+        flat = [a.reshape(-1) for a in together]
+        out = np.empty(flat[0].size, dtype)
         with np.errstate(all="ignore"):
-            return np.asarray(function(*wide)).astype(dtype)
+            for start in range(0, out.size, _BLOCK):
+                part = slice(start, start + _BLOCK)
+                out[part] = np.asarray(function(*(a[part].astype(np.float64) for a in flat))).astype(dtype)
+        return out.reshape(together[0].shape)
 
     return run
 
@@ -162,6 +171,8 @@ def _log_gamma(x: Any) -> Any:
     t, z = np.minimum(x, 13.0), np.ones_like(x)
     for _ in range(11):
         above = t >= 3.0
+        if not above.any():
+            break
         t = np.where(above, t - 1.0, t)
         z = np.where(above, z * t, z)
     for _ in range(2):
@@ -190,10 +201,14 @@ def gamma(x: Any) -> Any:
     t, z = np.where(np.abs(x) < 30.0, x, 2.5), np.ones_like(x)
     for _ in range(28):
         above = t >= 3.0
+        if not above.any():
+            break
         t = np.where(above, t - 1.0, t)
         z = np.where(above, z * t, z)
     for _ in range(32):
         below = t < 2.0
+        if not below.any():
+            break
         z = np.where(below, z / t, z)
         t = np.where(below, t + 1.0, t)
     small = z * _polynomial(t - 2.0, _GAMMA_P) / _polynomial(t - 2.0, _GAMMA_Q)
@@ -212,6 +227,8 @@ def digamma(x: Any) -> Any:
     y, less = np.where(mirrored, 1.0 - x, x), np.zeros_like(x)
     for _ in range(10):
         below = y < 10.0
+        if not below.any():
+            break
         less = np.where(below, less + 1.0 / y, less)
         y = np.where(below, y + 1.0, y)
     z = 1.0 / (y * y)

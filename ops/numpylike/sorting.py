@@ -23,6 +23,7 @@ __all__ = [
     "isin",
     "lexsort",
     "partition",
+    "put_along_axis",
     "searchsorted",
     "setdiff1d",
     "setxor1d",
@@ -180,3 +181,17 @@ def setdiff1d(a: Any, b: Any) -> Tensor:
 def setxor1d(a: Any, b: Any) -> Tensor:
     """The sorted elements of exactly one of the two."""
     return Tensor(np.setxor1d(raw(a), raw(b)))
+
+
+def put_along_axis(x: Any, indices: Any, values: Any, axis: int | None) -> None:
+    """Write values into x, in place, at ``indices`` along ``axis``, as `take_along_axis` reads them.
+
+    For a new array instead use `shoal.npx.scatter`.
+    """
+    axis = 0 if axis is None and x.ndim == 1 else axis
+    if axis is None or indices.ndim != x.ndim:
+        raise ShapeError(f"put_along_axis: indices of shape {tuple(indices.shape)} for axis {axis} of shape {x.shape}")
+    lengths = [n if i == axis % x.ndim else x.shape[i] for i, n in enumerate(indices.shape)]
+    places: list[Any] = [np.arange(n).reshape((n,) + (1,) * (x.ndim - i - 1)) for i, n in enumerate(lengths)]
+    places[axis] = indices
+    x[tuple(places)] = values
