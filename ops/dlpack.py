@@ -22,6 +22,9 @@ _CODE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}
 """Bytes from the start of a DLManagedTensor to its type code: behind the address, the device and the number of axes; of
 a DLManagedTensorVersioned, by the name of the capsule."""
 
+_VERSIONS = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+"""Whether NumPy reads capsules with a version."""
+
 _CPU_KINDS = (1, 3)
 """DLDeviceType of host memory: plain, and pinned for CUDA."""
 
@@ -100,8 +103,8 @@ class _Capsule:
 
 def _brain(x: Any, error: Exception) -> Any:
     """The array of a capsule of bfloat16."""
-    try:
-        capsule = x.__dlpack__(max_version=(1, 0))  # without a version NumPy does not write to it
+    try:  # without a version NumPy does not write to it, and NumPy 2.0 does not know versions
+        capsule = x.__dlpack__(max_version=(1, 0)) if _VERSIONS else x.__dlpack__()
     except TypeError:
         capsule = x.__dlpack__()
     code = _code(capsule)

@@ -32,13 +32,13 @@ def wide(x: Any) -> Any:
     return x.astype(np.float32) if is_half(x.dtype) else x
 
 
-# NumPy lets a Python float widen bfloat16, which it does not know, to float32. Here it does not, as for other floats.
+# NumPy lets a Python number widen bfloat16, which it does not know, to float32. Here it does not, as for other floats.
 
 
 def narrow_numbers(values: list[Any]) -> list[Any]:
-    """``values`` with bfloat16 in the place of Python floats, if there is an array of bfloat16 among them."""
+    """``values`` with bfloat16 in the place of Python numbers, if there is an array of bfloat16 among them."""
     if any(getattr(x, "dtype", None) is BFLOAT16 for x in values):
-        return [BFLOAT16.type(x) if type(x) is float else x for x in values]
+        return [BFLOAT16.type(x) if type(x) is float or type(x) is int else x for x in values]
     return values
 
 

@@ -59,7 +59,7 @@ class Tensor(ArrayMethods):
                     tracked = True
             else:
                 raw.append(x)
-                if type(x) is float:
+                if type(x) is float or type(x) is int:
                     number = True
                 elif type(x) not in HOST_TYPES:
                     host = False

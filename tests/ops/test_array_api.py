@@ -334,7 +334,8 @@ def test_functions_of_a_float_array(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", [*NUMBERS, "bitwise_invert"])
 def test_functions_of_an_integer_array_give_its_dtype(name: str, dtype: str) -> None:
     a = arrays(dtype)[0]
-    same(found(name)(Tensor(a)), getattr(np, name)(a))
+    expected = a if name in ("ceil", "floor", "round", "trunc") else getattr(np, name)(a)  # NumPy 2.0 makes floats here
+    same(found(name)(Tensor(a)), expected)
     if not name.startswith("is"):
         assert found(name)(Tensor(a)).dtype == dtype
 

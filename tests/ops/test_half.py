@@ -56,7 +56,8 @@ def test_an_operator_in_two_bytes_is_the_one_in_four_rounded(name: str, c: Case,
     assert [o.dtype for o in out] == [dtype if o.dtype == np.float16 else o.dtype for o in half]
     for a, b in zip(out + grads, expected + slopes, strict=True):
         a, b = a.asnumpy().astype(np.complex128), b.asnumpy().astype(np.complex128)
-        np.testing.assert_allclose(a, b, rtol=0, atol=8 * LAST_BIT[dtype.name] * max(1.0, abs(b).max(initial=0.0)))
+        steps = 32 if name.startswith(("foreach", "while")) else 8  # a loop rounds in every round
+        np.testing.assert_allclose(a, b, rtol=0, atol=steps * LAST_BIT[dtype.name] * max(1.0, abs(b).max(initial=0.0)))
 
 
 NUMBERS = [2, 2.5, -1, True, 1e-3]

@@ -140,6 +140,7 @@ def test_every_public_method_of_an_array_is_there_or_named_here() -> None:
         "setflags",
         "strides",
         "tofile",
+        "tostring",
         "view",
         "resize",
     ]  # memory and files: through asnumpy(); a tensor's size does not change
