@@ -23,7 +23,6 @@ __all__ = [
     "ogrid",
     "packbits",
     "polydiv",
-    "put_along_axis",
     "r_",
     "s_",
     "unpackbits",
@@ -72,15 +71,6 @@ r_, c_ = _Joined(False), _Joined(True)
 def ndenumerate(x: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Pairs of a position and the element there, a number."""
     return iter(np.ndenumerate(np.asarray(raw(x))))
-
-
-def put_along_axis(x: Any, indices: Any, values: Any, axis: int) -> None:
-    """Write ``values`` to the positions ``indices`` along ``axis``, row by row; with gradients, as assignment."""
-    places, axis = np.asarray(raw(indices)), axis % x.ndim
-    lengths = [places.shape[a] if a == axis or places.shape[a] != 1 else n for a, n in enumerate(x.shape)]
-    key = [np.arange(n).reshape((n,) + (1,) * (x.ndim - a - 1)) for a, n in enumerate(lengths)]
-    key[axis] = places
-    x[tuple(key)] = values
 
 
 def polydiv(u: Any, v: Any) -> tuple[Any, Any]:
