@@ -23,7 +23,7 @@ _CODE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}
 a DLManagedTensorVersioned, by the name of the capsule."""
 
 _VERSIONS = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
-"""Whether NumPy reads capsules with a version."""
+"""Whether NumPy reads capsules with a version, which says whether their memory is read-only."""
 
 _CPU_KINDS = (1, 3)
 """DLDeviceType of host memory: plain, and pinned for CUDA."""
@@ -82,7 +82,7 @@ def from_dlpack(x: Any, device: Any = None, copy: bool | None = None) -> Any:
         found = from_gpu_dlpack(x)
     else:
         try:
-            found = np.from_dlpack(x)
+            found = _writable(np.from_dlpack(x))
         except (RuntimeError, BufferError) as error:
             found = _brain(x, error)
     return found.copy() if copy else found
@@ -111,7 +111,20 @@ def _brain(x: Any, error: Exception) -> Any:
     if code.value != _BFLOAT:
         raise BufferError(f"from_dlpack: {type(x).__name__} of a dtype that NumPy does not have ({error})") from error
     code.value = _UINT
-    return np.from_dlpack(_Capsule(capsule)).view(BFLOAT16)
+    return _writable(np.from_dlpack(_Capsule(capsule))).view(BFLOAT16)
+
+
+class _Memory:
+    """The memory of an array, to be read and written; keeps the array."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+        self.__array_interface__ = {**found.__array_interface__, "data": (found.ctypes.data, False)}
+
+
+def _writable(found: Any) -> Any:
+    """What `numpy.from_dlpack` gave: NumPy 2.0 forbids to write to it, although capsules without a version allow it."""
+    return found if found.flags.writeable or _VERSIONS else np.asarray(_Memory(found))
 
 
 def _code(capsule: Any) -> ctypes.c_uint8:

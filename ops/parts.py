@@ -5,8 +5,6 @@ Inputs broadcast against each other. Names and meanings are NumPy's, which are t
 
 from typing import Any
 
-import numpy as np
-
 from shoal.ops import specs
 from shoal.ops.elementwise import ufunc
 from shoal.ops.precision import BFLOAT16, wide
@@ -114,7 +112,6 @@ def _logaddexp2_vjp(xp: Any, g: Any, out: Any, x: Any, y: Any) -> Any:
 def ldexp(xp: Any, x: Array, n: Array) -> Any:
     """x times 2 to the power of the integer n."""
     if getattr(x, "dtype", None) == BFLOAT16:
-        n = n.astype(np.int64) if getattr(n, "dtype", None) == BFLOAT16 else n  # a number, narrowed like all others
         return xp.ldexp(wide(x), n).astype(BFLOAT16)
     return xp.ldexp(x, n)
 

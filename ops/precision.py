@@ -32,13 +32,19 @@ def wide(x: Any) -> Any:
     return x.astype(np.float32) if is_half(x.dtype) else x
 
 
-# NumPy lets a Python number widen bfloat16, which it does not know, to float32. Here it does not, as for other floats.
+# NumPy lets a Python float widen bfloat16, which it does not know, to float32 (2.0: an int too). Here it does not, as
+# for other floats.
 
 
-def narrow_numbers(values: list[Any]) -> list[Any]:
-    """``values`` with bfloat16 in the place of Python numbers, if there is an array of bfloat16 among them."""
+def narrow_numbers(values: list[Any], ufunc: str | None = None) -> list[Any]:
+    """``values`` with bfloat16 in the place of Python floats, if there is an array of bfloat16 among them.
+
+    Args:
+        ufunc: NumPy's function that they are for; with it, ints are numbers too, and not positions.
+    """
     if any(getattr(x, "dtype", None) is BFLOAT16 for x in values):
-        return [BFLOAT16.type(x) if type(x) is float or type(x) is int else x for x in values]
+        kinds = (float,) if ufunc in (None, "ldexp") else (float, int)
+        return [BFLOAT16.type(x) if type(x) in kinds else x for x in values]
     return values
 
 

@@ -41,7 +41,7 @@ def result_dtype(
     key = (op.name, tuple(s.dtype if isinstance(s, Spec) else type(s) for s in specs), tuple(attrs.items()))
     found = _dtypes.get(key)
     if found is None:
-        trial = narrow_numbers([np.ones(1, s.dtype) if isinstance(s, Spec) else s for s in specs])
+        trial = narrow_numbers([np.ones(1, s.dtype) if isinstance(s, Spec) else s for s in specs], op.ufunc)
         try:
             with np.errstate(all="ignore"):
                 out = op.plain(CPU, *trial, **attrs)

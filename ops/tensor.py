@@ -66,7 +66,7 @@ class Tensor(ArrayMethods):
         if number:
             for data in raw:
                 if type(data) is np.ndarray and data.dtype is BFLOAT16:
-                    raw = narrow_numbers(raw)
+                    raw = narrow_numbers(raw, op.ufunc)
                     break
         try:
             if host and op.direct is not None:

@@ -38,7 +38,7 @@ def fused(xp: Any, *arrays: Array, body: Body, results: Sequence[int]) -> Any:
 
 
 def _forward(xp: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> Any:
-    return OPS[name].forward(xp, *narrow_numbers(list(inputs)), **attrs)
+    return OPS[name].forward(xp, *narrow_numbers(list(inputs), OPS[name].ufunc), **attrs)
 
 
 @op(_infer)

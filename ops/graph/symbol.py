@@ -145,7 +145,7 @@ class Symbol(ArrayMethods):
 
     @classmethod
     def _invoke(cls, op: Op[Any], inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        operands = tuple(as_operand(x) for x in narrow_numbers(list(inputs)))
+        operands = tuple(as_operand(x) for x in narrow_numbers(list(inputs), op.ufunc))
         try:
             inferred = op.infer(*(x.spec if isinstance(x, Symbol) else x for x in operands), **attrs)
         except ShoalError as error:

@@ -184,7 +184,7 @@ def setxor1d(a: Any, b: Any) -> Tensor:
 
 
 def put_along_axis(x: Any, indices: Any, values: Any, axis: int | None) -> None:
-    """Write values into x, in place, at ``indices`` along ``axis``, as `take_along_axis` reads them.
+    """Write values into x, in place, at ``indices`` along ``axis``, as `take_along_axis` reads them; with gradients.
 
     For a new array instead use `shoal.npx.scatter`.
     """
@@ -193,5 +193,5 @@ def put_along_axis(x: Any, indices: Any, values: Any, axis: int | None) -> None:
         raise ShapeError(f"put_along_axis: indices of shape {tuple(indices.shape)} for axis {axis} of shape {x.shape}")
     lengths = [n if i == axis % x.ndim else x.shape[i] for i, n in enumerate(indices.shape)]
     places: list[Any] = [np.arange(n).reshape((n,) + (1,) * (x.ndim - i - 1)) for i, n in enumerate(lengths)]
-    places[axis] = indices
+    places[axis] = raw(indices)
     x[tuple(places)] = values

@@ -33,8 +33,6 @@ def test_a_tensor_shares_the_memory_of_pytorch_and_keeps_it_alive(name: str) -> 
     assert type(x) is Tensor and str(x.dtype) == name
     t[0] = 0
     assert x.astype("float32").tolist() == [[0.0] * 3, [1.0] * 3]
-    if not x.data.flags.writeable:  # NumPy 2.0
-        return
     x[1] = 0
     assert not t.any()
     del t
