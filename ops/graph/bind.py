@@ -111,6 +111,8 @@ def native_step(
 
 def relaid(x: Any, strides: Strides) -> Any:
     """``x`` if it has these strides, else a copy that has."""
+    if isinstance(x, np.generic):  # a NumPy scalar, as a full sum gives one, has no memory that stays where it is
+        return np.asarray(x)
     if x.strides == strides or alike(x.shape, x.strides, strides):
         return x
     span = sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True)) + x.itemsize

@@ -238,6 +238,11 @@ def test_many_shapes_strides_and_types_in_one_library() -> None:
                 np.testing.assert_array_equal(out, e)
 
 
+def test_a_scalar_of_numpy_gets_memory_before_a_kernel_reads_it() -> None:
+    held = bind.relaid(np.float32(3.0), ())
+    assert type(held) is np.ndarray and held.shape == () and held == 3.0
+
+
 CHOICES = [
     lambda a, b: a + b,
     lambda a, b: a * b,
