@@ -81,7 +81,8 @@ def test_after_a_kill_no_memory_is_left(script: Path) -> None:
         return found
 
     before = held()
-    command = [sys.executable, "-m", "shoal", "run", "-n", "1", "-s", "1", "--no-progress", str(script), "wait"]
+    options = ["-n", "1", "-s", "1", "--worker-grace-s", "0", "--no-progress"]  # a lost worker ends the run
+    command = [sys.executable, "-m", "shoal", "run", *options, str(script), "wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
         assert launcher.stdout is not None
         pids = next(m for line in launcher.stdout if (m := re.search(r"PIDS (\d+) (\d+)", line)))
