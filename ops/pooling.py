@@ -267,20 +267,21 @@ def lp_pool(
     stride: Lengths | None = None,
     pad: Pad = 0,
     ceil_mode: bool = False,
+    dilate: Lengths = 1,
 ) -> Any:
     """(sum of |x|**p)**(1/p) over each window: 1 gives sums of sizes, infinity the largest size.
 
     Args:
         p: at least 1.
-        x, kernel, stride, pad, ceil_mode: as for `max_pool`; padding counts as 0.
+        x, kernel, stride, pad, ceil_mode, dilate: as for `max_pool`; padding counts as 0.
     Raises:
         ConfigError: p is too small.
     """
     if p < 1:
         raise ConfigError(f"lp_pool: p={p} must be at least 1")
-    found = _geometry("lp_pool", x, kernel, stride, pad, 1, ceil_mode)
+    found = _geometry("lp_pool", x, kernel, stride, pad, dilate, ceil_mode)
     if math.isinf(p):
-        return max_pool(around(abs_(x), found.all), found.kernel, found.stride)
+        return max_pool(around(abs_(x), found.all), found.kernel, found.stride, dilate=found.dilate)
     return _root(_summed(_power(x, p), found), p)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import activation, compare, elementwise, trigonometric
+from shoal.ops import activation, compare, elementwise, threshold, trigonometric
 from shoal.ops.onnx.nodes import Call, node
 from shoal.ops.onnx.proto import require
 
@@ -213,8 +213,7 @@ def selu(c: Call, x: Any) -> Any:
 @node("Celu")
 def celu(c: Call, x: Any) -> Any:
     """A continuously differentiable `Elu`."""
-    a = c.get("alpha", 1.0)
-    return elementwise.maximum(x, 0.0) + a * elementwise.expm1(elementwise.minimum(x, 0.0) / a)
+    return threshold.celu(x, alpha=c.get("alpha", 1.0))
 
 
 @node("Gelu")
@@ -232,13 +231,13 @@ def swish(c: Call, x: Any) -> Any:
 @node("HardSigmoid")
 def hard_sigmoid(c: Call, x: Any) -> Any:
     """``alpha`` x + ``beta`` between 0 and 1."""
-    return elementwise.clip(x * c.get("alpha", 0.2) + c.get("beta", 0.5), 0.0, 1.0)
+    return activation.hard_sigmoid(x, alpha=c.get("alpha", 0.2), beta=c.get("beta", 0.5))
 
 
 @node("ThresholdedRelu")
 def thresholded_relu(c: Call, x: Any) -> Any:
     """x above ``alpha``, else 0."""
-    return elementwise.where(x > c.get("alpha", 1.0), x, elementwise.zeros_like(x))
+    return threshold.threshold(x, threshold=c.get("alpha", 1.0), value=0.0)
 
 
 @node("Shrink")

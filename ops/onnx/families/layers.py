@@ -4,56 +4,39 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import conv, convolve, elementwise, norm, tape
+from shoal.ops import convolve, elementwise, norm, tape
 from shoal.ops import dropout as dropping
 from shoal.ops import reduce as reducing
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.families.arithmetic import cast
-from shoal.ops.onnx.families.pooling import Window
+from shoal.ops.onnx.families.pooling import padding_of
 from shoal.ops.onnx.nodes import Call, node
 from shoal.ops.tensor import Tensor
 
 __all__: list[str] = []
 
 
+def _geometry(c: Call, x: Any) -> dict[str, Any]:
+    k = x.ndim - 2
+    stride, dilate = (tuple(c.get(name, (1,) * k)) for name in ("strides", "dilations"))
+    return {"stride": stride, "pad": padding_of(c, k), "dilate": dilate, "num_group": int(c.get("group", 1))}
+
+
 @node("Conv")
 def convolution(c: Call, x: Any, weight: Any, bias: Any = None) -> Any:
     """With strides, padding (also by "SAME_UPPER" and its like), dilation and groups."""
-    space = tuple(x.shape[2:])
-    w = Window.of(c, space, tuple(weight.shape[2:]))
-    pad = w.before
-    if w.before != w.after:
-        x = shaping.pad(x, ((0, 0), (0, 0), *zip(w.before, w.after, strict=True)))
-        pad = (0,) * len(space)
-    group = int(c.get("group", 1))
-    return conv.convolution(x, weight, bias, stride=w.stride, pad=pad, dilate=w.dilate, num_group=group)
+    return convolve.convolution(x, weight, bias, **_geometry(c, x))
 
 
-@node("ConvTranspose", known=[])
+@node("ConvTranspose")
 def conv_transpose(c: Call, x: Any, weight: Any, bias: Any = None) -> Any:
     """What convolution does to gradients; padding cuts off."""
-    k = x.ndim - 2
-    stride, dilate = c.get("strides", (1,) * k), c.get("dilations", (1,) * k)
-    extra, wanted = c.get("output_padding", (0,) * k), c.get("output_shape")
-    full = [
-        (n - 1) * s + d * (m - 1) + 1 for n, s, d, m in zip(x.shape[2:], stride, dilate, weight.shape[2:], strict=True)
-    ]
-    pads = list(c.get("pads", (0,) * 2 * k))
-    mode = c.get("auto_pad", "NOTSET")
-    if wanted is None and mode.startswith("SAME"):
-        wanted = [n * s for n, s in zip(x.shape[2:], stride, strict=True)]
-    if wanted is not None:
-        total = [f + e - n for f, e, n in zip(full, extra, wanted[-k:], strict=True)]
-        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-        pads = small + large if mode == "SAME_UPPER" else large + small
-    out = convolve.deconvolution(x, weight, None, stride=stride, dilate=dilate, num_group=int(c.get("group", 1)))
-    ends = [f + e - b for f, e, b in zip(full, extra, pads[k:], strict=True)]
-    more = [max(0, e - f) for e, f in zip(ends, full, strict=True)]
-    if any(more):
-        out = shaping.pad(out, ((0, 0), (0, 0), *((0, m) for m in more)))
-    if any(pads) or any(more):
-        out = out[(slice(None), slice(None), *(slice(a, e) for a, e in zip(pads[:k], ends, strict=True)))]
-    return out if bias is None else out + shaping.reshape(bias, (-1,) + (1,) * k)
+    k, given, wanted = x.ndim - 2, _geometry(c, x), c.get("output_shape")
+    if wanted is not None and c.get("auto_pad", "NOTSET") != "SAME_UPPER":
+        given["pad"] = "same_lower"  # an odd element is cut off at the beginning
+    extra = tuple(c.get("output_padding", (0,) * k))
+    target = None if wanted is None else tuple(wanted[-k:])
+    return convolve.deconvolution(x, weight, bias, **given, adj=extra, target_shape=target)
 
 
 @node("BatchNormalization")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import activation, elementwise, linalg
+from shoal.ops import activation, elementwise, linalg, threshold
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.nodes import Call, node
 
@@ -22,7 +22,7 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> Callable[
     table: dict[str, Callable[[Any], Any]] = {
         "affine": lambda x: x * by(1.0, alpha) + by(0.0, beta),
         "elu": lambda x: activation.elu(x, alpha=by(1.0, alpha)),
-        "hardsigmoid": lambda x: elementwise.clip(x * by(0.2, alpha) + by(0.5, beta), 0.0, 1.0),
+        "hardsigmoid": lambda x: activation.hard_sigmoid(x, alpha=by(0.2, alpha), beta=by(0.5, beta)),
         "leakyrelu": lambda x: activation.leaky_relu(x, by(0.01, alpha)),
         "relu": activation.relu,
         "scaledtanh": lambda x: elementwise.tanh(x * by(1.0, beta)) * by(1.0, alpha),
@@ -30,7 +30,7 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> Callable[
         "softplus": activation.softplus,
         "softsign": activation.softsign,
         "tanh": elementwise.tanh,
-        "thresholdedrelu": lambda x: elementwise.where(x > by(1.0, alpha), x, elementwise.zeros_like(x)),
+        "thresholdedrelu": lambda x: threshold.threshold(x, threshold=by(1.0, alpha), value=0.0),
     }
     return table[name.lower()]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import decomposition, elementwise, index, linalg, neural, reduce
+from shoal.ops import decomposition, elementwise, index, linalg, neural, reduce, scan
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.families.shapes import axes_of
 from shoal.ops.onnx.nodes import Call, node
@@ -27,13 +27,6 @@ def _squares(x: Any, axis: Any, keepdims: bool) -> Any:
 
 def _log_sum(x: Any, axis: Any, keepdims: bool) -> Any:
     return elementwise.log(reduce.sum_(x, axis=axis, keepdims=keepdims))
-
-
-def _log_sum_exp(x: Any, axis: Any, keepdims: bool) -> Any:
-    empty = 0 in [x.shape[a] for a in (axis if axis is not None else range(x.ndim))]
-    return (
-        (_log_sum(elementwise.exp(x), axis, keepdims)) if empty else reduce.logsumexp(x, axis=axis, keepdims=keepdims)
-    )
 
 
 def _max(x: Any, axis: Any, keepdims: bool) -> Any:
@@ -72,7 +65,7 @@ REDUCTIONS: dict[str, Callable[[Any, Any, bool], Any]] = {
     "ReduceL1": _l1,
     "ReduceL2": _l2,
     "ReduceLogSum": _log_sum,
-    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceLogSumExp": lambda x, axis, keepdims: reduce.logsumexp(x, axis=axis, keepdims=keepdims),
     "ReduceMax": _max,
     "ReduceMean": lambda x, axis, keepdims: reduce.mean(x, axis=axis, keepdims=keepdims),
     "ReduceMin": _min,
@@ -133,16 +126,8 @@ def _running(name: str, f: Callable[..., Any], first: int) -> None:
         return shaping.flip(out, axis=a) if c.get("reverse", 0) else out
 
 
-def _cumprod(x: Any, axis: int) -> Any:
-    """By one product after the other, so that zeros have a gradient."""
-    parts = [index.take(x, np.array([i]), axis=axis) for i in range(int(x.shape[axis]))]
-    for i in range(1, len(parts)):
-        parts[i] = parts[i - 1] * parts[i]
-    return shaping.concatenate(parts, axis=axis) if parts else x
-
-
 _running("CumSum", reduce.cumsum, 0)
-_running("CumProd", _cumprod, 1)
+_running("CumProd", scan.cumprod, 1)
 
 
 @node("TopK", known=[1])

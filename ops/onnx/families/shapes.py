@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops import elementwise, index
+from shoal.ops import elementwise, index, padding
 from shoal.ops import shape as shaping
 from shoal.ops.onnx.families.arithmetic import cast, dtype_of
 from shoal.ops.onnx.nodes import Call, node
@@ -192,21 +192,15 @@ def center_crop_pad(c: Call, x: Any, wanted: Any) -> Any:
 
 @node("DepthToSpace")
 def depth_to_space(c: Call, x: Any) -> Any:
-    """Channels become blocks of pixels."""
-    b, (n, depth, h, w) = int(c.get("blocksize")), x.shape
-    if c.get("mode", "DCR") == "DCR":
-        x = x.reshape((n, b, b, depth // (b * b), h, w)).transpose((0, 3, 4, 1, 5, 2))
-    else:
-        x = x.reshape((n, depth // (b * b), b, b, h, w)).transpose((0, 1, 4, 2, 5, 3))
-    return x.reshape((n, depth // (b * b), h * b, w * b))
+    """Channels become blocks of pixels; the blocks come first ("DCR") or the depth does ("CRD")."""
+    b = int(c.get("blocksize"))
+    return padding.depth_to_space(x, b) if c.get("mode", "DCR") == "DCR" else padding.pixel_shuffle(x, b)
 
 
 @node("SpaceToDepth")
 def space_to_depth(c: Call, x: Any) -> Any:
     """Blocks of pixels become channels."""
-    b, (n, depth, h, w) = int(c.get("blocksize")), x.shape
-    x = x.reshape((n, depth, h // b, b, w // b, b)).transpose((0, 3, 5, 1, 2, 4))
-    return x.reshape((n, depth * b * b, h // b, w // b))
+    return padding.space_to_depth(x, int(c.get("blocksize")))
 
 
 @node("Trilu", known=[1])
