@@ -1,0 +1,92 @@
+"""``kvstore="dist_device_sync"``: reduce inside each host, then among the hosts through the servers."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from shoal.kvstore.api import Key, KVStore
+from shoal.kvstore.arrays import Array
+from shoal.kvstore.codecs import Spec
+from shoal.kvstore.group.base import GroupStore
+from shoal.kvstore.group.communicator import Communicator
+from shoal.kvstore.group.meeting import Hosts
+from shoal.kvstore.rules import Rule
+from shoal.ops.optim import Optimizer
+
+__all__ = ["HostsKVStore"]
+
+
+class HostsKVStore(GroupStore):
+    """Keys on the servers of a run, to which each host contributes once.
+
+    Of each key the owner in a host pushes the sum of that host, divided as the mean over all workers needs it, pulls
+    the new value and gives it to the others. Owners of a key are alike on all hosts, so that every member pushes and
+    pulls 1/n of the bytes; where hosts have different numbers of workers, their first ones own all keys.
+
+    With one host, or one worker on each, the bits are those of ``dist_sync``. With more, sums are taken in another
+    order: of n gradients g each element differs by less than 2 (n - 1) eps mean(|g|).
+
+    All keys are initialised before the first push. Workers neither join nor leave.
+
+    Args:
+        stores: on the servers; of the owners' n-th keys the n-th store. Each closes a round when every host has
+            contributed (`shoal.kvstore.gates`: ``kasync``), or takes each contribution at once (``asp``).
+        type: "dist_device_sync" or "dist_device_async".
+    """
+
+    def __init__(
+        self, hosts: Hosts, group: Communicator, reduce: str, stores: Sequence[KVStore], type: str = "dist_device_sync"
+    ) -> None:
+        super().__init__(hosts, group, reduce)
+        self.type = type
+        self._stores = list(stores)
+        self._loads = [0] * len(stores)
+
+    @staticmethod
+    def owners_of(hosts: Hosts) -> int:
+        """How many members of each host own keys."""
+        return len(hosts.members) if hosts.even else 1
+
+    def _create(self, names: list[str], values: list[Array], fuse: bool, whole: bool) -> None:
+        for owner, store in enumerate(self._stores):
+            chosen = [(n, v) for n, v in zip(names, values, strict=True) if self._owner[n] == owner]
+            for name, value in chosen:
+                store.init(name, value, whole=whole)
+                store.pull(name, value)  # worker 0's
+
+    def contribute(self, name: str, total: Array) -> "Future[Any]":
+        """Divide, push, and pull."""
+        if self.reduce == "mean" and self.hosts.even:
+            np.divide(total, self.group.size, out=total, casting="unsafe")
+        elif self.reduce == "mean":
+            np.multiply(total, self.hosts.count / self.num_workers, out=total, casting="unsafe")
+        return self._stores[self.group.rank].pushpull_async(name, total)
+
+    def set_optimizer(
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
+    ) -> None:
+        self._refuse_part(keys)
+        self._ordered(lambda: [s.set_optimizer(optimizer, lr_mult, wd_mult, rule) for s in self._stores]).result()
+
+    def set_gradient_compression(self, compression_params: Spec | None) -> None:
+        for store in self._stores:
+            store.set_gradient_compression(compression_params)
+
+    def private(self, mode: str, reduce: str) -> KVStore:
+        return self._stores[0].private(mode, reduce)
+
+    def server_stats(self) -> list[dict[str, Any]]:
+        return self._stores[0].server_stats()
+
+    def close(self) -> None:
+        """As `GroupStore.close`, and the stores on the servers."""
+        super().close()
+        for store in self._stores:
+            store.close()

@@ -1,0 +1,1 @@
+"""From the gradients on a GPU to the servers and back, beside the work of the GPU."""
