@@ -6,6 +6,7 @@ goes by blocks of queries, so that the weights of all are never there at once.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from shoal.ops.precision import is_half, wide
 from shoal.ops.registry import Array, Op, Spec, op
 from shoal.ops.shape import reshape, swapaxes
 
-__all__ = ["additive", "attention", "attention_weights", "causal_mask", "scaled_dot_product_attention"]
+__all__ = [
+    "additive",
+    "attention",
+    "attention_grad",
+    "attention_weights",
+    "causal_mask",
+    "scaled_dot_product_attention",
+]
 
 BLOCK = 1 << 22
 """Weights that the forward pass has at a time."""
@@ -106,24 +114,39 @@ def attention(
     queries, keys = q.shape[-2], k.shape[-1]
     out = xp.empty((*lead, queries, v.shape[-1]), np.result_type(q.dtype, k.dtype, v.dtype))
     total = xp.empty((*lead, queries), out.dtype)
-    step = max(1, BLOCK // max(1, math.prod(lead) * keys))
-    for start in range(0, queries, step):
-        rows = slice(start, start + step)
-        scores = xp.matmul(q[..., rows, :], k)
+    product = _product(xp)
+    for rows in _blocks(queries, math.prod(lead) * keys):
+        scores = product(q[..., rows, :], k)
         if bias is not None:
             scores = scores + wide(bias[..., rows, :] if bias.ndim > 1 and bias.shape[-2] > 1 else bias)
         if causal:
-            seen = xp.tri(scores.shape[-2], keys, start, dtype=bool)
-            scores = xp.where(seen, scores, xp.asarray(-math.inf, scores.dtype))
+            scores = _hidden(xp, scores, rows.start)
         top = scores.max(axis=-1, keepdims=True) if keys else xp.zeros((*scores.shape[:-1], 1), scores.dtype)
         top = xp.where(xp.isfinite(top), top, 0.0) if bias is not None else top
         scores -= top
         xp.exp(scores, out=scores)
         sums = scores.sum(axis=-1, keepdims=True)
         none = sums == 0
-        out[..., rows, :] = xp.matmul(scores, v) / xp.where(none, 1.0, sums)
+        out[..., rows, :] = product(scores, v) / xp.where(none, 1.0, sums)
         total[..., rows] = xp.where(none, math.inf, top + xp.log(xp.where(none, 1.0, sums)))[..., 0]
     return out.astype(dtype, copy=False), total
+
+
+def _blocks(queries: int, weights: int) -> list[slice]:
+    """Blocks of queries, each of which has so many weights."""
+    step = max(1, BLOCK // max(1, weights))
+    return [slice(start, start + step) for start in range(0, queries, step)]
+
+
+def _hidden(xp: Any, scores: Any, start: int) -> Any:
+    """Scores of queries from ``start`` on, -inf for later keys."""
+    seen = xp.tri(*scores.shape[-2:], start, dtype=bool)
+    return xp.where(seen, scores, xp.asarray(-math.inf, scores.dtype))
+
+
+def _product(xp: Any) -> Any:
+    """Products of matrices; on a GPU by the kernel that the operator has there."""
+    return xp.matmul if xp.host else partial(matmul.forward, xp)
 
 
 def _scale(query: Any, scale: float | None) -> float:
@@ -142,6 +165,9 @@ def _attention_vjp(
     causal: bool = False,
     scale: float | None = None,
 ) -> Any:
+    if bias is None and g[0] is not None and g[1] is None and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
+        found = xp.attention_grad(g[0], *out, query, key, value, causal=causal, scale=scale)
+        return (*found, None)
     factor = _scale(query, scale)
     q, k, v, o = (_precise(xp, t) for t in (query, key, value, out[0]))
     scores = xp.matmul(q * factor, xp.swapaxes(k, -1, -2))
@@ -168,6 +194,125 @@ def _attention_vjp(
 
 def _precise(xp: Any, x: Any) -> Any:
     return xp.astype(x, dtype="float32") if is_half(x.dtype) else x
+
+
+def _attended_grads(
+    op: Op[Any],
+    g: Spec,
+    out: Spec,
+    total: Spec,
+    query: Spec,
+    key: Spec,
+    value: Spec,
+    causal: bool = False,
+    scale: float | None = None,
+) -> tuple[Spec, Spec, Spec]:
+    expected = _attended(op, query, key, value)
+    lead = query.shape[:-2]
+    if (g.shape, out.shape, total.shape) != (expected[0].shape, expected[0].shape, expected[1].shape) or not (
+        lead == key.shape[:-2] == value.shape[:-2]
+    ):
+        raise ShapeError(
+            f"{op.name}: cotangent {g.shape}, result {out.shape} and sums {total.shape} must be those of query "
+            f"{query.shape}, key {key.shape} and value {value.shape}, whose axes but the last two must be equal"
+        )
+    return tuple(Spec(x.shape, expected[0].dtype) for x in (query, key, value))  # type: ignore[return-value]  # three
+
+
+@op(_attended_grads)
+def attention_grad(
+    xp: Any,
+    g: Array,
+    out: Array,
+    total: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    """Gradients of `attention` for query, key and value, from the cotangent g of its first result.
+
+    ``out`` and ``total`` are what `attention` gave, without a bias; they save time, and count as arguments. The weights
+    are computed again, by blocks of queries.
+    """
+    dtype, factor = np.result_type(query.dtype, key.dtype, value.dtype), _scale(query, scale)
+    g, out, total, q, k, v = (wide(x) for x in (g, out, total, query, key, value))
+    queries, keys, product = q.shape[-2], k.shape[-2], _product(xp)
+    found = [xp.zeros(x.shape, np.result_type(q.dtype, k.dtype, v.dtype)) for x in (q, k, v)]
+    for rows in _blocks(queries, math.prod(q.shape[:-2]) * keys):
+        near, g_near = q[..., rows, :], g[..., rows, :]
+        weights = product(near * factor, k.swapaxes(-1, -2))
+        if causal:
+            weights = _hidden(xp, weights, rows.start)
+        weights -= total[..., rows, None]
+        xp.exp(weights, out=weights)
+        slope = product(g_near, v.swapaxes(-1, -2))
+        slope -= (g_near * out[..., rows, :]).sum(axis=-1, keepdims=True)
+        slope *= weights
+        found[0][..., rows, :] = product(slope, k) * factor
+        found[1] += product(slope.swapaxes(-1, -2), near) * factor
+        found[2] += product(weights.swapaxes(-1, -2), g_near)
+    return tuple(x.astype(dtype, copy=False) for x in found)
+
+
+@attention_grad.vjp
+def _attention_grad_vjp(
+    xp: Any,
+    c: Any,
+    found: Any,
+    g: Any,
+    out: Any,
+    total: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    factor = _scale(query, scale)
+    g, o, q, k, v = (_precise(xp, x) for x in (g, out, query, key, value))
+    a, b, e = (None if x is None else _precise(xp, x) for x in c)
+
+    def turned(x: Any) -> Any:
+        return xp.swapaxes(x, -1, -2)
+
+    scores = xp.matmul(q * factor, turned(k))
+    weights = xp.exp((xp.causal_mask(scores) if causal else scores) - xp.expand_dims(total, -1))
+    rest = xp.matmul(g, turned(v)) - xp.sum(g * o, -1, keepdims=True)
+    slope = weights * rest
+    parts = [xp.matmul(x, turned(y)) * factor for x, y in ((a, k), (q, b)) if x is not None and y is not None]
+    d_slope = _total(parts)  # of what the first two gradients made of `slope`
+    d_weights = _total([*([] if e is None else [xp.matmul(g, turned(e))]), *([] if not parts else [d_slope * rest])])
+    d_scores = d_weights * weights
+    d_rest = None if d_slope is None else d_slope * weights
+    d_sum = None if d_rest is None else -xp.sum(d_rest, -1, keepdims=True)
+
+    def wrt_g() -> Any:
+        found = [] if d_rest is None else [xp.matmul(d_rest, v), d_sum * o]
+        return _total([*found, *([] if e is None else [xp.matmul(weights, e)])])
+
+    def wrt_q() -> Any:
+        found = xp.matmul(d_scores, k)
+        return (found if b is None else found + xp.matmul(slope, b)) * factor
+
+    def wrt_k() -> Any:
+        found = xp.matmul(turned(d_scores), q)
+        return (found if a is None else found + xp.matmul(turned(slope), a)) * factor
+
+    return (
+        wrt_g,
+        None if d_sum is None else lambda: d_sum * g,
+        lambda: -xp.sum(d_scores, -1),
+        wrt_q,
+        wrt_k,
+        None if d_rest is None else lambda: xp.matmul(turned(d_rest), g),
+    )
+
+
+def _total(parts: Any) -> Any:
+    """The sum of some arrays; None of none."""
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def scaled_dot_product_attention(

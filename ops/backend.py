@@ -1,22 +1,37 @@
-"""Array namespaces: NumPy, or CuPy for arrays that live on a GPU. This is the only module that imports CuPy.
+"""Array namespaces: NumPy, or CuPy for arrays that live on a GPU. Besides `shoal.ops.gpu` only this imports CuPy.
 
 An operator's forward never names a backend. It is given the namespace ``xp`` of its arrays: the NumPy or CuPy module
 behind `Namespace`, which adds what the module lacks, so that ``xp.erf`` or ``xp.sum_to`` exist everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, DeviceError
 from shoal.ops import cephes
 from shoal.ops.precision import is_half, wide
 from shoal.ops.special import erf as _erf_numpy
 
-__all__ = ["CPU", "HOST_TYPES", "Namespace", "asnumpy", "from_gpu_dlpack", "gpu_count", "namespace", "on_device"]
+__all__ = [
+    "CPU",
+    "HOST_TYPES",
+    "Namespace",
+    "asnumpy",
+    "from_gpu_dlpack",
+    "gpu_count",
+    "gpu_namespace",
+    "gpu_number",
+    "gpu_source",
+    "gpus_from",
+    "namespace",
+    "on_device",
+    "placed",
+]
 
 
 class Namespace:
@@ -28,8 +43,9 @@ class Namespace:
 
     extra: ClassVar[dict[str, Callable[..., Any]]] = {}
 
-    def __init__(self, module: ModuleType, ndarray: type) -> None:
-        self.module, self.ndarray = module, ndarray
+    def __init__(self, module: ModuleType, ndarray: type, special: Any = None) -> None:
+        self.module, self.ndarray, self.special = module, ndarray, special
+        self.host = module is np  # reading a value costs nothing; on a GPU the host would have to wait for it
         self.rules: Any = None  # for gradient rules on these arrays; made by `shoal.ops.registry.rules_for`
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +62,7 @@ class Namespace:
         return f"<array namespace {self.module.__name__}>"
 
 
-CPU = Namespace(np, np.ndarray)
+CPU = Namespace(np, np.ndarray, cephes)
 """The namespace of NumPy arrays."""
 
 
@@ -58,8 +74,8 @@ def namespace(*arrays: Any) -> Namespace:
     """
     for x in arrays:
         kind = type(x)
-        if kind not in HOST_TYPES and kind.__module__.partition(".")[0] == "cupy":
-            return _gpu()
+        if kind not in HOST_TYPES and (kind in _given or kind.__module__.partition(".")[0] == "cupy"):
+            return gpu_namespace()
     return CPU
 
 
@@ -67,13 +83,36 @@ HOST_TYPES = frozenset([np.ndarray, float, int, bool, type(None)])
 """Types that are not CuPy's, for a quick answer."""
 
 
-@cache
-def _gpu() -> Namespace:
-    """CuPy's namespace.
+_given: dict[type, tuple[Namespace, int]] = {}
+"""What stands for GPUs instead of CuPy: the type of its arrays, their namespace, how many there are."""
+
+
+@contextmanager
+def gpus_from(xp: Namespace, count: int) -> Iterator[None]:
+    """Within this context the GPUs are ``count`` ones with arrays of ``xp``."""
+    _given[xp.ndarray] = (xp, count)
+    try:
+        yield
+    finally:
+        del _given[xp.ndarray]
+
+
+def gpu_source() -> Namespace | None:
+    """What stands for CuPy now; None: itself."""
+    return next((xp for xp, _ in _given.values()), None)
+
+
+def gpu_namespace() -> Namespace:
+    """The namespace of GPU arrays: CuPy's.
 
     Raises:
         ConfigError: CuPy is not installed, or does not load; says what to install.
     """
+    return gpu_source() or _cupy()
+
+
+@cache
+def _cupy() -> Namespace:
     try:
         import cupy
     except ImportError as error:
@@ -86,7 +125,7 @@ def _gpu() -> Namespace:
 def gpu_count() -> int:
     """How many GPUs this process can use: 0 without CuPy or without a driver."""
     try:
-        return int(_gpu().module.cuda.runtime.getDeviceCount())
+        return int(gpu_namespace().module.cuda.runtime.getDeviceCount())
     except Exception:  # CuPy raises its own errors for a missing driver; any of them means none
         return 0
 
@@ -97,14 +136,65 @@ def on_device(array: Any, device: str) -> Any:
     Raises:
         ConfigError: no such device, or CuPy is not installed.
     """
-    kind, _, number = device.partition(":")
-    if kind == "cpu" and not number:
+    number = gpu_number(device)
+    if number < 0:
         return asnumpy(array)
-    if kind != "gpu" or (number and not number.isdigit()):
-        raise ConfigError(f"no device is called {device!r}; use 'cpu', 'gpu' or 'gpu:1'")
-    xp = _gpu()
-    with xp.module.cuda.Device(int(number or 0)):
+    xp = gpu_namespace()
+    if number >= (count := gpu_count()):
+        raise ConfigError(f"{str(device)!r} does not exist: this process sees {count} GPUs; `shoal doctor` says more")
+    with xp.module.cuda.Device(number):
         return xp.asarray(array)
+
+
+def gpu_number(device: str) -> int:
+    """The number of "gpu", "gpu:1" or "cuda:1"; -1 for "cpu".
+
+    Raises:
+        ConfigError: no device is called so.
+    """
+    kind, colon, number = device.partition(":")
+    if kind == "cpu" and number in ("", "0"):
+        return -1
+    if kind not in ("gpu", "cuda") or (bool(colon) and not number.isdigit()):
+        raise ConfigError(f"no device is called {str(device)!r}; use 'cpu', 'gpu' or 'gpu:1'")
+    return int(number or 0)
+
+
+def placed(name: str, arrays: Sequence[Any]) -> tuple[Namespace, int, list[Any]]:
+    """Where an operator is carried out: the namespace, the GPU (-1: the host), and its inputs.
+
+    All arrays must be on one device; those of the host without axes count as numbers.
+
+    Raises:
+        DeviceError: they are not; names the operator and both devices.
+    """
+    xp: Any = namespace(*arrays)
+    if xp is CPU:
+        return xp, -1, list(arrays)
+    number, found = -1, []
+    for x in arrays:
+        if type(x) is xp.ndarray:
+            if number < 0:
+                number = int(x.device.id)
+            elif number != x.device.id:
+                raise _apart(name, arrays, xp)
+        elif isinstance(x, np.ndarray):
+            if x.ndim:
+                raise _apart(name, arrays, xp)
+            x = x[()]
+        found.append(x)
+    return xp, number, found
+
+
+def _apart(name: str, arrays: Sequence[Any], xp: Any) -> DeviceError:
+    there = [
+        f"{tuple(x.shape)} {x.dtype} on {f'gpu:{x.device.id}' if type(x) is xp.ndarray else 'cpu'}"
+        for x in arrays
+        if type(x) is xp.ndarray or isinstance(x, np.ndarray)
+    ]
+    return DeviceError(
+        f"{name}: its inputs are on different devices: {', '.join(there)}. Move them to one, as in x.to('gpu:0')."
+    )
 
 
 def from_gpu_dlpack(x: Any) -> Any:
@@ -113,7 +203,7 @@ def from_gpu_dlpack(x: Any) -> Any:
     Raises:
         ConfigError: CuPy is not installed.
     """
-    return _gpu().module.from_dlpack(x)
+    return gpu_namespace().module.from_dlpack(x)
 
 
 def asnumpy(array: Any) -> Any:
@@ -133,6 +223,19 @@ def _gemm(xp: Any, x: Any, y: Any) -> Any:
     if xp.module is np and (is_half(x.dtype) or is_half(y.dtype)):
         return np.matmul(wide(x), wide(y)).astype(np.result_type(x.dtype, y.dtype))
     return xp.matmul(x, y)
+
+
+def _accumulate(xp: Any, ufunc: str, x: Any, axis: int) -> Any:
+    """The results of an associative ufunc over the first 1, 2, 3 ... elements along ``axis``.
+
+    CuPy's ufuncs have sums and products only; there it takes log2(n) passes (Hillis and Steele, CACM 1986).
+    """
+    if xp.host:
+        return getattr(np, ufunc).accumulate(x, axis=axis)
+    apply, s, step = getattr(xp, ufunc), xp.moveaxis(x, axis, 0), 1
+    while step < len(s):
+        s, step = xp.concatenate([s[:step], apply(s[:-step], s[step:])]), 2 * step
+    return xp.ascontiguousarray(xp.moveaxis(s, 0, axis))
 
 
 def _add_at(xp: Any, target: Any, index: Any, values: Any) -> None:
@@ -166,22 +269,29 @@ def _add_rows(xp: Any, rows: Any, index: Any, count: int) -> Any:
 
 
 def _erf(xp: Any, x: Any) -> Any:
-    if xp.module is np:
-        return _erf_numpy(x)
-    import cupyx.scipy.special
-
-    return cupyx.scipy.special.erf(x)
+    return _erf_numpy(x) if xp.module is np else _functions(xp).erf(x)
 
 
 def _special(xp: Any, name: str, *inputs: Any) -> Any:
     """A special function: of `shoal.ops.cephes`, or CuPy's."""
-    if xp.module is np:
-        return getattr(cephes, name)(*inputs)
-    import cupyx.scipy.special
+    return getattr(_functions(xp), name)(*inputs)
 
-    return getattr(cupyx.scipy.special, name)(*inputs)
+
+def _functions(xp: Any) -> Any:
+    """The special functions of a namespace; CuPy's are loaded when they are first used."""
+    if xp.special is None:
+        import cupyx.scipy.special
+
+        xp.special = cupyx.scipy.special
+    return xp.special
 
 
 Namespace.extra.update(
-    as_strided=_as_strided, add_at=_add_at, add_rows=_add_rows, gemm=_gemm, raw_erf=_erf, raw_special=_special
+    accumulate=_accumulate,
+    as_strided=_as_strided,
+    add_at=_add_at,
+    add_rows=_add_rows,
+    gemm=_gemm,
+    raw_erf=_erf,
+    raw_special=_special,
 )

@@ -1,6 +1,6 @@
 """New tensors from numbers and shapes. Floating-point ones are float32 unless a dtype is given, as in MXNet.
 
-``device`` is "cpu" (default) or "gpu:0" everywhere.
+``device`` is "cpu" or "gpu:0" everywhere; by default the current one (`shoal.current_device`).
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.ops import dlpack
 from shoal.ops.backend import on_device
+from shoal.ops.context import current_device
 from shoal.ops.registry import Shape, Traced
 from shoal.ops.tensor import Tensor, array, raw
 
@@ -23,6 +24,7 @@ __all__ = [
     "from_numpy",
     "full",
     "full_like",
+    "here",
     "identity",
     "linspace",
     "logspace",
@@ -35,8 +37,14 @@ __all__ = [
 Size = int | Sequence[int]
 
 
+def here(values: Any) -> Tensor:
+    """A tensor of an array of the host, which is not copied there, on the current device."""
+    return _made(values, None)
+
+
 def _made(values: Any, device: str | None) -> Tensor:
-    return Tensor(values if device is None else on_device(values, device))
+    place = device or current_device()
+    return Tensor(values if place == "cpu" else on_device(values, place))
 
 
 def asarray(values: Any, dtype: Any = None, device: str | None = None, *, copy: bool | None = None) -> Any:
@@ -126,7 +134,7 @@ def logspace(
     start: float, stop: float, num: int = 50, endpoint: bool = True, base: float = 10.0, dtype: Any = None
 ) -> Tensor:
     """``base`` to the power of each number of `linspace`."""
-    return Tensor(np.logspace(start, stop, num, endpoint=endpoint, base=base).astype(dtype or np.float32))
+    return _made(np.logspace(start, stop, num, endpoint=endpoint, base=base).astype(dtype or np.float32), None)
 
 
 def eye(n: int, m: int | None = None, k: int = 0, dtype: Any = np.float32, device: str | None = None) -> Tensor:

@@ -2,8 +2,12 @@
 
 All subtract the largest element first, so that nothing overflows; rows of -inf but for some elements are fine, which is
 how attention masks work.
+
+Each makes several passes over its array. On the host they go over a few rows at a time, which stay in a core's cache
+from one pass to the next: no bit depends on how many, for a row is always summed as a whole.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,19 +28,34 @@ def _over_axis(op: Op[Any], x: Spec, axis: int = -1) -> Spec:
 @op(_over_axis)
 def softmax(xp: Any, x: Array, axis: int = -1) -> Any:
     """exp(x) / sum(exp(x)) along ``axis``."""
-    e = xp.exp(_shifted(xp, x, axis))
-    e /= e.sum(axis=axis, keepdims=True)
-    return e
+    out = xp.empty_like(x)
+    for part in _parts(xp, x, axis):
+        e = _shifted(xp, x[part], axis, out[part])
+        xp.exp(e, out=e)
+        e /= e.sum(axis=axis, keepdims=True)
+    return out
 
 
-def _shifted(xp: Any, x: Any, axis: int) -> Any:
-    """x minus its largest element along ``axis``; an axis without elements is left alone."""
+BLOCK = 1 << 17
+"""So many elements at a time: half a megabyte of float32."""
+
+
+def _parts(xp: Any, x: Any, axis: int) -> list[slice]:
+    """Parts of the first axis of x to go over one after the other; a whole if that is the axis of a softmax."""
+    if not xp.host or x.ndim < 2 or axis in (0, -x.ndim) or x.size <= BLOCK:
+        return [slice(None)]
+    rows = max(1, BLOCK // math.prod(x.shape[1:]))
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]
+
+
+def _shifted(xp: Any, x: Any, axis: int, out: Any = None) -> Any:
+    """x minus its largest element along ``axis``, in an array of its own, or in ``out``."""
     if not x.shape[axis]:
-        return x
+        return xp.empty_like(x) if out is None else out
     top = x.max(axis=axis, keepdims=True)
-    if not xp.isfinite(top).all():
+    if not xp.host or not xp.isfinite(top).all():
         top = xp.where(xp.isfinite(top), top, 0.0)
-    return x - top
+    return xp.subtract(x, top, out=out)
 
 
 @softmax.vjp
@@ -67,8 +86,11 @@ def _softmax_grad_vjp(xp: Any, c: Any, out: Any, g: Any, y: Any, axis: int = -1)
 @op(_over_axis)
 def log_softmax(xp: Any, x: Array, axis: int = -1) -> Any:
     """log(softmax(x)) along ``axis``, accurate for small probabilities."""
-    shifted = _shifted(xp, x, axis)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    out = xp.empty_like(x)
+    for part in _parts(xp, x, axis):
+        shifted = _shifted(xp, x[part], axis, out[part])
+        shifted -= xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return out
 
 
 @log_softmax.vjp
@@ -106,21 +128,30 @@ def softmax_cross_entropy(xp: Any, x: Array, label: Array, axis: int = -1) -> An
     Args:
         x: scores, not probabilities; classes along ``axis``.
         label: class numbers, integers from 0; the shape of x without ``axis``.
+    Raises:
+        IndexError: a label is no class number. On a GPU the result is NaN there instead.
     """
-    shifted = _shifted(xp, x, axis)
-    chosen = xp.take_along_axis(shifted, _within(xp, label, x, axis), axis)
-    xp.exp(shifted, out=shifted)  # an array of our own, or one without elements
-    return (xp.log(shifted.sum(axis=axis, keepdims=True)) - chosen).squeeze(axis)
+    index = _within(xp, label, x, axis)
+    chosen, found = xp.empty(index.shape, x.dtype), xp.empty(index.shape, x.dtype)
+    for part in _parts(xp, x, axis):
+        shifted = _shifted(xp, x[part], axis)
+        chosen[part] = xp.take_along_axis(shifted, index[part], axis)
+        xp.exp(shifted, out=shifted)
+        found[part] = shifted.sum(axis=axis, keepdims=True)
+    found = (xp.log(found) - chosen).squeeze(axis)
+    if not xp.host:  # which is not asked whether they are class numbers, for it would be waited for
+        found = xp.where((label >= 0) & (label < x.shape[axis]), found, np.asarray(np.nan, found.dtype)[()])
+    return found
 
 
 def _within(xp: Any, label: Any, x: Any, axis: int) -> Any:
-    """The labels with the axis of classes, after making sure that they are class numbers."""
-    if label.size and not (int(label.min()) >= 0 and int(label.max()) < x.shape[axis]):
+    """The labels with the axis of classes, after making sure that they are class numbers: on the host only."""
+    if xp.host and label.size and not (int(label.min()) >= 0 and int(label.max()) < x.shape[axis]):
         raise IndexError(
             f"softmax_cross_entropy: labels from {int(label.min())} to {int(label.max())}, "
             f"but the scores are for {x.shape[axis]} classes, 0 to {x.shape[axis] - 1}"
         )
-    return xp.expand_dims(label, axis)
+    return xp.expand_dims(label if xp.host else xp.clip(label, 0, max(0, x.shape[axis] - 1)), axis)
 
 
 @softmax_cross_entropy.vjp
@@ -138,10 +169,17 @@ def _entropy_grad(op: Op[Any], g: Spec, x: Spec, label: Spec, axis: int = -1) ->
 @op(_entropy_grad)
 def softmax_cross_entropy_grad(xp: Any, g: Array, x: Array, label: Array, axis: int = -1) -> Any:
     """g times (softmax(x) minus 1 at the class ``label``): the gradient of `softmax_cross_entropy`."""
-    p = softmax.plain(xp, x, axis)
-    index = _within(xp, label, x, axis)
-    xp.put_along_axis(p, index, xp.take_along_axis(p, index, axis) - 1.0, axis)
-    p *= xp.expand_dims(g, axis)
+    index, g, p = _within(xp, label, x, axis), xp.expand_dims(g, axis), xp.empty_like(x)
+    for part in _parts(xp, x, axis):
+        e = _shifted(xp, x[part], axis, p[part])
+        xp.exp(e, out=e)
+        total = e.sum(axis=axis, keepdims=True)
+        if x.dtype.itemsize < 4:  # g / total may be less than the smallest number
+            e /= total
+            e *= g[part]
+        else:
+            e *= g[part] / total
+    xp.put_along_axis(p, index, xp.take_along_axis(p, index, axis) - g.astype(p.dtype, copy=False), axis)
     return p
 
 

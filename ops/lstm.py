@@ -76,31 +76,31 @@ def lstm_sequence(
     """
     given, dtype = rec.common_dtype(x, h0, c0, wx, wh, bx, bh, wr), rec.wide_dtype(x, h0, c0, wx, wh, bx, bh, wr)
     valid = rec.valid_steps(xp, lengths, len(x))
-    gates = rec.projected(xp, x, wx, rec.plus(bx, bh), valid, dtype)
-    hidden = c0.shape[1]
+    hidden, bias = c0.shape[1], rec.plus(bx, bh)
     half, rest = _halves(xp, hidden, dtype)
-    recur, down = wh.T.astype(dtype, copy=False), None if wr is None else wr.T.astype(dtype, copy=False)
+    gates = rec.projected(xp, x, _halved(wx, half, dtype), None if bias is None else bias * half, valid, dtype)
+    recur, down = _halved(wh, half, dtype).T, None if wr is None else wr.T.astype(dtype, copy=False)
     y = xp.empty((*x.shape[:2], h0.shape[1]), dtype)
     cells = xp.empty((*x.shape[:2], hidden), dtype)
+    added, part = rec.by_columns(xp, gates.shape[1:], dtype), xp.empty(c0.shape, dtype)
     h, c = h0.astype(dtype), c0.astype(dtype)
     for t in rec.steps(len(x), reverse):
-        a, new = gates[t], cells[t]
-        a += xp.matmul(h, recur)
-        a *= half
+        a, new, out = gates[t], cells[t], y[t]
+        a += xp.matmul(h, recur, out=added)
         xp.tanh(a, out=a)
         a *= half
         a += rest
         xp.multiply(a[:, hidden : 2 * hidden], c, out=new)
-        new += a[:, :hidden] * a[:, 2 * hidden : 3 * hidden]
-        full = xp.tanh(new) * a[:, 3 * hidden :]
-        out = full if down is None else xp.matmul(full, down)
+        new += xp.multiply(a[:, :hidden], a[:, 2 * hidden : 3 * hidden], out=part)
+        full = xp.multiply(xp.tanh(new, out=part), a[:, 3 * hidden :], out=out if down is None else part)
+        if down is not None:
+            xp.matmul(full, down, out=out)
         if valid is None:
             h, c = out, new
         else:
             h, c = xp.where(valid[t], out, h), xp.where(valid[t], new, c)
             for kept in (a, new, out):
                 kept *= valid[t]
-        y[t] = out
     return y.astype(given, copy=False), h.astype(given), c.astype(given), gates, cells
 
 
@@ -109,6 +109,11 @@ def _halves(xp: Any, hidden: int, dtype: Any) -> tuple[Any, Any]:
     half = np.full(4 * hidden, 0.5, dtype)
     half[2 * hidden : 3 * hidden] = 1.0
     return xp.asarray(half), xp.asarray(1.0 - half)
+
+
+def _halved(weight: Any, half: Any, dtype: Any) -> Any:
+    """A weight whose products are what tanh takes: the factors are powers of 2, so no bit is lost."""
+    return weight.astype(dtype, copy=False) * half[:, None]
 
 
 def lstm_step(a: Any, c: Any, wr: Any = None) -> tuple[Any, Any, Any]:
@@ -218,16 +223,18 @@ def lstm_sequence_grad(
     dtype = gates.dtype
     valid = rec.valid_steps(xp, lengths, len(x))
     hidden = cells.shape[2]
-    d, dfull = xp.empty(gates.shape, dtype), xp.zeros(y.shape if wr is not None else (0,), dtype)
+    dfull = xp.zeros(y.shape if wr is not None else (0,), dtype)
     dh = xp.zeros(h0.shape, dtype) if gh is None else gh.astype(dtype)
     dc = xp.zeros(c0.shape, dtype) if gc is None else gc.astype(dtype)
-    weights = wh.astype(dtype, copy=False), None if wr is None else wr.astype(dtype, copy=False)
-    began = rec.before(xp, cells, c0, valid, reverse)
+    weights = rec.column_major(xp, wh, dtype), None if wr is None else wr.astype(dtype, copy=False)
+    back = rec.by_columns(xp, h0.shape, dtype)
+    d, through, extra = _factors(xp, gates, cells, rec.before(xp, cells, c0, valid, reverse), ggates)
     for t in rec.steps(len(x), not reverse):
         now = None if valid is None else valid[t]
-        heads = [None if g is None else g[t] for g in (gy, gcells, ggates)]
+        heads = [None if g is None else g[t] for g in (gy, gcells, extra)]
         full = dfull[t] if wr is not None else None
-        dh, dc = _step_back(xp, d[t], full, (gates[t], cells[t], began[t]), (dh, dc), heads, weights, now)
+        values = through[t], gates[t, :, hidden : 2 * hidden]
+        dh, dc = _step_back(xp, d[t], full, values, (dh, dc), heads, weights, now, back)
     h = rec.before(xp, y, h0, valid, reverse).astype(dtype, copy=False)
     inside = rec.masked(xp, x, valid).astype(dtype, copy=False)
     found = [
@@ -244,51 +251,62 @@ def lstm_sequence_grad(
     return tuple(c.astype(to.dtype, copy=False) for c, to in found)
 
 
+def _factors(xp: Any, gates: Any, cells: Any, began: Any, ggates: Any) -> tuple[Any, Any, Any]:
+    """What does not depend on the steps after a step, for all steps at once.
+
+    Returns:
+        (what becomes the cotangents of the gates before their functions: for i, f and g by multiplication with that of
+        the cell state, for o with that of the output before the projection; what the latter is multiplied with to be
+        part of the former; what ``ggates``, the cotangents of the gates after their functions, adds: None without).
+    """
+    hidden = cells.shape[2]
+    i, f, candidate, o = (slice(n * hidden, (n + 1) * hidden) for n in range(4))
+    bent = xp.tanh(cells)
+    through = bent * bent
+    xp.subtract(1.0, through, out=through)
+    through *= gates[..., o]
+    d = 1.0 - gates
+    d *= gates
+    slope = xp.multiply(gates[..., candidate], gates[..., candidate], out=d[..., candidate])
+    xp.subtract(1.0, slope, out=slope)
+    extra = None if ggates is None else ggates * d
+    for part, other in ((i, gates[..., candidate]), (f, began), (candidate, gates[..., i]), (o, bent)):
+        d[..., part] *= other
+    return d, through, extra
+
+
 def _step_back(
-    xp: Any, d: Any, dfull: Any, values: Any, states: Any, heads: Any, weights: Any, now: Any
+    xp: Any, d: Any, dfull: Any, values: Any, states: Any, heads: Any, weights: Any, now: Any, back: Any
 ) -> tuple[Any, Any]:
-    """The cotangents of the states before a step, from those after it; fills ``d`` and ``dfull``.
+    """The cotangents of the states before a step, from those after it; finishes ``d`` and fills ``dfull``.
 
     Args:
-        d: gets the cotangents of the gates before their functions.
+        d: the factors of `_factors`, which become the cotangents of the gates before their functions.
         dfull: gets that of the output, if it is projected.
-        values: gates, cells after the step, cells before it.
+        values: what leads from the output to the cells, and the gate f.
         states: cotangents of the state and the cell state.
-        heads: cotangents of the step's output, its cells, its gates; None each where nothing depends on it.
+        heads: cotangents of the step's output and its cells, and what those of its gates add; or None each.
         weights: wh, and wr or None.
         now: whether the step is within its sequence; None: all are.
+        back: may get the cotangent of the state.
     """
-    (gates, cell, began), (dh, dc), (gy, gcell, extra), (recur, up) = values, states, heads, weights
-    hidden = cell.shape[1]
+    (through, forget), (dh, dc), (gy, gcell, extra), (recur, up) = values, states, heads, weights
+    batch, hidden = through.shape
     total = dh if gy is None else dh + gy
     if up is not None:
         dfull[...] = total if now is None else total * now
         total = xp.matmul(total, up)
-    dcell = _gate_gradients(xp, d, gates, cell, began, total, dc if gcell is None else dc + gcell, extra)
-    if now is not None:
-        d *= now
-    dcell *= gates[:, hidden : 2 * hidden]
-    return rec.keep(xp, now, xp.matmul(d, recur), dh), rec.keep(xp, now, dcell, dc)
-
-
-def _gate_gradients(xp: Any, d: Any, gates: Any, cell: Any, began: Any, dfull: Any, dc: Any, extra: Any) -> Any:
-    """Fill ``d`` with the cotangents of the gates before their functions; returns that of the cell state."""
-    hidden = cell.shape[1]
-    i, candidate, o = (gates[:, n * hidden : (n + 1) * hidden] for n in (0, 2, 3))
-    bent = xp.tanh(cell)
-    dcell = dfull * o
-    dcell *= 1.0 - bent * bent
-    dcell += dc
-    xp.multiply(dcell, candidate, out=d[:, :hidden])
-    xp.multiply(dcell, began, out=d[:, hidden : 2 * hidden])
-    xp.multiply(dcell, i, out=d[:, 2 * hidden : 3 * hidden])
-    xp.multiply(dfull, bent, out=d[:, 3 * hidden :])
+    dcell = total * through
+    dcell += dc if gcell is None else dc + gcell
+    blocks = d.reshape(batch, 4, hidden)[:, :3]
+    blocks *= dcell[:, None]
+    d[:, 3 * hidden :] *= total
     if extra is not None:
         d += extra
-    d[:, : 2 * hidden] *= gates[:, : 2 * hidden] * (1.0 - gates[:, : 2 * hidden])
-    d[:, 2 * hidden : 3 * hidden] *= 1.0 - candidate * candidate
-    d[:, 3 * hidden :] *= o * (1.0 - o)
-    return dcell
+    if now is not None:
+        d *= now
+    dcell *= forget
+    return rec.keep(xp, now, xp.matmul(d, recur, out=back), dh), rec.keep(xp, now, dcell, dc)
 
 
 @lstm_sequence_grad.vjp

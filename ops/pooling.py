@@ -158,7 +158,7 @@ def unpool_at(xp: Any, x: Array, indices: Array, space: Shape) -> Any:
     rows = x.shape[0] * x.shape[1]
     out = xp.zeros((rows, math.prod(space)), x.dtype)
     flat = indices.reshape(rows, math.prod(x.shape[2:]))
-    if flat.size and not (int(flat.min()) >= 0 and int(flat.max()) < out.shape[1]):
+    if xp.host and flat.size and not (int(flat.min()) >= 0 and int(flat.max()) < out.shape[1]):
         raise IndexError(
             f"unpool_at: positions from {int(flat.min())} to {int(flat.max())} in a space of {tuple(space)}, which has "
             f"{out.shape[1]} elements"

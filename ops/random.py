@@ -10,6 +10,7 @@ there. Nothing depends on Python's ``hash`` or on NumPy's global state.
 """
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import GraphError
+from shoal.ops import philox
 from shoal.ops.registry import Array, Op, Shape, Spec, op
 
 __all__ = [
@@ -30,10 +32,12 @@ __all__ = [
     "current_seed",
     "generator",
     "key_source",
+    "keys_placed",
     "next_key",
     "seed",
     "set_address",
     "stream",
+    "undraw",
 ]
 
 KEY_WORDS = 5
@@ -58,6 +62,7 @@ class _State(threading.local):
     step = 0
     drawn = 0
     key_source: Callable[[str], Any] | None = None
+    placing: Callable[[str, Any], Any] | None = None
 
 
 _state = _State()
@@ -147,7 +152,30 @@ def stream(seed: int, purpose: str, worker: int = 0, step: int = 0, index: int =
 
 
 def next_key(purpose: str) -> Any:
-    """A key for one random operation at this thread's address: `KEY_WORDS` uint64. Counts as a draw."""
+    """A key for one random operation at this thread's address: `KEY_WORDS` uint64. Counts as a draw.
+
+    Within `keys_placed` it is what that makes of it: an array that a recorded step reads anew each time.
+    """
+    words = _next_words(purpose)
+    return words if _state.placing is None else _state.placing(purpose, words)
+
+
+def undraw() -> None:
+    """The last draw of this thread was none: its key had been drawn before."""
+    _state.drawn -= 1
+
+
+@contextmanager
+def keys_placed(place: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Within this context this thread's keys are what ``place(purpose, words)`` gives."""
+    before, _state.placing = _state.placing, place
+    try:
+        yield
+    finally:
+        _state.placing = before
+
+
+def _next_words(purpose: str) -> Any:
     k0, k1 = _hashed(current_seed(), purpose)
     words = np.array([k0, k1, _state.drawn, _state.step, _state.worker], dtype=np.uint64)
     _state.drawn += 1
@@ -207,9 +235,12 @@ def dropout_mask(xp: Any, key: Array, shape: Shape, p: float, dtype: str = "floa
     dropped = min(round(p * 65536), 65536)
     if dropped == 65536:
         return xp.zeros(shape, dtype)
+    scale: Any = np.asarray(65536.0 / (65536 - dropped), dtype)
+    if not xp.host:
+        bits = philox.bits16(xp, key, math.prod(shape)).reshape(shape)
+        return (bits >= np.uint16(dropped)).astype(dtype) * scale[()]
     bits = _philox(key.tolist()).integers(0, 65536, size=shape, dtype=np.uint16)
-    scale = np.asarray(65536.0 / (65536 - dropped), dtype)
-    return xp.asarray(np.multiply(bits >= dropped, scale, dtype=dtype))
+    return np.multiply(bits >= dropped, scale, dtype=dtype)
 
 
 @op(_drawn)
@@ -220,10 +251,20 @@ def random_uniform(xp: Any, key: Array, shape: Shape, dtype: str = "float32") ->
         key: from `next_key`; the same key gives the same numbers.
     """
     kind: Any = np.float64 if dtype == "float64" else np.float32
-    drawn: Any = _philox(key.tolist()).random(shape, dtype=kind)
+    drawn = _philox(key.tolist()).random(shape, dtype=kind) if xp.host else _uniform(xp, key, shape, kind)
     if dtype == "float16":  # rounding could give 1
-        drawn = np.minimum(drawn, np.float32(1 - 2**-11))
-    return xp.asarray(drawn.astype(dtype, copy=False))
+        drawn = xp.minimum(drawn, np.float32(1 - 2**-11))
+    return drawn.astype(dtype, copy=False)
+
+
+def _uniform(xp: Any, key: Any, shape: Shape, kind: Any) -> Any:
+    """What NumPy's generator makes of the bits: 53 of 64, or 24 of each 32, the lower half first."""
+    count = math.prod(shape)
+    if kind is np.float64:
+        return ((philox.bits64(xp, key, count) >> np.uint64(11)).astype(kind) * 2.0**-53).reshape(shape)
+    words = philox.bits64(xp, key, -(-count // 2))
+    halves = xp.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=1).reshape(-1)[:count]
+    return ((halves >> np.uint64(8)).astype(kind) * np.float32(2.0**-24)).reshape(shape)
 
 
 @op(_drawn)

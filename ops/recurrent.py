@@ -20,6 +20,7 @@ import numpy as np
 
 from shoal.errors import DTypeError, ShapeError
 from shoal.ops.composed import pullback
+from shoal.ops.native import pool
 from shoal.ops.registry import OPERATORS, Array, Op, Spec, op
 from shoal.ops.tensor import Tensor
 
@@ -64,7 +65,7 @@ def projected(xp: Any, x: Any, weight: Any, bias: Any, valid: Any, dtype: Any) -
 
 def masked(xp: Any, x: Any, valid: Any) -> Any:
     """``x`` with zeros beyond the ends of the sequences, where anything may stand."""
-    return x if valid is None else xp.where(valid, x, np.zeros((), x.dtype))
+    return x if valid is None else xp.where(valid, x, np.zeros((), x.dtype)[()])
 
 
 def before(xp: Any, sequence: Any, first: Any, valid: Any, reverse: bool) -> Any:
@@ -85,6 +86,22 @@ def before(xp: Any, sequence: Any, first: Any, valid: Any, reverse: bool) -> Any
 def weight_gradient(xp: Any, d: Any, x: Any) -> Any:
     """Sum over time and batch of the outer products of ``d`` and ``x``: one product of matrices."""
     return xp.matmul(d.reshape(-1, d.shape[-1]).T, x.reshape(-1, x.shape[-1]))
+
+
+def by_columns(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An empty matrix for a product with few rows: it lies as BLAS fills it fastest, which with several threads is
+    column by column."""
+    return xp.empty(shape[::-1], dtype).T if _several_threads(xp) else xp.empty(shape, dtype)
+
+
+def column_major(xp: Any, weight: Any, dtype: Any) -> Any:
+    """The right side of products that fill a matrix of `by_columns`, as it should lie for them."""
+    return xp.ascontiguousarray(weight.T, dtype).T if _several_threads(xp) else weight.astype(dtype, copy=False)
+
+
+def _several_threads(xp: Any) -> bool:
+    """Whether products of matrices are shared by threads of the host."""
+    return bool(xp.host) and pool.threads() > 1
 
 
 def input_gradient(xp: Any, d: Any, weight: Any) -> Any:

@@ -29,10 +29,10 @@ _BLOCK_ROWS = 128
 
 
 def _raw_sum(xp: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """``x.sum``, by blocks where that is more accurate: leading axes of a contiguous float array."""
+    """``x.sum``; on the host by blocks where that is more accurate: leading axes of a contiguous float array."""
     if is_half(x.dtype):
         return _raw_sum(xp, wide(x), axis, keepdims).astype(x.dtype)
-    if axis is not None and x.dtype.char in "fd" and x.flags.c_contiguous:
+    if xp.host and axis is not None and x.dtype.char in "fd" and x.flags.c_contiguous:
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         axes = tuple(sorted(a % x.ndim for a in axes))
         k = len(axes)

@@ -34,7 +34,9 @@ from typing import Annotated, Any, ClassVar, Concatenate, Generic, NamedTuple, P
 import numpy as np
 
 from shoal.errors import ShapeError
+from shoal.ops import casting
 from shoal.ops.backend import CPU, Namespace, namespace
+from shoal.ops.gpu.kernels import families
 from shoal.ops.native import kernels
 from shoal.ops.precision import narrowing
 
@@ -43,6 +45,8 @@ __all__ = ["OPERATORS", "OPS", "Array", "Op", "Shape", "Spec", "Traced", "op", "
 Array: TypeAlias = Annotated[Any, "an input of an operator"]
 Shape: TypeAlias = tuple[int, ...]
 P = ParamSpec("P")
+
+_casting = casting.state
 
 OPS: dict[str, "Op[Any]"] = {}
 """Every operator by name."""
@@ -122,7 +126,9 @@ class Op(Generic[P]):
         self.arrays = tuple(("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in inputs)
         self.attrs = tuple(p.name for p in parameters if p.annotation is not Array)
         self.defaults = {p.name: p.default for p in parameters if p.name in self.attrs and p.default is not p.empty}
-        self.forward = kernels.dispatched(self.name, forward, CPU, len(self.arrays), self.attrs)
+        count = len(self.arrays)
+        on_gpu = families.dispatched(self.name, forward, CPU, count, self.attrs)
+        self.forward = kernels.dispatched(self.name, on_gpu, CPU, count, self.attrs)
         complete = not self.variadic and len(self.defaults) == len(self.attrs)
         self._arity = len(inputs) if complete else -1  # that many inputs and no attributes need no sorting
         plain = not self.attrs and self.forward is forward  # no kernel stands before it
@@ -149,6 +155,8 @@ class Op(Generic[P]):
                     kind = found
         if kind is None:
             return self.forward(namespace(*inputs), *inputs, **attrs)
+        if _casting.policy is not None:
+            inputs = _casting.policy.cast(self.name, inputs, attrs)  # type: ignore[assignment]  # as above
         return kind._invoke(self, inputs, attrs)
 
     def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from shoal.errors import ShapeError
 from shoal.ops import random
+from shoal.ops.creation import here
 from shoal.ops.registry import Shape, Traced
 from shoal.ops.tensor import Tensor, raw
 
@@ -46,7 +47,7 @@ def _shape(size: Size, *parameters: Any) -> Shape:
 
 def _key(purpose: str) -> Any:
     key = random.key(purpose)
-    return key if isinstance(key, Traced) else Tensor(key)
+    return key if isinstance(key, Traced) else here(key)
 
 
 def uniform(low: Any = 0.0, high: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Any:
@@ -83,7 +84,7 @@ def randn(*shape: int) -> Any:
 
 def randint(low: int, high: int | None = None, size: Size = None, dtype: Any = np.int64) -> Tensor:
     """Integers from ``low`` up to, but without, ``high``; from 0 up to ``low`` if only one is given."""
-    return Tensor(random.generator("randint").integers(low, high, _shape(size), dtype=dtype))
+    return here(random.generator("randint").integers(low, high, _shape(size), dtype=dtype))
 
 
 def choice(a: Any, size: Size = None, replace: bool = True, p: Any = None) -> Tensor:
@@ -91,12 +92,12 @@ def choice(a: Any, size: Size = None, replace: bool = True, p: Any = None) -> Te
     chances = None if p is None else np.asarray(raw(p), np.float64)
     if chances is not None:
         chances = chances / chances.sum()
-    return Tensor(random.generator("choice").choice(raw(a), _shape(size), replace, chances))
+    return here(random.generator("choice").choice(raw(a), _shape(size), replace, chances))
 
 
 def permutation(x: Any) -> Tensor:
     """A copy of ``x`` in random order along its first axis; of arange(x) for a number."""
-    return Tensor(random.generator("permutation").permutation(raw(x)))
+    return here(random.generator("permutation").permutation(raw(x)))
 
 
 def shuffle(x: Any) -> None:
@@ -108,47 +109,47 @@ def shuffle(x: Any) -> None:
 def exponential(scale: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Numbers of the exponential distribution with mean ``scale``."""
     drawn = random.generator("exponential").exponential(raw(scale), _shape(size, scale))
-    return Tensor(np.asarray(drawn, dtype))
+    return here(np.asarray(drawn, dtype))
 
 
 def gamma(shape: Any, scale: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Numbers of the gamma distribution with mean ``shape`` * ``scale``."""
     drawn = random.generator("gamma").gamma(raw(shape), raw(scale), _shape(size, shape, scale))
-    return Tensor(np.asarray(drawn, dtype))
+    return here(np.asarray(drawn, dtype))
 
 
 def beta(a: Any, b: Any, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Numbers of the beta distribution, whose mean is a / (a + b)."""
-    return Tensor(np.asarray(random.generator("beta").beta(raw(a), raw(b), _shape(size, a, b)), dtype))
+    return here(np.asarray(random.generator("beta").beta(raw(a), raw(b), _shape(size, a, b)), dtype))
 
 
 def chisquare(df: Any, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Sums of the squares of ``df`` standard normal numbers."""
-    return Tensor(np.asarray(random.generator("chisquare").chisquare(raw(df), _shape(size, df)), dtype))
+    return here(np.asarray(random.generator("chisquare").chisquare(raw(df), _shape(size, df)), dtype))
 
 
 def laplace(loc: Any = 0.0, scale: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Numbers of the Laplace distribution around ``loc``."""
     drawn = random.generator("laplace").laplace(raw(loc), raw(scale), _shape(size, loc, scale))
-    return Tensor(np.asarray(drawn, dtype))
+    return here(np.asarray(drawn, dtype))
 
 
 def gumbel(loc: Any = 0.0, scale: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Numbers of the Gumbel distribution, that of the largest of many exponential ones."""
     drawn = random.generator("gumbel").gumbel(raw(loc), raw(scale), _shape(size, loc, scale))
-    return Tensor(np.asarray(drawn, dtype))
+    return here(np.asarray(drawn, dtype))
 
 
 def poisson(lam: Any = 1.0, size: Size = None, dtype: Any = np.float32) -> Tensor:
     """Counts with mean ``lam``."""
-    return Tensor(np.asarray(random.generator("poisson").poisson(raw(lam), _shape(size, lam)), dtype))
+    return here(np.asarray(random.generator("poisson").poisson(raw(lam), _shape(size, lam)), dtype))
 
 
 def multinomial(n: int, pvals: Any, size: Size = None) -> Tensor:
     """How often each of the outcomes with probabilities ``pvals`` occurs in ``n`` trials; int64."""
     chances = np.asarray(raw(pvals), np.float64)
     drawn = random.generator("multinomial").multinomial(n, chances / chances.sum(), _shape(size) or None)
-    return Tensor(np.asarray(drawn))
+    return here(np.asarray(drawn))
 
 
 def categorical(probabilities: Any, size: Size = None) -> Tensor:
@@ -165,4 +166,4 @@ def categorical(probabilities: Any, size: Size = None) -> Tensor:
         raise ShapeError(f"categorical: probabilities of shape {p.shape} have no axis of outcomes")
     edges = np.cumsum(p, axis=-1)
     drawn = random.generator("categorical").random((*_shape(size), *p.shape[:-1], 1)) * edges[..., -1:]
-    return Tensor((drawn >= edges).sum(axis=-1))
+    return here((drawn >= edges).sum(axis=-1))

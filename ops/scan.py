@@ -98,23 +98,23 @@ def _two(op: Op[Any], x: Spec, axis: int = -1) -> tuple[Spec, Spec]:
     return x, Spec(x.shape, np.dtype(np.int64))
 
 
-def _extreme(xp: Any, x: Any, axis: int, accumulate: Any) -> Any:
-    values = accumulate(x, axis=axis)
+def _extreme(xp: Any, x: Any, axis: int, ufunc: str) -> Any:
+    values = xp.accumulate(ufunc, x, axis)
     places = xp.arange(x.shape[axis]).reshape((-1,) + (1,) * (x.ndim - axis % x.ndim - 1))
     here = (x == values) | (x != x)  # of equal elements the last one counts, as in PyTorch
-    return values, xp.maximum.accumulate(xp.where(here, places, 0), axis=axis)
+    return values, xp.accumulate("maximum", xp.where(here, places, 0), axis)
 
 
 @op(_two)
 def cummax(xp: Any, x: Array, axis: int = -1) -> Any:
     """The largest element so far along ``axis``, and its position (int64; the last of equal ones)."""
-    return _extreme(xp, x, axis, xp.maximum.accumulate)
+    return _extreme(xp, x, axis, "maximum")
 
 
 @op(_two)
 def cummin(xp: Any, x: Array, axis: int = -1) -> Any:
     """The smallest element so far along ``axis``, and its position (int64; the last of equal ones)."""
-    return _extreme(xp, x, axis, xp.minimum.accumulate)
+    return _extreme(xp, x, axis, "minimum")
 
 
 def _extreme_vjp(xp: Any, g: Any, out: Any, x: Any, axis: int = -1) -> Any:
@@ -137,7 +137,7 @@ def _float_scan(op: Op[Any], x: Spec, axis: int | None = None) -> Spec:
 def logcumsumexp(xp: Any, x: Array, axis: int | None = None) -> Any:
     """log(cumsum(exp(x))) along ``axis`` without overflow."""
     flat = wide(x).reshape(-1) if axis is None else wide(x)
-    return xp.logaddexp.accumulate(flat, axis=0 if axis is None else axis).astype(x.dtype, copy=False)
+    return xp.accumulate("logaddexp", flat, 0 if axis is None else axis).astype(x.dtype, copy=False)
 
 
 @logcumsumexp.vjp

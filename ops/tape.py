@@ -14,8 +14,9 @@ from time import monotonic
 from typing import Any
 
 from shoal.errors import AutogradError, ShapeError
-from shoal.ops import lines, probe
+from shoal.ops import casting, lines, probe
 from shoal.ops.backend import namespace
+from shoal.ops.context import at
 from shoal.ops.registry import OPERATORS, rules_for
 from shoal.ops.rows import RowSparse
 
@@ -268,6 +269,19 @@ def backward(
         create: run the rules on tensors, recording, so that the result can be differentiated again.
         floor: a pass for ``targets`` does not go on below a node that is older.
     """
+    with casting.backward():
+        return _backward(heads, cotangents, targets, retain, create, floor)
+
+
+def _backward(
+    heads: Sequence[Any],
+    cotangents: Sequence[Any],
+    targets: Sequence[Any] | None,
+    retain: bool,
+    create: bool,
+    floor: int,
+) -> list[Any] | None:
+    """`backward`, with no conversions but those of the rules."""
     kind, xp = type(heads[0]), rules_for(namespace(heads[0].data))
     order = _reachable(
         [h.node for h in heads], min([t.node.number for t in targets], default=0) if targets else 0, floor
@@ -502,7 +516,8 @@ def backward_from(heads: Sequence[Any], grads: Sequence[Any], *, retain: bool, t
     state.recording, state.training = False, train_mode
     began = 0.0 if probe.note is None else monotonic()
     try:
-        backward(heads, head_cotangents(heads, grads), retain=retain, create=False)
+        with at(heads[0].data):
+            backward(heads, head_cotangents(heads, grads), retain=retain, create=False)
         if probe.note is not None:
             probe.note("backward", began, monotonic())
     finally:

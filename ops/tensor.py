@@ -7,7 +7,8 @@ import numpy as np
 
 from shoal.errors import AutogradError, ConfigError, DTypeError, ShapeError, ShoalError
 from shoal.ops import bits, compare, dlpack, elementwise, index, linalg, lines, random, tape
-from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, namespace, on_device
+from shoal.ops.backend import CPU, HOST_TYPES, Namespace, asnumpy, gpu_count, namespace, on_device, placed
+from shoal.ops.context import as_device, at, current_device
 from shoal.ops.lines import called_by_user
 from shoal.ops.methods import ArrayMethods
 from shoal.ops.precision import BFLOAT16, is_float, narrow_numbers
@@ -71,8 +72,10 @@ class Tensor(ArrayMethods):
         try:
             if host and op.direct is not None:
                 out = op.direct(*raw)
+            elif host:
+                out = op.forward(CPU, *raw, **attrs)
             else:
-                out = op.forward(CPU if host else namespace(*raw), *raw, **attrs)
+                out = _elsewhere(op, raw, attrs)
         except _NOT_FITTING as error:
             _explain(op, inputs, attrs, error)
         node = Node(op, inputs, attrs, out) if tracked and _state.recording and op.rule is not None else None
@@ -85,7 +88,8 @@ class Tensor(ArrayMethods):
         return made
 
     def _random_key(self, purpose: str) -> Any:
-        return self.backend.asarray(random.next_key(purpose))
+        with at(self.data):
+            return self.backend.asarray(random.next_key(purpose))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,6 +118,48 @@ class Tensor(ArrayMethods):
             ConfigError: there is no such device.
         """
         return self if device == self.device else Tensor(on_device(self.data, device))
+
+    def to(self, *what: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> "Tensor":
+        """This tensor on a device, of a dtype, or both: ``x.to("gpu:0")``, ``x.to("float16")``, ``x.to(other)``.
+
+        A change of dtype is recorded, one of the device is not. ``non_blocking`` is for scripts of PyTorch: a copy to a
+        GPU does not wait, one from it does.
+
+        Args:
+            what: a device, a dtype, or a tensor to be like.
+        Raises:
+            ConfigError: there is no such device.
+        """
+        for one in what:
+            if isinstance(one, Tensor):
+                device, dtype = one.device, one.dtype
+            elif isinstance(one, str) and one.partition(":")[0] in ("cpu", "gpu", "cuda"):
+                device = one
+            elif one is not None and not isinstance(one, bool):
+                dtype = one
+        found = self if device is None else self.to_device(as_device(device) or self.device)
+        return found if dtype is None or np.dtype(dtype) == found.dtype else found.astype(dtype)
+
+    def as_in_ctx(self, ctx: Any) -> "Tensor":
+        """`to_device`, in MXNet's word."""
+        return self.to(device=ctx)
+
+    as_in_context = as_in_ctx
+
+    @property
+    def ctx(self) -> str:
+        """`device`, in MXNet's word."""
+        return self.device
+
+    context = ctx
+
+    def cpu(self) -> "Tensor":
+        """This tensor in the host's memory."""
+        return self.to_device("cpu")
+
+    def cuda(self, device: int = 0) -> "Tensor":
+        """This tensor on a GPU."""
+        return self.to_device(f"gpu:{device}")
 
     def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
         """The functions of the Python array API standard.
@@ -165,7 +211,8 @@ class Tensor(ArrayMethods):
             grad = sparse_zeros(self.shape, self.dtype)
         elif grad is None:
             self.zero_grad()
-            grad = Tensor(self.backend.zeros_like(self.data)) if self.grad is None else self.grad
+            with at(self.data):
+                grad = Tensor(self.backend.zeros_like(self.data)) if self.grad is None else self.grad
         if grad.shape != self.shape or grad.dtype != self.dtype:
             raise ShapeError(
                 f"a tensor of shape {self.shape}, {self.dtype} needs a gradient buffer like it, "
@@ -441,7 +488,7 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     Args:
         values: numbers, nested sequences, arrays, tensors.
         dtype: by default that of an array or tensor, and float32 for Python numbers and lists.
-        device: "cpu" or "gpu:0"; by default where the values are.
+        device: "cpu" or "gpu:0"; by default the one of a tensor, and the current one for all else.
     Raises:
         ShapeError: the sequences are ragged.
         DTypeError: the values are not numbers.
@@ -452,12 +499,30 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     if dtype is None and not hasattr(values, "dtype"):
         dtype = np.float32
     try:
-        made = np.array(values, dtype) if namespace(values).module is np else values.astype(dtype or values.dtype)
+        if namespace(values).module is np:
+            made = np.array(values, dtype)
+            device = device or current_device()
+        else:
+            with at(values):
+                made = values.astype(dtype or values.dtype)
     except ValueError as error:
         if "inhomogeneous" in str(error):
             raise ShapeError(f"array: {error}") from error
         raise DTypeError(f"array: {error}; a tensor holds numbers") from error
-    return Tensor(made if device is None else on_device(made, device))
+    return Tensor(made if device is None or device == "cpu" == _kind(made) else on_device(made, device))
+
+
+def _kind(x: Any) -> str:
+    return "cpu" if isinstance(x, np.ndarray) else "gpu"
+
+
+def _elsewhere(op: Op[Any], inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """The forward on the GPU of the inputs, which need not be the current one."""
+    xp, number, found = placed(op.name, inputs)
+    if number < 0 or gpu_count() == 1:
+        return op.forward(xp, *found, **attrs)
+    with xp.module.cuda.Device(number):
+        return op.forward(xp, *found, **attrs)
 
 
 def _as_array(data: Any) -> Any:

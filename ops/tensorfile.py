@@ -8,8 +8,10 @@ format itself notices a truncated file but not a flipped bit.
 
 import os
 import secrets
+import tempfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from shoal.errors import CheckpointError
+from shoal.ops.remote import fetched, is_url, publish
 
 __all__ = ["load_tensors", "save_tensors"]
 
@@ -38,13 +41,18 @@ def save_tensors(
     """Write named arrays to ``path``, replacing an existing file in one step. Missing folders are created.
 
     Args:
-        path: the file; by convention it ends in ``.safetensors`` or ``.params``.
+        path: the file, or a URL (`ops.remote`); by convention it ends in ``.safetensors`` or ``.params``.
         tensors: NumPy arrays, CuPy arrays, tensors or scalars by name, of any shape, strides and byte order; dtypes are
             the booleans, integers, floats of 16 to 64 bits, bfloat16 and complex64.
         metadata: strings by name, stored in the file's header.
     Raises:
         CheckpointError: a dtype that the format does not have, metadata that is not text, or the disk refuses.
     """
+    if is_url(path):
+        with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
+            local = os.path.join(folder, "tensors")
+            save_tensors(local, tensors, metadata)
+            return publish(local, os.fspath(path))
     path = Path(path)
     arrays = {name: _packed(path, name, value) for name, value in tensors.items()}
     header = {**_checked_metadata(path, metadata or {}), CHECKSUM_KEY: _checksum(arrays)}
@@ -61,7 +69,8 @@ def save_tensors(
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot save {len(arrays)} tensors to {str(path)!r}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above is what is told
+            temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, HostArray], dict[str, str]]:
@@ -72,22 +81,30 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, HostArray], di
     Raises:
         CheckpointError: the file is missing, truncated, not safetensors, or its values do not match its checksum.
     """
+    if is_url(path):
+        with fetched(os.fspath(path)) as copy:
+            return _read(copy, os.fspath(path))
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no file {str(path)!r} to load tensors from{_neighbours(path)}")
+    return _read(path, str(path))
+
+
+def _read(path: Path, name: str) -> tuple[dict[str, HostArray], dict[str, str]]:
+    """What is in a file of this machine, which the user calls ``name``."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: _owned(file.get_tensor(name)) for name in sorted(file.keys())}
+            tensors = {key: _owned(file.get_tensor(key)) for key in sorted(file.keys())}
     except (OSError, SafetensorError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{str(path)!r} ({path.stat().st_size} bytes) is not a readable safetensors file: {error}. "
+            f"{name!r} ({path.stat().st_size} bytes) is not a readable safetensors file: {error}. "
             "It is damaged, of another format, or has a dtype that NumPy lacks: restore it from a copy."
         ) from error
     stored, found = metadata.pop(CHECKSUM_KEY, None), _checksum(tensors)
     if stored is not None and stored != found:
         raise CheckpointError(
-            f"{str(path)!r} is damaged: its values have checksum {found}, it was saved with {stored}. "
+            f"{name!r} is damaged: its values have checksum {found}, it was saved with {stored}. "
             "Restore it from a copy."
         )
     return tensors, metadata

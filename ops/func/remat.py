@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.errors import AutogradError
-from shoal.ops import lines, random, tape
+from shoal.ops import casting, lines, random, tape
 from shoal.ops.func.batched import Batched
 from shoal.ops.graph import trace
 from shoal.ops.graph.symbol import recomputed
@@ -65,6 +65,7 @@ class _Recomputed:
         self.name = f"checkpoint of {getattr(fn, '__name__', type(fn).__name__)}"
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.training, self.address = tape.state.training, random.address()
+        self.casts = casting.state.policy
         self.captured: list[Tensor] = []
         self.began = tape.mark()
 
@@ -98,7 +99,12 @@ class _Recomputed:
         create = xp is OPERATORS
         given = list(leaves((self.args, self.kwargs)))
         began = tape.mark()
-        with trace.mode(recording=True, training=self.training), random.at(self.address), trace.recomputing():
+        with (
+            trace.mode(recording=True, training=self.training),
+            random.at(self.address),
+            trace.recomputing(),
+            casting.using(self.casts),
+        ):
             variables, result = self.run([x if create and isinstance(x, Tensor) else None for x in given])
         heads = [x for x in leaves(result) if isinstance(x, Tensor) and x.node is not None]
         if [h.shape for h in heads] != [o.shape for o in out]:

@@ -36,6 +36,11 @@ def _attention(op: Op[Any], batch: Batch, query: Any, *others: Any, **attrs: Any
     return aligned(op, batch._replace(on=[True, *batch.on[1:]]), query, *others, **attrs)
 
 
+@batching("attention_grad")
+def _attention_grad(op: Op[Any], batch: Batch, *inputs: Any, **attrs: Any) -> Any:
+    return op(*batch.all(inputs), **attrs)
+
+
 # -- sequences: (time, batch, ...), the weights the same for all examples; else one example after the other
 
 _WEIGHTS = {"wx", "wh", "bx", "bh", "wr"}

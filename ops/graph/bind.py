@@ -20,22 +20,39 @@ Values = list[Any]
 
 
 def compiled(sources: Iterable[Source]) -> dict[str, Callable[[int], None]]:
-    """Functions by name: all sources of a kind are compiled in one go. Empty where nothing can be compiled."""
+    """Functions by name; all sources are compiled in one go. Empty where nothing can be compiled."""
     from shoal.ops.native import compiler
 
     found: dict[str, Callable[[int], None]] = {}
     texts: dict[bool, dict[str, str]] = {}
     for source in sources:
         texts.setdefault(source.exact, {})[source.name] = source.text
-    for exact, by_name in texts.items():
-        library = compiler.load("\n".join(by_name[name] for name in sorted(by_name)), exact=exact)
+    files = [(exact, part) for exact, by_name in texts.items() for part in _parts(by_name)]
+    libraries = compiler.load_all([("\n".join(part.values()), exact) for exact, part in files])
+    for (_, part), library in zip(files, libraries, strict=True):
         if library is None:
             _warn_once(compiler.why_not())
-        for name in by_name if library is not None else ():
+        for name in part if library is not None else ():
             function = getattr(library, name)
             function.argtypes, function.restype = [ctypes.c_void_p], None
             found[name] = function
     return found
+
+
+PART_CHARACTERS = 90_000
+"""About the largest file: so much takes a compiler a second."""
+
+
+def _parts(texts: dict[str, str]) -> list[dict[str, str]]:
+    """The texts, by name, as files of about equal length that a compiler can take side by side."""
+    count = -(-sum(map(len, texts.values())) // PART_CHARACTERS)
+    parts: list[dict[str, str]] = [{} for _ in range(count)]
+    lengths = [0] * count
+    for name in sorted(texts, key=lambda n: (-len(texts[n]), n)):
+        least = lengths.index(min(lengths))
+        parts[least][name] = texts[name]
+        lengths[least] += len(texts[name])
+    return [p for p in parts if p]
 
 
 _warned = False

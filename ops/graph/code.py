@@ -177,7 +177,7 @@ class Code:
                 values[self.slots[ref]] = self._placed(raw, start + offset, ref)
         for position, call in enumerate(self.graph.calls):
             if call.is_const:
-                values[self.slots[position, 0]] = call.value
+                values[self.slots[position, 0]] = call.value if self.xp.host else self.xp.asarray(call.value)
         for position in sorted(self.fixed):
             self._make_view(self.graph.calls[position], position, values)
         base = 0 if self.xp.module.__name__ != "numpy" else bind.address(raw) + start
@@ -278,9 +278,10 @@ def choose(
     graph: Graph, xp: Any, layout: Layout
 ) -> tuple[dict[int, "Kernel | Source"], dict[str, Callable[[int], None]]]:
     """The kernel of each call that has one, and the compiled functions of those that are C text."""
+    from shoal.ops.gpu import codegen
     from shoal.ops.native import families
 
-    assert families  # imported for the kernels that it registers
+    assert families and codegen  # imported for the kernels that they register
     seen = [p for p, _ in graph.operators() if (p, 0) in layout.strides]
     offers = {p: list(kernels_for(site_of(graph, xp, layout, p))) for p in seen}
     first = [found[0] for found in offers.values() if found]

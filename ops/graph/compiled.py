@@ -1,6 +1,7 @@
 """A function of tensors that is traced once per signature, and then runs as a compiled graph.
 
-`Compiled` keeps one `Trace` per signature of the arguments (structure, shapes, dtypes, training or not), and each
+`Compiled` keeps one `Trace` per signature of the arguments (structure, shapes, dtypes, training or not, what is
+converted under `shoal.amp`), and each
 trace one program for each set of inputs that want a gradient. Under `autograd.record` a run is one entry on the tape;
 its gradient is the backward part of the same program.
 """
@@ -14,8 +15,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from shoal.errors import GraphError
-from shoal.ops import random, tape
-from shoal.ops.backend import namespace
+from shoal.ops import casting, random, tape
+from shoal.ops.backend import CPU, namespace
 from shoal.ops.graph import loops, rowloops, trace
 from shoal.ops.graph.executor import Program, evaluate
 from shoal.ops.graph.gradient import depending, gradients
@@ -42,6 +43,7 @@ class Options(NamedTuple):
 
     planned: bool
     passes: frozenset[str]
+    recorded: bool = True
 
 
 @dataclass
@@ -122,13 +124,22 @@ class Compiled:
         limit: how many signatures are kept; beyond it, the one that was used least recently is dropped.
         planned: whether intermediate values share planned memory.
         passes: what graphs go through; see `shoal.ops.graph.pipeline`.
+        recorded: whether graphs on a GPU become recordings (`shoal.ops.gpu.captured`).
     """
 
     def __init__(
-        self, fn: Callable[..., Any], label: str, *, limit: int = 32, planned: bool = True, passes: Choice = None
+        self,
+        fn: Callable[..., Any],
+        label: str,
+        *,
+        limit: int = 32,
+        planned: bool = True,
+        passes: Choice = None,
+        recorded: bool = True,
     ) -> None:
         self.fn, self.label, self.limit = fn, label, limit
-        self.options = Options(planned, chosen(passes))
+        self.options = Options(planned, chosen(passes), recorded)
+        self._budget: Any = None
         self.traces: OrderedDict[Any, Trace] = OrderedDict()
         self._warned = False
 
@@ -150,11 +161,25 @@ class Compiled:
         program = found.programs.get((xp, wants))
         if program is None:
             program = found.programs[xp, wants] = _Differentiable(found, wants, xp, self.label, self.options)
+            if not xp.host and self.options.recorded and self.options.planned:
+                self._record(found, program)
         results = program(tensors, late)
         for (source, _), new in zip(found.updates, results[len(found.outputs) :], strict=True):
             if not trace.drops_writes():
                 _write(source, new)
         return found.rebuild(results[: len(found.outputs)])
+
+    def _record(self, found: Trace, program: "_Differentiable") -> None:
+        from shoal.ops.gpu.captured import Budget, Captured  # it imports what runs graphs
+
+        if self._budget is None:
+            self._budget = Budget(self.label)
+        fixed = [*[False] * len(found.arguments), *[s.node.role != "key" for s in found.captured]]
+        program.start = Captured(program.program, fixed, self._budget).start
+
+    def why_not_recorded(self) -> list[str]:
+        """Why graphs that ran on a GPU are not recorded, for those that are not."""
+        return [] if self._budget is None else list(self._budget.reasons)
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
         """The trace for these arguments, made now if there is none that fits.
@@ -277,8 +302,10 @@ class _Differentiable:
             options.passes,
             target=target_of(xp) if options.planned else None,
             forward=joint.forward,
+            host=xp is CPU,
         )
         self.program = Program(self.graph, xp, forward=joint.forward, late=joint.late, planned=options.planned)
+        self.start: Callable[[], Any] = self.program.start
 
     @property
     def differentiable(self) -> bool:
@@ -286,7 +313,7 @@ class _Differentiable:
         return any(h is not None for h in self.heads)
 
     def __call__(self, tensors: Sequence[Any], late: Mapping[int, Callable[[], None]]) -> list[Tensor]:
-        run, xp = self.program.start(), self.program.xp
+        run, xp = self.start(), self.program.xp
         out = run.forward([x.data if isinstance(x, Tensor) else xp.asarray(x) for x in tensors], late)
         node = tape.Node(self, (*tensors, run), {}, tuple(out)) if self.differentiable else None
         return [
@@ -368,7 +395,7 @@ def _sorted_out(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[Any], Any]:
     """The arguments with tensors for arrays, the tensors among them, and the signature."""
-    training = tape.state.training
+    training = (tape.state.training, casting.state.policy)
     if not kwargs and all(type(x) is Tensor for x in args):
         return args, kwargs, list(args), (training, *[(x.data.shape, x.data.dtype) for x in args])
     args, kwargs = mapped(lambda x: Tensor(x) if isinstance(x, namespace(x).ndarray) else x, (args, kwargs))

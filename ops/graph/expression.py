@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ops.precision import is_half
 from shoal.ops.registry import OPS, Spec
 
 __all__ = ["CUDA", "C_HELPERS", "C", "Printer", "Target", "Unprintable", "Value", "printable"]
@@ -40,10 +41,22 @@ class Target:
     Attributes:
         name: of it.
         functions: what it calls a function of float32 and of float64; a missing one cannot be printed.
+        halves: whether half precision is computed with, as float32.
     """
 
     name: str
     functions: dict[str, tuple[str, str]]
+    halves: bool = False
+
+    def computed(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The type that elements of a type are computed in.
+
+        Raises:
+            Unprintable: it has no name.
+        """
+        found = np.dtype(np.float32) if self.halves and is_half(dtype) else dtype
+        type_name(found)
+        return found
 
 
 _EXACT = {name: (name + "f", name) for name in ("fabs", "sqrt", "floor", "ceil", "trunc", "rint")}
@@ -71,6 +84,7 @@ CUDA = Target(
         **_EXACT,
         **{name: (name + "f", name) for name in f"exp log tanh erf expm1 log1p {_MORE}".split()},
     },
+    halves=True,
 )
 """CUDA C++, as NVRTC compiles it."""
 
@@ -207,8 +221,7 @@ class Printer:
 
     def _result(self, op: Any, inputs: Sequence[Any], attrs: dict[str, Any]) -> np.dtype[Any]:
         spec = op.infer(*(Spec((1,), x.dtype) if isinstance(x, Value) else x for x in inputs), **attrs)
-        type_name(spec.dtype)
-        return spec.dtype  # type: ignore[no-any-return]  # infer gives Any
+        return self.target.computed(spec.dtype)
 
     def _loop(self, op: Any, inputs: Sequence[Any], result: np.dtype[Any]) -> list[np.dtype[Any]]:
         """The types that the operands are converted to."""
@@ -298,8 +311,7 @@ def printable(target: Target, name: str, specs: Sequence[Any], attrs: dict[str, 
         inputs = []
         for i, s in enumerate(specs):
             if isinstance(s, Spec):
-                type_name(s.dtype)
-                inputs.append(Value(printer, f"x{i}", s.dtype))
+                inputs.append(Value(printer, f"x{i}", target.computed(s.dtype)))
             else:
                 inputs.append(s)
         printer.apply(name, inputs, attrs)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.ops import casting
 from shoal.ops.barrier import barrier
 from shoal.ops.graph.symbol import Node, Symbol, called_at, nodes_of
 from shoal.ops.registry import OPERATORS
@@ -107,7 +108,7 @@ def _spread(
     used = again.of(node)
     out: Any = tuple(Symbol(used, n) for n in range(len(used.specs))) if used.many else Symbol(used)
     flags = [isinstance(x, Symbol) and x.node.serial in needed for x in node.inputs]
-    with called_at(node.line):
+    with called_at(node.line), casting.off():
         cotangents = op.cotangents(OPERATORS, g, out, used.inputs, node.attrs, flags)
     for x, c in zip(node.inputs, cotangents, strict=True):
         if c is not None:
@@ -116,4 +117,7 @@ def _spread(
 
 def _add(found: dict[tuple[int, int], Symbol], to: Symbol, g: Any) -> None:
     place = (to.node.serial, to.index)
-    found[place] = found[place] + g if place in found else g
+    if place in found:
+        with casting.off():
+            g = found[place] + g
+    found[place] = g

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from shoal.ops.backend import CPU
+from shoal.ops.gpu.kernels import table as on_gpu
 from shoal.ops.graph.ir import Call
 from shoal.ops.native.table import In, bound, dense
 from shoal.ops.registry import OPS, Spec
@@ -127,7 +128,7 @@ def exactly(on: bool = True) -> Iterator[None]:
 
 def kernels_for(site: Site) -> "Iterator[Kernel | Source]":
     """What the makers offer for this call, best first."""
-    forward = _native(site) if site.xp is CPU else None
+    forward = _native(site) if site.xp is CPU else _device(site)
     if forward is not None:
         yield forward
     for maker in _MAKERS.get(site.call.op, ()):
@@ -135,7 +136,7 @@ def kernels_for(site: Site) -> "Iterator[Kernel | Source]":
         if found is not None and not (_exact and isinstance(found, Source) and not found.exact):
             yield found
     ufunc = OPS[site.call.op].ufunc
-    if ufunc is not None and not site.call.attrs and None not in site.specs:
+    if ufunc is not None and not site.call.attrs and None not in site.specs and hasattr(site.xp.module, ufunc):
         yield _with_out(getattr(site.xp, ufunc))
 
 
@@ -162,6 +163,8 @@ def _native(site: Site) -> Kernel | None:
     plain, run, attrs, count = OPS[site.call.op].plain, found.run, site.call.attrs, len(inputs)
     if not all(site.dense(count + n) for n in range(len(found.outputs))):
         return None
+    if found.strided:
+        return run
 
     def kernel(*arrays: Any) -> None:
         if run(*map(dense, arrays[:count]), *arrays[count:]):
@@ -170,6 +173,23 @@ def _native(site: Site) -> Kernel | None:
                 out[...] = value
 
     return kernel
+
+
+def _device(site: Site) -> Kernel | None:
+    """The kernel that the operator's forward itself uses on a GPU: see `shoal.ops.gpu.kernels.table`."""
+    inputs = [In(s.shape, s.dtype) if isinstance(s, Spec) else s for s in site.specs]
+    found, xp, count = on_gpu.bound(site.xp, site.call.op, inputs, site.call.attrs), site.xp, len(inputs)
+    if found is None:
+        return None
+    specs, strides = site.call.specs, site.strides[count:]
+    dense = all(site.dense(count + n) for n in range(len(specs)))
+    last = all(strides[n] == strides_of(s, (0, *range(2, s.ndim), 1)) for n, s in enumerate(specs) if s.ndim > 2)
+    if not (last if found.last else dense or (found.like and last)):
+        return None
+    run = found.run
+    if found.strided or found.last or found.like:
+        return run
+    return lambda *arrays: run(*[on_gpu.dense(xp, x) for x in arrays[:count]], *arrays[count:])
 
 
 def _relu(site: Site) -> Kernel:

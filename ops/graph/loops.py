@@ -1,4 +1,4 @@
-"""The kernel of a `fused` call as text: nested loops over the elements, in C or CUDA.
+"""The kernel of a `fused` call as text: nested loops over the elements, in C. `shoal.ops.gpu.codegen` has CUDA.
 
 The axes are put in the order in which the results lie in memory, and joined where every array allows it. So results
 that lie densely and operands like them need one loop, and a bias or a channel's scale needs two.
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops.graph.expression import C_HELPERS, CUDA, C, Printer, Target, Unprintable, Value, type_name
+from shoal.ops.graph.expression import C_HELPERS, C, Printer, Target, Unprintable, Value, type_name
 from shoal.ops.graph.fused import carry_out
 from shoal.ops.graph.kernels import Kernel, Site, Source, register
 from shoal.ops.registry import Spec
 
-__all__ = ["Loops", "c_text", "cuda_text", "maker"]
+__all__ = ["Loops", "Parts", "c_text", "maker", "parts_of"]
 
 BLOCK = 4096
 """Elements of the innermost loop that one thread takes at a time."""
@@ -76,8 +76,8 @@ def _broadcast_steps(shape: Sequence[int], spec: Spec, strides: Sequence[int]) -
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What both languages need: loops, the statements of one element, and what is read and written where."""
+class Parts:
+    """What C and CUDA need: loops, the statements of one element, and what is read and written where."""
 
     loops: Loops
     inputs: list[tuple[int, Spec]]
@@ -87,7 +87,7 @@ class _Parts:
     work: int
 
 
-def _parts(site: Site, target: Target) -> _Parts:
+def parts_of(site: Site, target: Target) -> Parts:
     call = site.call
     shape = call.specs[0].shape
     if any(s.shape != shape for s in call.specs):
@@ -98,10 +98,10 @@ def _parts(site: Site, target: Target) -> _Parts:
     inputs: list[tuple[int, Spec]] = []
     for n, x in enumerate(site.specs):
         if isinstance(x, Spec):
-            type_name(x.dtype)
+            kind = target.computed(x.dtype)
             inputs.append((len(inputs), x))
             arrays.append((x, site.strides[n] or ()))
-            values.append(Value(printer, f"x{len(inputs) - 1}", x.dtype))
+            values.append(Value(printer, f"x{len(inputs) - 1}", kind))
         else:
             values.append(x)
     for n, spec in enumerate(call.specs):
@@ -109,10 +109,11 @@ def _parts(site: Site, target: Target) -> _Parts:
     found = carry_out(call.attrs["body"], values, printer.apply)
     results = [found[n] for n in call.attrs["results"]]
     results = [
-        r if isinstance(r, Value) else printer.value(r, s.dtype) for r, s in zip(results, call.specs, strict=True)
+        r if isinstance(r, Value) else printer.value(r, target.computed(s.dtype))
+        for r, s in zip(results, call.specs, strict=True)
     ]
     outputs = [(len(inputs) + n, spec) for n, spec in enumerate(call.specs)]
-    return _Parts(
+    return Parts(
         Loops.over(shape, arrays), inputs, outputs, [r.text for r in results], printer.lines, len(printer.lines)
     )
 
@@ -123,7 +124,7 @@ def c_text(site: Site) -> Source:
     Raises:
         Unprintable: an operator or a type has no text.
     """
-    parts = _parts(site, C)
+    parts = parts_of(site, C)
     loops, inner = parts.loops, len(parts.loops.lengths) - 1
     lines = [f"    {_declared(n, s, const=True)} = ({_pointer(s, const=True)})p[{n}];" for n, s in parts.inputs]
     lines += [f"    {_declared(n, s)} = ({_pointer(s)})p[{n}];" for n, s in parts.outputs]
@@ -152,7 +153,7 @@ def c_text(site: Site) -> Source:
     return Source(name, f"{C_HELPERS}EXPORT void {name}(char **p) {{\n{body}\n}}\n", exact=True)
 
 
-def _rows(parts: _Parts, inner: int) -> list[str]:
+def _rows(parts: Parts, inner: int) -> list[str]:
     """Where the innermost loop begins in each array, and the elements that it repeats."""
     lines = []
     for n, spec in (*parts.inputs, *parts.outputs):
@@ -162,7 +163,7 @@ def _rows(parts: _Parts, inner: int) -> list[str]:
     return lines + [f"        {line}" for line in _loads(parts, inner, repeated=True)]
 
 
-def _loads(parts: _Parts, inner: int, *, repeated: bool) -> list[str]:
+def _loads(parts: Parts, inner: int, *, repeated: bool) -> list[str]:
     lines = []
     for n, spec in parts.inputs:
         step = parts.loops.steps[n][inner]
@@ -184,62 +185,14 @@ def _declared(n: int, spec: Spec, const: bool = False) -> str:
     return f"{_pointer(spec, const)}const a{n}"
 
 
-def cuda_text(site: Site) -> tuple[str, str, int]:
-    """The kernel in CUDA: (name, text, number of elements). It takes the arrays' addresses, inputs then outputs.
-
-    Raises:
-        Unprintable: an operator or a type has no text.
-    """
-    parts = _parts(site, CUDA)
-    arrays = [*parts.inputs, *parts.outputs]
-    arguments = ", ".join(f"{_pointer(s, n < len(parts.inputs))}a{n}" for n, s in arrays)
-    lengths = parts.loops.lengths
-    lines = ["const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;"]
-    lines.append(f"if (i >= {parts.loops.size}) return;")
-    rest = "i"
-    for d in reversed(range(len(lengths))):
-        lines.append(f"const long long i{d} = {rest}{f' % {lengths[d]}' if d else ''};")
-        rest = f"({rest} / {lengths[d]})"
-    for n, spec in arrays:
-        terms = [f"i{d} * {s}" for d, s in enumerate(parts.loops.steps[n]) if s] or ["0"]
-        kind = "int" if spec.dtype == np.bool_ else type_name(spec.dtype)
-        load = n < len(parts.inputs)
-        lines.append(
-            f"const {kind} x{n} = a{n}[{' + '.join(terms)}];"
-            if load
-            else f"const long long o{n} = {' + '.join(terms)};"
-        )
-    lines += parts.lines
-    lines += [f"a{n}[o{n}] = {text};" for (n, _), text in zip(parts.outputs, parts.names, strict=True)]
-    body = "\n".join(f"    {line}" for line in lines)
-    name = f"fused_{hashlib.blake2b((arguments + body).encode(), digest_size=8).hexdigest()}"
-    types = (
-        "typedef unsigned char uint8_t; typedef signed char int8_t; typedef int int32_t; typedef long long int64_t;\n"
-    )
-    limits = "#define FLT_MAX 3.402823466e+38f\n#define DBL_MAX 1.7976931348623157e+308\n"
-    head = f'{types}{limits}extern "C" __global__ void {name}({arguments}) {{\n'
-    return name, f"{head}{body}\n}}\n", parts.loops.size
-
-
 def maker(site: Site) -> Kernel | Source | None:
-    """C text on the CPU, a kernel that is compiled by NVRTC on a GPU; None where the group has no text."""
+    """C text on the CPU; None where the group has no text."""
+    if site.xp.module is not np:
+        return None
     try:
-        if site.xp.module is np:
-            return c_text(site)
-        return _on_gpu(site)
+        return c_text(site)
     except Unprintable:
         return None
-
-
-def _on_gpu(site: Site) -> Kernel:
-    name, text, size = cuda_text(site)
-    launch = site.xp.module.RawKernel(text, name, options=("--fmad=false", "--std=c++17"))
-    threads = 256
-
-    def kernel(*arrays: Any) -> None:
-        launch((-(-size // threads),), (threads,), tuple(x for x in arrays if hasattr(x, "shape")))
-
-    return kernel
 
 
 register("fused", maker, exact=True)

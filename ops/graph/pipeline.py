@@ -19,6 +19,7 @@ from shoal.ops.graph.fuse import WORTH_US, fuse
 from shoal.ops.graph.ir import Call, Graph
 from shoal.ops.graph.join import join
 from shoal.ops.graph.rowfuse import fuse_rows
+from shoal.ops.graph.share import share
 
 __all__ = ["PASSES", "chosen", "optimized"]
 
@@ -30,6 +31,7 @@ PASSES = {
     "algebra": "x*1, -(-x), chains of transposes and reshapings and the like are simplified; no bit changes",
     "loose": "x+0, small powers, products of constants are simplified; last bits may change (off by itself)",
     "fold": "calls on constants are replaced by their values",
+    "share": "without compiled code: operators are opened for what their gradient computes too, such as erf of GELU",
     "common": "calls of the same operator on the same values become one",
     "join": "convolutions and batch normalizations take over the ReLU and the addition behind them",
     "rows": "reductions over the last axis and the element-wise calls around them become one loop over rows",
@@ -67,6 +69,7 @@ def optimized(
     target: Target | None = None,
     forward: int | None = None,
     worth_us: float = WORTH_US,
+    host: bool = False,
 ) -> Graph:
     """The graph after the ``wanted`` passes.
 
@@ -75,6 +78,7 @@ def optimized(
         target: the language that kernels can be made in; None for none.
         forward: how many of the outputs are those of the forward part.
         worth_us: what fusion must gain in a run.
+        host: NumPy carries out what no kernel does.
     """
     if "dead" in wanted:
         graph = passes.remove_dead(graph)
@@ -84,12 +88,14 @@ def optimized(
         graph = simplify(graph, loose="loose" in wanted)
     if "fold" in wanted:
         graph = passes.fold_constants(graph, evaluate)
+    if "share" in wanted and host and target is None:
+        graph = share(graph)
     if "common" in wanted:
         graph = passes.eliminate_common(graph)
     if "join" in wanted and target is not None:
         graph = join(graph)
     able = None if target is None else _Able(target)
-    if "rows" in wanted and able is not None and target is C:
+    if "rows" in wanted and able is not None:
         graph = fuse_rows(graph, able, forward=forward, worth_us=worth_us)
     if "fuse" in wanted and able is not None:
         graph = fuse(graph, able, forward=forward, worth_us=worth_us)
@@ -99,7 +105,7 @@ def optimized(
 def target_of(xp: Any) -> Target | None:
     """The language that kernels for arrays of ``xp`` are made in here; None where nothing compiles them."""
     if xp.module is not np:
-        return CUDA
+        return CUDA if hasattr(xp.module, "RawModule") else None  # most GPUs of NumPy have no compiler
     from shoal.ops.native import compiler
 
     return None if compiler.why_not() else C

@@ -1,7 +1,6 @@
 """The kernel of a `fused_rows` call as C: for each row, a loop over its elements for each level of reductions.
 
-A value of the row's elements has the level of the reductions that it depends on: those of level 0 depend on none. The
-loop of a level computes its values, and adds up what is reduced. Values that a later loop needs are kept in a row of
+Which loop computes what is the base's (`shoal.ops.graph.rowsteps`). Values that a later loop needs are kept in a row of
 memory on the stack, or are read again where they are a result.
 """
 
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from shoal.ops.graph.expression import C_HELPERS, C, Printer, Unprintable, Value, type_name
-from shoal.ops.graph.fused import carry_out, steps_of
 from shoal.ops.graph.kernels import Kernel, Site, Source, register
-from shoal.ops.graph.loops import GRAIN, Loops
-from shoal.ops.graph.rowfuse import REDUCTIONS
-from shoal.ops.registry import OPS, Spec
+from shoal.ops.graph.loops import GRAIN
+from shoal.ops.graph.rowsteps import RowSteps, at, value_name
 
 __all__ = ["rows_text"]
 
@@ -39,107 +36,42 @@ def rows_text(site: Site) -> Source:
     return Source(name, f"{C_HELPERS}EXPORT void {name}(char **p) {{\n{body}\n}}\n", exact=True)
 
 
-class _Rows:
+class _Rows(RowSteps):
     """Text in the making."""
 
     def __init__(self, site: Site) -> None:
-        self.site = site
-        self.steps = steps_of(site.call.attrs["body"])
-        specs = carry_out(site.call.attrs["body"], site.specs, _inferred)
-        self.specs: list[Spec] = specs
-        rows = next(self._spec(operands[0]) for name, operands, _ in self.steps if name in REDUCTIONS)
-        self.lead, self.length = rows.shape[:-1], rows.shape[-1]
-        self.level = self._levels()
+        super().__init__(site, C)
         self.levels = max(self.level)
         self.results = {n: i for i, n in reversed(list(enumerate(site.call.attrs["results"])))}
-        self._places()
-        self.row = Printer(C, "s")  # what there is once for a row
-        self.values: dict[str, Value] = {}  # numbers of a row, by operand
         self.lines: list[str] = []
         self.kept: list[str] = []  # rows on the stack
         self.kept_bytes = 0
         self._load_row_inputs()
 
-    # -- what is what
-
-    def _spec(self, x: Any) -> Spec:
-        found = self.site.specs[int(x[1:])] if x[0] == "i" else self.specs[int(x[1:])]
-        assert isinstance(found, Spec)
-        return found
-
-    def full(self, x: Any) -> bool:
-        """Whether an operand has a value for each element of a row."""
-        spec = self._spec(x)
-        return spec.ndim > 0 and spec.shape[-1] == self.length and not self._single(spec)
-
-    def _single(self, spec: Spec) -> bool:
-        """Whether there is one for each row."""
-        return spec.shape in (self.lead, (*self.lead, 1)) and not (
-            spec.shape == self.lead and spec.ndim > len(self.lead)
-        )
-
-    def _levels(self) -> list[int]:
-        level: list[int] = []
-        for name, operands, _ in self.steps:
-            before = max((level[int(x[1:])] for x in operands if isinstance(x, str) and x[0] == "t"), default=0)
-            level.append(before + (name in REDUCTIONS and self.full(operands[0])))
-        return level
-
-    def _places(self) -> None:
-        """Where the arrays are, for the loops over rows."""
-        arrays = [(s, self.site.strides[n] or ()) for n, s in enumerate(self.site.specs)]
-        arrays += [(s, self.site.strides[len(self.site.specs) + n] or ()) for n, s in enumerate(self.site.call.specs)]
-        outer, self.inner = [], []
-        for spec, strides in arrays:
-            if not isinstance(spec, Spec):
-                raise Unprintable("an operand that is no array")
-            type_name(spec.dtype)
-            if self._single(spec) and spec.shape == self.lead:
-                spec, strides = Spec((*spec.shape, 1), spec.dtype), (*strides, 0)
-            step = 0 if not spec.ndim or spec.shape[-1] == 1 else strides[-1] // spec.dtype.itemsize
-            self.inner.append(step)
-            outer.append((Spec(spec.shape[:-1], spec.dtype), tuple(strides[:-1])) if spec.ndim else (spec, strides))
-        anchor = next(n for n, s in enumerate(self.inner) if s)
-        self.loops = Loops.over(self.lead, [*outer, outer[anchor]])
-        self.arrays = [spec for spec, _ in arrays]
-
-    # -- text
-
     def _load_row_inputs(self) -> None:
         for n, spec in enumerate(self.site.specs):
             if not self.inner[n]:
-                kind = "int" if spec.dtype == np.bool_ else type_name(spec.dtype)
+                kind = value_name(spec.dtype)
                 self.row.lines.append(f"const {kind} x{n} = r{n}[0];")
                 self.values[f"i{n}"] = Value(self.row, f"x{n}", spec.dtype)
 
     def loop(self, level: int) -> None:
         """What is done for a row at a level: its numbers, then the loop over its elements."""
+        self.lines += self.numbers(level)
         here = [n for n in range(len(self.steps)) if self.level[n] == level]
-        for n in here:
-            name, operands, attrs = self.steps[n]
-            if self.full(f"t{n}") or f"t{n}" in self.values:
-                continue
-            if name in ("reshape", "expand_dims", "squeeze"):
-                self.values[f"t{n}"] = self.values[operands[0]]
-            else:
-                found = [self.values[x] if isinstance(x, str) else x for x in operands]
-                self.values[f"t{n}"] = self.row.apply(name, found, attrs)
-        self._flush()
-        ends = [n for n in range(len(self.steps)) if self.level[n] == level + 1 and self._ends(n)]
+        ends = self.ends(level)
         body, accumulated = self._elements([n for n in here if self.full(f"t{n}")], ends, level)
         if not body:
             return
-        self.lines += [f"{_c(self.specs[n])} a{n}_ = {_start(self.steps[n][0])}; int q{n} = 0;" for n in ends]
+        self.lines += [
+            f"{value_name(self.specs[n].dtype)} a{n}_ = {_start(self.steps[n][0])}; int q{n} = 0;" for n in ends
+        ]
         self.lines.append(f"#pragma omp simd{_clauses(self.steps, ends)}")
         self.lines.append(f"for (ptrdiff_t i = 0; i < {self.length}; i++) {{")
         self.lines += [f"    {line}" for line in [*body, *accumulated]]
         self.lines.append("}")
         for n in ends:
             self._finish(n)
-
-    def _ends(self, n: int) -> bool:
-        name, operands, _ = self.steps[n]
-        return name in REDUCTIONS and self.full(operands[0])
 
     def _elements(self, here: list[int], ends: list[int], level: int) -> tuple[list[str], list[str]]:
         """The statements of one element, and those that add it up."""
@@ -170,15 +102,15 @@ class _Rows:
     def _loaded(self, printer: Printer, x: str) -> Value:
         """An element of an input, or of a value of an earlier loop."""
         n = int(x[1:])
-        spec = self._spec(x)
+        spec = self.spec(x)
         if x[0] == "i":
-            place, name = f"r{n}[{_index(self.inner[n])}]", f"x{n}"
+            place, name = f"r{n}[{at(self.inner[n])}]", f"x{n}"
         elif n in self.results:
             out = len(self.site.specs) + self.results[n]
-            place, name = f"r{out}[{_index(self.inner[out])}]", f"v{n}"
+            place, name = f"r{out}[{at(self.inner[out])}]", f"v{n}"
         else:
             place, name = f"b{n}[i]", f"v{n}"
-        kind = "int" if spec.dtype == np.bool_ else type_name(spec.dtype)
+        kind = value_name(spec.dtype)
         printer.lines.append(f"const {kind} {name} = {place};")
         return Value(printer, name, spec.dtype)
 
@@ -186,14 +118,14 @@ class _Rows:
         if n in self.results:
             outs = [i for i, m in enumerate(self.site.call.attrs["results"]) if m == n]
             places = [len(self.site.specs) + i for i in outs]
-            return [f"r{out}[{_index(self.inner[out])}] = {text};" for out in places]
+            return [f"r{out}[{at(self.inner[out])}] = {text};" for out in places]
         later = any(
-            f"t{n}" in operands and (self.level[m] > level + self._ends(m))
+            f"t{n}" in operands and (self.level[m] > level + self.reduces(m))
             for m, (_, operands, _) in enumerate(self.steps)
         )
         if not later:
             return []
-        self.kept.append(f"{_c(self.specs[n], memory=True)} b{n}[{self.length}];")
+        self.kept.append(f"{type_name(self.specs[n].dtype)} b{n}[{self.length}];")
         self.kept_bytes += self.length * self.specs[n].dtype.itemsize
         if self.kept_bytes > STACK_BYTES:
             raise Unprintable("rows that are too long to be kept")
@@ -207,24 +139,19 @@ class _Rows:
         self.row.lines.append(f"const {type_name(dtype)} m{n} = {text};")
         self.values[f"t{n}"] = Value(self.row, f"m{n}", dtype)
 
-    def _flush(self) -> None:
-        self.lines += self.row.lines
-        self.row.lines.clear()
-
     def text(self) -> str:
         """The body of the function."""
         for n, i in self.results.items():
             if not self.full(f"t{n}"):
                 outs = [i for i, m in enumerate(self.site.call.attrs["results"]) if m == n]
                 self.row.lines += [f"r{len(self.site.specs) + i}[0] = {self.values[f't{n}'].text};" for i in outs]
-        self._flush()
+        self.lines += self.row.lines
         pointers, rows = [], []
         for n, spec in enumerate(self.arrays):
             const = "const " if n < len(self.site.specs) else ""
-            kind = f"{const}{_c(spec, memory=True)} *"
+            kind = f"{const}{type_name(spec.dtype)} *"
             pointers.append(f"    {kind}const p{n} = ({kind})p[{n}];")
-            terms = [f"j{d} * {s}" for d, s in enumerate(self.loops.steps[n]) if s]
-            rows.append(f"{kind}r{n} = {' + '.join([f'p{n}', *terms])};")
+            rows.append(f"{kind}r{n} = {self.begin(n)};")
         heads = [f"for (ptrdiff_t j{d} = 0; j{d} < {n}; j{d}++)" for d, n in enumerate(self.loops.lengths)]
         work = math.prod(self.lead) * self.length * len(self.steps)
         if work >= GRAIN and math.prod(self.lead) > 1:
@@ -232,18 +159,6 @@ class _Rows:
             pointers.append(f"#pragma omp parallel for num_threads(shoal_threads) schedule(static){collapse}")
         inside = "\n".join(f"        {line}" for line in [*rows, *self.kept, *self.lines])
         return "\n".join([*pointers, f"    {' '.join(heads)} {{", inside, "    }"])
-
-
-def _inferred(name: str, inputs: list[Any], attrs: dict[str, Any]) -> Any:
-    return OPS[name].infer(*inputs, **attrs)
-
-
-def _c(spec: Spec, memory: bool = False) -> str:
-    return type_name(spec.dtype) if memory or spec.dtype != np.bool_ else "int"
-
-
-def _index(step: int) -> str:
-    return "0" if step == 0 else "i" if step == 1 else f"i * {step}"
 
 
 def _start(name: str) -> str:

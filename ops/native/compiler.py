@@ -13,24 +13,26 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from shoal.ops.native import prebuilt
 
-__all__ = ["Compiler", "build_fixed", "cache_folder", "compiler", "load", "prelude", "why_not"]
+__all__ = ["Compiler", "build_fixed", "cache_folder", "compiler", "load", "load_all", "prelude", "why_not"]
 
 COMMON = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
 FREE = ("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math")
 EXACT = ("-ffp-contract=off",)
-MACHINE = ("-march=native", "-fopenmp")
+MACHINE, ALONE = ("-march=native", "-fopenmp"), ("-march=native", "-fopenmp-simd")
 """Wanted, but left out where the compiler refuses them. Never -ffast-math: the whole process would flush denormals."""
 
 LIMIT_S = 300.0
@@ -40,7 +42,7 @@ KEPT = 1000
 _NONE = "no C compiler was found (cc, gcc, clang, or what CC names)"
 
 _lock = threading.Lock()
-_loaded: dict[tuple[str, bool], ctypes.CDLL | None] = {}
+_loaded: dict[tuple[str, bool, bool], ctypes.CDLL | None] = {}
 _failure = ""
 
 
@@ -105,7 +107,7 @@ def why_not() -> str:
     return _failure
 
 
-def load(source: str, *, exact: bool = False) -> ctypes.CDLL | None:
+def load(source: str, *, exact: bool = False, threads: bool = True) -> ctypes.CDLL | None:
     """The library that ``source`` (C, after `prelude`) compiles to; None where that is not possible: see `why_not`.
 
     The first call takes as long as the compiler; later ones, in any process, well under a millisecond. OpenMP is on
@@ -116,50 +118,68 @@ def load(source: str, *, exact: bool = False) -> ctypes.CDLL | None:
         exact: compute each operation as written, with IEEE rounding: no fused multiply-add, no re-ordering of sums. A
             loop of additions, products, quotients and square roots then gives NumPy's bits. Otherwise the compiler may
             re-order and contract, but infinities, nan and denormals keep their meaning.
+        threads: without them the library needs no pool: this process's is not touched, nor set up.
     """
-    if switched_off():
-        return None
-    with _lock:
-        if (source, exact) not in _loaded:
-            _loaded[source, exact] = _compiled(source, exact)
-        return _loaded[source, exact]
+    return load_all([(source, exact)], threads=threads)[0]
 
 
-def _compiled(source: str, exact: bool) -> ctypes.CDLL | None:
-    global _failure
+def load_all(wanted: Sequence[tuple[str, bool]], *, threads: bool = True) -> list[ctypes.CDLL | None]:
+    """`load` for several sources, each with ``exact``, that are compiled side by side."""
     from shoal.ops.native import pool
 
+    if switched_off():
+        return [None] * len(wanted)
+    with _lock:
+        keys = [(source, exact, threads) for source, exact in wanted]
+        missing = [k for k in dict.fromkeys(keys) if k not in _loaded]
+        if missing and threads:
+            pool.before_loading()
+        if len(missing) > 1:
+            with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as side_by_side:
+                made = list(side_by_side.map(_compiled, missing))
+        else:
+            made = [_compiled(k) for k in missing]
+        for key, library in zip(missing, made, strict=True):
+            if library is not None and threads:
+                pool.adopt(library)
+            _loaded[key] = library
+        return [_loaded[k] for k in keys]
+
+
+def _compiled(key: tuple[str, bool, bool]) -> ctypes.CDLL | None:
+    global _failure
+    source, exact, threads = key
     try:
-        pool.before_loading()
-        library = opened(source, exact=exact)
+        return opened(source, exact=exact, threads=threads)
     except (OSError, subprocess.SubprocessError) as error:
         _failure = _failure or str(error)[:2000]
         return None
-    pool.adopt(library)
-    return library
 
 
-def opened(source: str, *, exact: bool) -> ctypes.CDLL:
+def opened(source: str, *, exact: bool, threads: bool = True) -> ctypes.CDLL:
     """The library: built with the package; else from the folder, compiled into it if it is not there or does not load.
 
     Raises:
         OSError: there is no compiler, the source does not compile, or the folder cannot be written.
     """
     source, flags = prelude() + source, COMMON + (EXACT if exact else FREE)
-    for ready in prebuilt.candidates(source, flags, _processor().split()):
+    for ready in prebuilt.candidates(source, flags, _processor().split(), threads):
         with suppress(OSError):  # OpenMP's library may be missing
             return ctypes.CDLL(str(ready))
     with_compiler = compiler()
     if with_compiler is None:
         raise OSError(_NONE)
-    parts = (source, *flags, *MACHINE, with_compiler.path, with_compiler.version, _processor())
+    machine = MACHINE if threads else ALONE
+    parts = (source, *flags, *machine, with_compiler.path, with_compiler.version, _processor())
     key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
     path = cache_folder() / f"{key}.so"
     for again in (False, True):
         if again or not path.exists():
             with _alone(path.with_suffix(".lock")):
                 if again or not path.exists():
-                    _make(with_compiler, source, flags, path)
+                    _make(with_compiler, source, flags, machine, path)
+        with suppress(OSError):
+            os.utime(path)  # it is in use: others are removed first
         try:
             return ctypes.CDLL(str(path))
         except OSError:
@@ -168,11 +188,11 @@ def opened(source: str, *, exact: bool) -> ctypes.CDLL:
     raise AssertionError
 
 
-def _make(with_compiler: Compiler, source: str, flags: tuple[str, ...], path: Path) -> None:
+def _make(with_compiler: Compiler, source: str, flags: tuple[str, ...], machine: tuple[str, ...], path: Path) -> None:
     _trim(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         fresh = Path(folder) / "a.so"
-        complaint = with_compiler.build(source, flags, fresh, MACHINE)
+        complaint = with_compiler.build(source, flags, fresh, machine)
         if complaint:
             raise OSError(complaint)
         os.replace(fresh, path)
@@ -187,9 +207,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _trim(folder: Path) -> None:
-    """Remove the oldest files beyond `KEPT`."""
-    files = sorted(folder.glob("*.so"), key=lambda p: p.stat().st_mtime)
-    for old in files[: max(0, len(files) - KEPT + 1)]:
+    """Remove the files beyond `KEPT` that have not been used for the longest time."""
+    used = []
+    for path in folder.glob("*.so"):
+        with suppress(OSError):  # another process has removed it
+            used.append((path.stat().st_mtime, path))
+    for _, old in sorted(used)[: max(0, len(used) - KEPT + 1)]:
         for path in (old, old.with_suffix(".lock")):
             path.unlink(missing_ok=True)
 
@@ -245,8 +268,9 @@ def prelude() -> str:
 
 @cache
 def text(name: str) -> str:
-    """A C file of this package."""
-    return (Path(__file__).parent / "c" / name).read_text(encoding="utf-8")
+    """A C file of this package, with those of the package that it includes."""
+    whole = (Path(__file__).parent / "c" / name).read_text(encoding="utf-8")
+    return re.sub(r'^#include "([a-z]+\.h|[a-z]+\.c)"$', lambda found: text(found[1]), whole, flags=re.MULTILINE)
 
 
 @cache

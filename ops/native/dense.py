@@ -1,4 +1,4 @@
-"""Dense layers: one matrix product over all leading axes, onto an output that holds the bias already."""
+"""Dense layers: one matrix product over all leading axes, onto the bias."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.ops.native.blas import sgemm
+from shoal.ops.native import gemm
 from shoal.ops.native.table import Bound, In, kernel
 
 SINGLE = np.dtype(np.float32)
@@ -21,15 +21,13 @@ def _fully_connected(inputs: Sequence[Any], attrs: dict[str, Any]) -> Bound | No
     units, features = weight.shape
     flat = attrs.get("flatten", True) and len(x.shape) != 2
     rows = x.shape[0] if flat else math.prod(x.shape[:-1])
-    product = sgemm()
-    if product is None or len(x.shape) < 2 or rows * features != x.size or (bias and bias.shape != (units,)):
+    right = len(x.shape) >= 2 and rows * features == x.size and (bias is None or bias.shape == (units,))
+    if not right or gemm.library() is None:
         return None
-    shape = (rows, units) if flat else (*x.shape[:-1], units)
+    shape, product = (rows, units) if flat else (*x.shape[:-1], units), gemm.product(rows, units, features, tb=True)
 
     def run(x: Any, weight: Any, bias: Any, out: Any) -> None:
-        if bias is not None:
-            out[...] = bias
-        beta = 0.0 if bias is None else 1.0
-        product(x.ctypes.data, False, weight.ctypes.data, True, out.ctypes.data, rows, units, features, beta)
+        below = None if bias is None else bias.ctypes.data
+        product(x.ctypes.data, weight.ctypes.data, out.ctypes.data, below)
 
     return Bound((In(shape, SINGLE),), run)

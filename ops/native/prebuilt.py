@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["FIXED", "LEVELS", "build", "candidates", "level"]
 
-FIXED = ("elementwise", "norm", "pool", "random", "recurrent", "rows", "sparse", "sums")
+FIXED = ("elementwise", "gemm", "norm", "pieces", "pool", "random", "recurrent", "rows", "sparse", "stream", "sums")
 """C files of this package that are compiled as they are, exactly."""
 
 _V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
@@ -27,12 +27,17 @@ def level(processor: Collection[str]) -> list[str]:
     return [name for name, needed in LEVELS.items() if needed <= set(processor)]
 
 
-def candidates(source: str, flags: Collection[str], processor: Collection[str]) -> list[Path]:
-    """Files that were built from ``source`` with ``flags`` and run on this processor, best first."""
+def candidates(source: str, flags: Collection[str], processor: Collection[str], threads: bool = True) -> list[Path]:
+    """Files that were built from ``source`` with ``flags`` and run on this processor, best first.
+
+    Args:
+        threads: not only those without OpenMP.
+    """
     folder = FOLDER
     if not folder.is_dir():
         return []
-    names = [f"{_key(source, flags)}-{name}-{kind}.so" for kind in ("team", "alone") for name in level(processor)]
+    kinds = ("team", "alone") if threads else ("alone",)
+    names = [f"{_key(source, flags)}-{name}-{kind}.so" for kind in kinds for name in level(processor)]
     return [folder / name for name in names if (folder / name).is_file()]
 
 

@@ -23,25 +23,36 @@ LOOP = """
 #define SQRT {sqrt}
 #define ABS {abs}
 #define SIGN(x) ((x) > 0 ? (T)1 : (x) < 0 ? (T)-1 : (x))
+#define BLOCK 128
+#define AHEAD 4096
+#define FETCH(array, written) __builtin_prefetch((const char *)(array + from) + at, written);
 
 EXPORT void step(long n, T *restrict W, const T *restrict G{states}, const double *h) {{
     const T rescale = (T)h[0], bound = (T)h[1];
     {numbers}
     {pragma}
-    for (long i = 0; i < n; i++) {{
-        T w = W[i], g = G[i] * rescale;
-        g = g < -bound ? -bound : g;
-        g = g > bound ? bound : g;
-        {loads}
-        {code}
-        W[i] = w;
-        {stores}
+    for (long from = 0; from < n; from += BLOCK) {{
+        const long to = from + BLOCK < n ? from + BLOCK : n;
+        for (long at = AHEAD; at < AHEAD + BLOCK * (long)sizeof(T); at += 64) {{
+            FETCH(W, 1) FETCH(G, 0) {fetches}
+        }}
+#pragma omp simd
+        for (long i = from; i < to; i++) {{
+            T w = W[i], g = G[i] * rescale;
+            g = g < -bound ? -bound : g;
+            g = g > bound ? bound : g;
+            {loads}
+            {code}
+            W[i] = w;
+            {stores}
+        }}
     }}
 }}
 """
 
-PRAGMA = f'_Pragma("omp parallel for simd schedule(static) num_threads(n < {1 << 17} ? 1 : shoal_threads)")'
-"""Updates are short of memory bandwidth, not of arithmetic: threads pay from a few hundred thousand elements on."""
+PRAGMA = f'_Pragma("omp parallel for schedule(static) num_threads(n < {1 << 17} ? 1 : shoal_threads)")'
+"""Updates are short of memory bandwidth, not of arithmetic: threads pay from a few hundred thousand elements on, and
+memory is asked for 4 KB before it is needed, as the processor by itself does not look beyond a page."""
 
 
 def step(
@@ -71,7 +82,7 @@ def step(
     if loop is None:
         return False
     h = (ctypes.c_double * (2 + len(numbers)))(rescale, np.inf if bound is None else bound, *numbers.values())
-    loop(param.size, *[a.ctypes.data for a in arrays], h)
+    loop(param.size, *[a.__array_interface__["data"][0] for a in arrays], h)
     return True
 
 
@@ -90,6 +101,7 @@ def _loop(code: str, states: tuple[str, ...], numbers: tuple[str, ...], kind: st
             numbers=" ".join(f"const T {n} = (T)h[{i}];" for i, n in enumerate(numbers, 2)),
             loads=" ".join(f"T {s} = {s}_[i];" for s in states),
             stores=" ".join(f"{s}_[i] = {s};" for s in states),
+            fetches=" ".join(f"FETCH({s}_, 1)" for s in states),
         ),
         exact=True,
     )

@@ -9,14 +9,14 @@ they get the same bits.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from shoal.errors import ShoalError
 from shoal.ops.native import compiler
 
-__all__ = ["Bound", "In", "Maker", "Run", "bound", "dispatched", "kernel", "kernels", "plain"]
+__all__ = ["Bound", "In", "Maker", "Run", "bound", "dispatched", "kernel", "kernels", "offered", "plain"]
 
 
 class In(NamedTuple):
@@ -32,15 +32,21 @@ class In(NamedTuple):
 
 
 Run = Callable[..., Any]
-"""``run(*inputs, *outputs)`` on arrays in C order, aligned; a true result means: not done, ask the operator itself."""
+"""``run(*inputs, *outputs)`` on arrays in C order, aligned; a true result means: not done, ask the operator itself.
+
+Inputs of a kernel that is ``strided`` lie as they do."""
 
 
 class Bound(NamedTuple):
-    """A kernel for one signature: its outputs, and the function."""
+    """A kernel for one signature: its outputs, the function, and whether that takes inputs as they lie."""
 
     outputs: tuple[In, ...]
     run: Run
+    strided: bool = False
 
+
+B = TypeVar("B", bound=Any)
+"""A `Bound` of this table, or of the one for GPUs."""
 
 Maker = Callable[[Sequence[Any], dict[str, Any]], Bound | None]
 """``make(inputs, attrs)``: inputs are `In`, a scalar, or None each."""
@@ -93,19 +99,24 @@ def _find(key: Any, name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> 
     except KeyError:
         if len(_bound) >= LIMIT:
             _bound.clear()
-        found = _bound[key] = _asked(name, inputs, attrs)
+        found = _bound[key] = offered(name, _makers[name], inputs, attrs)
         return found
 
 
-def _asked(name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> Bound | None:
-    """What the kernel offers, if the operator accepts the inputs, and says the same of its outputs."""
+def offered(name: str, make: Callable[..., B | None], *given: Any) -> B | None:
+    """What the maker of a kernel offers, if the operator accepts the inputs, and says the same of its outputs.
+
+    Args:
+        given: what the maker is called with: last the inputs and the attributes.
+    """
     from shoal.ops.registry import OPS, Spec  # it imports this module
 
+    *_, inputs, attrs = given
     try:
         said = OPS[name].infer(*[Spec(*x) if isinstance(x, In) else x for x in inputs], **attrs)
     except (ShoalError, TypeError, ValueError, LookupError, AttributeError):
         return None  # the forward will say what is wrong
-    found = _makers[name](inputs, attrs)
+    found = make(*given)
     if found is None or list(found.outputs) != [tuple(s) for s in ((said,) if isinstance(said, Spec) else said)]:
         return None
     return found
@@ -134,7 +145,7 @@ def dispatched(
         if found is None:
             return forward(xp, *inputs, **attrs)
         out = tuple([np.empty(o.shape, o.dtype) for o in found.outputs])
-        if found.run(*map(dense, inputs), *out):
+        if found.run(*(inputs if found.strided else map(dense, inputs)), *out):
             return forward(xp, *inputs, **attrs)
         return out if len(out) > 1 else out[0]
 

@@ -166,6 +166,8 @@ class Block:
         force_reinit: bool = False,
         seed: int | None = None,
         verbose: bool = False,
+        device: Any = None,
+        ctx: Any = None,
     ) -> None:
         """Give every parameter its first value, or have it made when its shape becomes known.
 
@@ -177,12 +179,13 @@ class Block:
             force_reinit: also initialize what has a value.
             seed: of the values; None takes the seed of `shoal.random.seed`.
             verbose: print what each parameter gets.
+            device: where the parameters are to be, such as "gpu:0"; None for the current one. ``ctx`` is MXNet's word.
         """
         chosen = "uniform" if init is None else init
         fixed = random.current_seed() if seed is None else seed
         self._name_parts()
         for name, param in self.collect_params().items():
-            param.initialize(None, chosen, force_reinit, fixed)
+            param.initialize(None, chosen, force_reinit, fixed, device or ctx)
             if verbose:
                 print(f"{name}: {param.init or chosen}, shape {param.shape}")
 
@@ -254,6 +257,31 @@ class Block:
             param.cast(dtype)
         self._changed()
 
+    def reset_device(self, device: Any) -> None:
+        """Move all parameters to a device, also those that wait for their shape.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        for param in self.collect_params().values():
+            param.reset_device(device)
+        self._changed()
+
+    reset_ctx = reset_device
+
+    def to(self, device: Any) -> "Block":
+        """`reset_device`; gives the block, as in PyTorch."""
+        self.reset_device(device)
+        return self
+
+    def cuda(self, device: int = 0) -> "Block":
+        """All parameters on a GPU; gives the block."""
+        return self.to(f"gpu:{device}")
+
+    def cpu(self) -> "Block":
+        """All parameters in the host's memory; gives the block."""
+        return self.to("cpu")
+
     def apply(self, fn: Callable[["Block"], Any]) -> "Block":
         """Call ``fn`` on every block inside, then on this one; returns this block."""
         for child in self._children.values():
@@ -270,6 +298,7 @@ class Block:
         strict: bool = True,
         cache_size: int = 32,
         passes: str | Sequence[str] | None = None,
+        recorded: bool = True,
     ) -> None:
         """Hybridize every `HybridBlock` inside; see `HybridBlock.hybridize`."""
         for child in self._children.values():
@@ -280,6 +309,7 @@ class Block:
                 strict=strict,
                 cache_size=cache_size,
                 passes=passes,
+                recorded=recorded,
             )
 
     def register_forward_hook(self, hook: ForwardHook) -> HookHandle:

@@ -12,6 +12,7 @@ import numpy as np
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import linalg
 from shoal.ops.activation import ACTIVATIONS
+from shoal.ops.creation import here
 from shoal.ops.elementwise import where
 from shoal.ops.gru import gru_step
 from shoal.ops.lstm import lstm_step
@@ -37,7 +38,7 @@ class RecurrentCell(HybridBlock):
 
     def begin_state(self, batch_size: int = 0, dtype: Any = "float32") -> list[Tensor]:
         """States of zeros."""
-        return [Tensor(np.zeros(info["shape"], dtype)) for info in self.state_info(batch_size)]
+        return [here(np.zeros(info["shape"], dtype)) for info in self.state_info(batch_size)]
 
     def reset(self) -> None:
         """Forget what the cell remembers of the current sequence besides its states, such as dropout masks."""

@@ -55,6 +55,7 @@ class HybridBlock(Block):
         strict: bool = True,
         cache_size: int = 32,
         passes: str | Sequence[str] | None = None,
+        recorded: bool = True,
     ) -> None:
         """Run as a graph that is traced at the next call, and again for each new signature of the inputs.
 
@@ -70,19 +71,20 @@ class HybridBlock(Block):
             cache_size: how many signatures are kept.
             passes: what is done to graphs: "all", "none", names, or "-fuse" for all others; None asks the environment
                 (SHOAL_PASSES). See `shoal.ops.graph.pipeline.PASSES`.
+            recorded: on a GPU, the forward and the backward part become one launch each (CUDA graphs) after two runs;
+                False, or SHOAL_GPU_RECORD=0, leaves it. What cannot be recorded runs as it is, and the log says why.
         """
         chosen(passes)
         if cache_size < 1:
             raise ConfigError(f"hybridize: cache_size must be at least 1, got {cache_size}")
-        super().hybridize(
-            active,
-            static_alloc=static_alloc,
-            static_shape=static_shape,
-            strict=strict,
-            cache_size=cache_size,
-            passes=passes,
-        )
-        options = {"static_alloc": static_alloc, "strict": strict, "cache_size": cache_size, "passes": passes}
+        options: dict[str, Any] = {
+            "static_alloc": static_alloc,
+            "strict": strict,
+            "cache_size": cache_size,
+            "passes": passes,
+            "recorded": recorded,
+        }
+        super().hybridize(active, static_shape=static_shape, **options)
         object.__setattr__(self, "_options", options if active else None)
         object.__setattr__(self, "_compiled", None)
         object.__setattr__(self, "_fallback", "")
@@ -91,6 +93,10 @@ class HybridBlock(Block):
     def is_hybridized(self) -> bool:
         """Whether calls run as graphs."""
         return self._options is not None
+
+    def why_not_recorded(self) -> list[str]:
+        """Why graphs of this block that ran on a GPU are not recorded; nothing if all are, or there are none."""
+        return [] if self._compiled is None else self._compiled.why_not_recorded()
 
     def infer_shape(self, *inputs: Any) -> None:
         """Set the shapes of this block's own parameters from the inputs, which may be symbols: use ``x.shape``."""
@@ -195,13 +201,14 @@ class HybridBlock(Block):
         object.__setattr__(self, "_compiled_clock", clock)
         latest = self._latest()
         if self._compiled is None or self._compiled_stamp != latest:
-            options = self._options or {"static_alloc": True, "cache_size": 32, "passes": None}
+            options = self._options or {"static_alloc": True, "cache_size": 32, "passes": None, "recorded": True}
             made = Compiled(
                 self._run_here,
                 self._label(),
                 limit=options["cache_size"],
                 planned=options["static_alloc"],
                 passes=options["passes"],
+                recorded=options["recorded"],
             )
             object.__setattr__(self, "_compiled", made)
             object.__setattr__(self, "_compiled_stamp", latest)

@@ -9,8 +9,8 @@ import numpy as np
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import compare, elementwise, index, likes, loss, reduce
 from shoal.ops.activation import log_sigmoid, relu
+from shoal.ops.creation import here
 from shoal.ops.nn.loss import Loss, SoftmaxCrossEntropyLoss
-from shoal.ops.tensor import Tensor
 
 __all__ = [
     "CosineEmbeddingLoss",
@@ -199,7 +199,7 @@ class SDMLLoss(Loss):
         off = self.smoothing / (n - 1)
         labels = np.full((n, n), off) + np.eye(n) * (1.0 - self.smoothing - off)
         entropy = sum(p * math.log(p) for p in [1.0 - self.smoothing, *[off] * (n - 1)] if p > 0)
-        losses = entropy - reduce.sum_(scores * Tensor(labels.astype(x1.dtype)), axis=1)
+        losses = entropy - reduce.sum_(scores * here(labels.astype(x1.dtype)), axis=1)
         return self._mean(losses, sample_weight)
 
 
@@ -242,7 +242,7 @@ class NLLLoss(SoftmaxCrossEntropyLoss):
                     f"NLLLoss: {len(self.class_weight)} class weights for predictions of shape {tuple(pred.shape)} "
                     f"with {pred.shape[axis]} classes along axis {axis}"
                 )
-            losses = losses * index.take(Tensor(np.asarray(self.class_weight, pred.dtype)), chosen, axis=0)
+            losses = losses * index.take(here(np.asarray(self.class_weight, pred.dtype)), chosen, axis=0)
         if kept is not None:
             losses = elementwise.where(kept, losses, 0.0)
         return self._mean(losses, sample_weight)
@@ -341,7 +341,7 @@ class CrossEntropyLoss(NLLLoss):
         shared = -scores
         if self.class_weight is not None:
             lengths = tuple(-1 if i == axis else 1 for i in range(pred.ndim))
-            shared = shared * Tensor(np.asarray(self.class_weight, pred.dtype).reshape(lengths))
+            shared = shared * here(np.asarray(self.class_weight, pred.dtype).reshape(lengths))
         shared = reduce.mean(shared, axis=axis)
         if ignored is not None:
             shared = elementwise.where(compare.not_equal(self._class_numbers(pred, label, axis), ignored), shared, 0.0)

@@ -7,6 +7,8 @@ import numpy as np
 
 from shoal.errors import ConfigError, DeferredInitializationError, ShapeError
 from shoal.ops import random
+from shoal.ops.backend import on_device
+from shoal.ops.context import as_device, at, current_device
 from shoal.ops.graph import trace
 from shoal.ops.nn import initializer
 from shoal.ops.tape import Hook, HookHandle, Leaf
@@ -63,6 +65,7 @@ class Parameter:
         self._shape = _known(shape)
         self._data: Tensor | None = None
         self._pending: tuple[initializer.Initializer, int] | None = None
+        self._device: str | None = None
         self._arriving: Callable[[], None] | None = None
         self._grad_hooks: dict[int, Any] = {}
         self._after: dict[int, Callable[[], Any]] = {}
@@ -121,6 +124,7 @@ class Parameter:
         default_init: str | float | initializer.Initializer = "uniform",
         force_reinit: bool = False,
         seed: int | None = None,
+        device: Any = None,
     ) -> None:
         """Give it its first value: at once if the shape is known, else when it becomes known.
 
@@ -129,11 +133,13 @@ class Parameter:
             default_init: used if there is neither ``init`` nor an initializer of its own.
             force_reinit: initialize again if it has a value already; without this the value stays.
             seed: of the values; None takes the seed of `shoal.random.seed`.
+            device: where it is to be; None for the current one.
         Raises:
             DeferredInitializationError: the shape is not known and this parameter may not wait.
         """
         if self._data is not None and not force_reinit:
             return
+        self._device = as_device(device) or current_device()
         chosen = initializer.create(init if init is not None else self.init if self.init is not None else default_init)
         self._pending = (chosen, random.current_seed() if seed is None else seed)
         if self._complete():
@@ -278,6 +284,26 @@ class Parameter:
             old, self._data = self._data, None
             self._fill(old.asnumpy())
 
+    @property
+    def device(self) -> str:
+        """Where its value is, or will be."""
+        return self._data.device if self._data is not None else self._device or current_device()
+
+    def reset_device(self, device: Any) -> None:
+        """Move value and gradient to a device. `data` gives the same tensor as before, which is there then.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        self._device = as_device(device) or current_device()
+        if self._data is not None and self._data.device != self._device:
+            self._settle()
+            self._data.data = on_device(self._data.data, self._device)
+            self._data.node = None
+            self._attach(self._data)
+
+    reset_ctx = reset_device
+
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether a value of this shape fits what is known of its shape."""
         return self._shape is None or _agrees(self._shape, tuple(shape))
@@ -330,9 +356,10 @@ class Parameter:
     def _fill(self, values: Any) -> None:
         assert self._shape is not None
         if self._data is None:
-            self._data = Tensor(np.empty(self._shape, dtype=self._dtype))
+            self._data = Tensor(on_device(np.empty(self._shape, dtype=self._dtype), self._device or current_device()))
             self._attach(self._data)
-        self._data.data[...] = self._data.backend.asarray(values)
+        with at(self._data.data):
+            self._data.data[...] = on_device(values, self._data.device)
 
 
 class Constant(Parameter):

@@ -7,6 +7,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import rnn
+from shoal.ops.creation import here
 from shoal.ops.nn.basic import Init
 from shoal.ops.nn.hybrid import HybridBlock
 from shoal.ops.nn.parameter import Parameter
@@ -77,7 +78,7 @@ class _RecurrentLayer(HybridBlock):
 
     def begin_state(self, batch_size: int = 0, dtype: Any = "float32") -> list[Tensor]:
         """States of zeros: (layers * directions, batch, out), and of an LSTM (layers * directions, batch, hidden)."""
-        return [Tensor(np.zeros(info["shape"], dtype)) for info in self.state_info(batch_size)]
+        return [here(np.zeros(info["shape"], dtype)) for info in self.state_info(batch_size)]
 
     def forward(self, x: Any, states: Any = None, sequence_length: Any = None) -> Any:
         """Run over whole sequences.
@@ -134,7 +135,7 @@ class _RecurrentLayer(HybridBlock):
         shapes = [
             [rnn.Weights(*(None if w is None else w.shape for w in own)) for own in both] for both in self._weights()
         ]
-        vector = vector if isinstance(vector, Tensor) else Tensor(np.asarray(vector))
+        vector = vector if isinstance(vector, Tensor) else here(np.asarray(vector))
         for layer, both in enumerate(rnn.parted(vector, shapes)):
             for direction, own in enumerate(both):
                 for field, value in own._asdict().items():

@@ -8,6 +8,7 @@ import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.ops.attention import causal_mask
+from shoal.ops.creation import here
 from shoal.ops.nn.activation import Activation
 from shoal.ops.nn.attention import MultiHeadAttention
 from shoal.ops.nn.basic import Dense, Dropout
@@ -228,4 +229,4 @@ class Transformer(HybridBlock):
     @staticmethod
     def generate_square_subsequent_mask(size: int) -> Tensor:
         """Numbers to be added to scores so that a query does not see later keys: (size, size)."""
-        return Tensor(causal_mask(np.zeros((size, size), "float32")))
+        return here(causal_mask(np.zeros((size, size), "float32")))

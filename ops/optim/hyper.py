@@ -58,6 +58,10 @@ class Hyper:
             raise self.refuse(field.name, value, str(error)) from None
 
 
+_ELSEWHERE = {"lr": "learning_rate", "weight_decay": "wd", "betas": "beta1", "eps": "epsilon", "alpha": "rho"}
+"""What others call what has another name here."""
+
+
 class Registry(Generic[H]):
     """Classes by name, in any case; what is unknown is refused with the names that are known."""
 
@@ -99,7 +103,9 @@ class Registry(Generic[H]):
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = [p for p in params if p not in fields]
         if unknown:
-            raise ConfigError(f"{self.kind} {key!r} has no parameter {unknown[0]!r}; known: {', '.join(fields)}")
+            near = _ELSEWHERE.get(unknown[0], "")
+            hint = f". Did you mean {near!r}?" if near in fields else meant(unknown[0], fields)
+            raise ConfigError(f"{self.kind} {key!r} has no parameter {unknown[0]!r}; known: {', '.join(fields)}{hint}")
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in params]
         if missing:
             raise ConfigError(f"{self.kind} {key!r} needs {missing[0]!r}")

@@ -21,8 +21,9 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.errors import CaptureError, ConfigError, DTypeError, ShapeError
 from shoal.ops.backend import CPU, namespace
+from shoal.ops.gpu.replay import is_recording
 from shoal.ops.native import steps
 from shoal.ops.optim.hyper import (
     CONVERT,
@@ -401,7 +402,16 @@ class Optimizer(Hyper, ABC):
             array[...] = copies[name]
 
     def _update(self, task: _Task, name: str) -> None:
-        """Apply the rule to flat arrays, block by block: one walk, and one more for each thing that must be known."""
+        """Apply the rule to flat arrays, block by block: one walk, and one more for each thing that must be known.
+
+        Raises:
+            CaptureError: a step of a GPU is being recorded: the learning rate and t would be the same in each replay.
+        """
+        if is_recording():
+            raise CaptureError(
+                f"{type(self).__name__}: the update number {task.t} would be recorded with its numbers, and made again "
+                "by each replay; call Trainer.step() behind the recorded function"
+            )
         if _has_compiled(type(self)) and not self.whole and self._run_compiled(task):
             return
         task.noise = self.noise(name, task.t)

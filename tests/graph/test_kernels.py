@@ -73,7 +73,7 @@ def test_a_results_array_is_new_in_every_run(makers: Any) -> None:
 def test_text_that_cannot_be_compiled_leaves_the_call_to_the_next_kernel(
     makers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler, "load", lambda source, *, exact=False: None)
+    monkeypatch.setattr(compiler, "load_all", lambda wanted: [None] * len(wanted))
     kernels.register("tanh", lambda site: Source("twice", TWICE))
     program = Program(made(("tanh", 0, {}), ("tanh", 1, {}), outputs=((2, 0),)), CPU)
     for _ in range(3):
@@ -151,3 +151,13 @@ def test_addresses_are_those_of_the_first_element() -> None:
     read_only.flags.writeable = False
     for x in (X, X[1:], X[:, ::2], X.T, read_only, np.zeros(())):
         assert bind.address(x) == x.ctypes.data
+
+
+def test_much_text_is_cut_into_files_of_about_equal_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bind, "PART_CHARACTERS", 100)
+    texts = {f"f{i}": "x" * n for i, n in enumerate((90, 10, 60, 40, 50, 50))}
+    parts = bind._parts(texts)
+    assert [sum(map(len, p.values())) for p in parts] == [100, 100, 100]
+    assert {name: text for p in parts for name, text in p.items()} == texts
+    assert bind._parts(dict(reversed(texts.items()))) == parts  # the same files, whatever the order
+    assert bind._parts({}) == [] and bind._parts({"f": "x" * 200}) == [{"f": "x" * 200}]

@@ -73,7 +73,7 @@ def kept_rows(x: Any, s: Any, b: Any) -> list[Any]:
 
 
 ALL = [softmax, softmax_gradient, standardized, standardized_gradient, rms, without_keepdims, kept_rows]
-SHAPES = [(64, 33), (4, 16, 64), (2, 3, 4, 300), (1, 2), (5000, 7)]
+SHAPES = [(64, 33), (4, 16, 64), (2, 3, 4, 300), (1, 2), (5000, 7), (48, 48), (9, 9, 9), (1, 8)]
 
 
 def graph_of(build: Callable[..., list[Any]], shape: tuple[int, ...], dtype: str) -> Graph:
@@ -102,6 +102,34 @@ def test_the_kernel_has_the_numbers_of_the_operators(build: Callable[..., list[A
                 for out, e in zip(program(*given), expected, strict=True):
                     scale = max(1.0, float(np.abs(e).max()))
                     np.testing.assert_allclose(out / scale, e / scale, atol=2e-6 if dtype == "float32" else 1e-13)
+
+
+def across(x: Any, s: Any, b: Any) -> list[Any]:
+    return [x * s - x.sum(axis=-1), s * 2.0]  # in a square, the numbers of rows go along them
+
+
+def both_ways(x: Any, s: Any, b: Any) -> list[Any]:
+    return [x * b, x.sum(axis=-1) * b, x.max(axis=-1, keepdims=True) + s]
+
+
+def smaller(x: Any, s: Any, b: Any) -> list[Any]:
+    total = (x * s).sum(axis=-1)
+    return [(total * total[0]), x - s]
+
+
+@pytest.mark.parametrize("build", [across, both_ways, smaller], ids=lambda b: b.__name__)
+@pytest.mark.parametrize("shape", [(16, 16), (4, 4, 4), (1, 6, 6)])
+def test_among_square_rows_numbers_of_rows_are_not_taken_for_vectors_along_them(
+    build: Callable[..., list[Any]], shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(1)
+    graph = graph_of(build, shape, "float32")
+    arrays = [rng.standard_normal(s).astype("float32") for s in (shape, shape, shape[-1:])]
+    expected = Program(graph, CPU, planned=False)(*arrays)
+    program = Program(all_fused(graph), CPU)
+    for _ in range(2):
+        for out, e in zip(program(*arrays), expected, strict=True):
+            np.testing.assert_allclose(out, e, rtol=1e-5, atol=2e-5)
 
 
 def test_a_softmax_is_one_call() -> None:

@@ -13,5 +13,12 @@ CASES: dict[str, list[Case]] = {
         case((4, 5), (7, 5), (7, 3), causal=True),
         case((2, 2, 3, 4, 5), (2, 2, 1, 6, 5), (2, 1, 6, 2), causal=True),
     ],
+    "attention_grad": [
+        case((2, 4, 2), (2, 4, 2), (2, 4), (2, 4, 5), (2, 6, 5), (2, 6, 2)),
+        case((4, 3), (4, 3), (4,), (4, 5), (7, 5), (7, 3), causal=True, scale=0.4),
+        case(
+            *[(1, 3, 2)] * 2, (1, 3), *[(1, 3, 2)] * 3, causal=True, empty=(*[(0, 3, 2)] * 2, (0, 3), *[(0, 3, 2)] * 3)
+        ),
+    ],
     "causal_mask": [case((2, 3, 4), value=-5.0, empty=((2, 0, 4),)), case((4, 3), value=0.0)],
 }

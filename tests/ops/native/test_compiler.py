@@ -63,6 +63,14 @@ def test_a_source_with_a_mistake_is_none_and_the_compiler_says_why(elsewhere: Pa
 
 
 @needs_compiler
+def test_several_sources_are_compiled_together_and_one_with_a_mistake_spoils_no_other(elsewhere: Path) -> None:
+    wrong = ("EXPORT int f(void) { return nothing_of_the_kind; }", False)
+    one, none, exact, again = compiler.load_all([(SUM, False), wrong, (SUM, True), (SUM, False)])
+    assert None not in (one, exact) and one is not exact and again is one and none is None
+    assert compiler.load(SUM) is one and len(list(elsewhere.glob("*.so"))) == 2
+
+
+@needs_compiler
 def test_a_broken_file_is_made_again(elsewhere: Path) -> None:
     compiler.load(SUM)
     for path in elsewhere.glob("*.so"):
@@ -102,6 +110,26 @@ def test_the_folder_keeps_the_newest_files(tmp_path: Path, monkeypatch: pytest.M
         os.utime(path, (i, i))
     compiler._trim(tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.so")) == ["3.so", "4.so"]
+
+
+def test_a_file_that_goes_while_the_folder_is_looked_through_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "KEPT", 1)
+    (tmp_path / "gone.so").symlink_to(tmp_path / "nothing")  # there is a name, and nothing to be asked about
+    (tmp_path / "old.so").touch()
+    compiler._trim(tmp_path)
+    assert not (tmp_path / "old.so").exists()
+
+
+@needs_compiler
+def test_a_file_that_is_used_counts_as_new(elsewhere: Path) -> None:
+    compiler.load(SUM)
+    (path,) = elsewhere.glob("*.so")
+    os.utime(path, (1, 1))
+    compiler._loaded.clear()
+    compiler.load(SUM)
+    assert path.stat().st_mtime > 1
 
 
 @needs_compiler
