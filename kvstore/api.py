@@ -5,18 +5,19 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array, is_float
 from shoal.kvstore.codecs import Spec
+from shoal.kvstore.coordinator import Coordinator
 from shoal.kvstore.gates import canonical_mode, gate_names
+from shoal.kvstore.group import GROUPED
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
-from shoal.kvstore.snapshot import Cut, Snapshot
-from shoal.kvstore.wire.messages import Change, KeyLayout, KeySpec
+from shoal.kvstore.snapshot import Cut, Snapshot, States
 from shoal.ops.optim import Optimizer
 
 __all__ = [
@@ -35,36 +36,6 @@ __all__ = [
 ]
 
 Key: TypeAlias = str | int
-
-
-class Coordinator(Protocol):
-    """What the store asks of the cluster's membership."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def num_workers(self) -> int: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def changes(self) -> Sequence[Change]: ...  # of settings, so far; only ever grows
-    @property
-    def chief(self) -> int: ...  # the rank that does what one worker does for all
-    def barrier(self, name: str, timeout_s: float) -> None: ...
-    def layouts(self, gate: str, reduce: str, store: int, timeout_s: float) -> Sequence[KeyLayout]: ...  # of all stores
-    def passed(self, name: str) -> bool: ...  # whether the next occurrence had opened before this process joined
-    def settle(self, store: int, optimizer: str, params: Any, gradients: bool, timeout_s: float) -> None: ...
-    def control(self, store: int, settings: dict[str, Any], at_clock: int, timeout_s: float) -> Change: ...
-    def declare(
-        self,
-        gate: str,
-        reduce: str,
-        specs: Sequence[KeySpec],
-        timeout_s: float,
-        *,
-        store: int = 1,
-        private: bool = False,
-    ) -> tuple[KeyLayout, ...]: ...
 
 
 def host_array(value: Any) -> Array:
@@ -323,7 +294,7 @@ class KVStore(ABC):
             if not copy:
                 raise ConfigError("pull: a snapshot is a copy: leave out one of snapshot=True and copy=False")
             names, (outs,) = as_lists(key, out)
-            results, _ = self._snapshot(names, outs, priority, None)
+            results, _ = self._snapshot(names, outs, priority, None, None)
             return results[0] if isinstance(key, str | int) else results
         if not copy:
             if out is not None:
@@ -331,7 +302,9 @@ class KVStore(ABC):
             return self.view(key, priority=priority)
         return self.pull_async(key, out, priority).result()
 
-    def snapshot(self, keys: Key | Sequence[Key] | None = None, *, timeout_s: float | None = None) -> Snapshot:
+    def snapshot(
+        self, keys: Key | Sequence[Key] | None = None, *, timeout_s: float | None = None, states: bool = False
+    ) -> Snapshot:
         """Read keys in one state: of each worker's contributions the first so many, and in every key the same ones.
 
         Training goes on meanwhile, and nobody waits but the caller. It is for evaluation and checkpoints: for the
@@ -340,6 +313,7 @@ class KVStore(ABC):
         Args:
             keys: keys that every worker pushes equally often; None for all that there are.
             timeout_s: deadline; None for the store's.
+            states: also what the optimizer keeps of each key, in the same state, as ``states``: see `load_states`.
         Returns:
             New arrays by key; its ``cut`` says which contributions are in.
         Raises:
@@ -348,14 +322,27 @@ class KVStore(ABC):
             ConfigError: this kind of store takes none.
         """
         names = chosen_keys(keys) or self.keys()
-        values, cut = self._snapshot(names, [None] * len(names), 0, timeout_s)
-        return Snapshot(dict(zip(names, values, strict=True)), cut)
+        kept: States | None = {} if states else None
+        values, cut = self._snapshot(names, [None] * len(names), 0, timeout_s, kept)
+        return Snapshot(dict(zip(names, values, strict=True)), cut, kept)
 
     def _snapshot(
-        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None, states: States | None
     ) -> tuple[list[Any], Cut]:
-        """The keys in one state, each in its ``out`` or in a new array, and which state that is."""
+        """The keys in one state, each in its ``out`` or in a new array, and which state that is; ``states`` get it."""
         raise ConfigError(f"a store of type {self.type!r} takes no snapshots: pull the keys")
+
+    def load_states(self, states: States) -> None:
+        """Let the optimizer go on from the ``states`` of a `snapshot`, of a store with the same keys and optimizer.
+
+        Every worker calls it, after `set_optimizer` and before the first push; worker 0's count. The values are those
+        of `init`. It does not matter how many workers and servers there were.
+
+        Raises:
+            ConfigError: the optimizer keeps other states, keys are unknown, or this kind of store takes none.
+            ShapeError: a state has not the shape of its key.
+        """
+        raise ConfigError(f"a store of type {self.type!r} takes no states of an optimizer: they begin anew")
 
     def view(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Any:
         """`pull`, or `pushpull` of ``value`` if there is one, as read-only arrays.
@@ -416,8 +403,11 @@ class KVStore(ABC):
     def is_capable(self, capability: str) -> bool:
         """Whether the store has a capability.
 
-        ``"optimizer"``: it can update the values itself. ``"snapshot"``: it can read keys in one state.
+        ``"optimizer"``: it can update the values itself. ``"snapshot"``: it can read keys in one state. ``"states"``:
+        ... and what the optimizer keeps of them, and can go on from that.
         """
+        if capability.lower() == "states":
+            return type(self).load_states is not KVStore.load_states
         if capability.lower() == "snapshot":
             return type(self)._snapshot is not KVStore._snapshot
         return capability.lower() == "optimizer"
@@ -432,7 +422,7 @@ class KVStore(ABC):
 
 Factory: TypeAlias = Callable[[str, str], KVStore]
 _attached: list[Factory] = []
-_KNOWN = ("auto", "local", "dist", "dist_sync", "dist_async", "dist_ssp:S", "allreduce", "hogwild")
+_KNOWN = ("auto", "local", "dist", "dist_sync", "dist_async", "dist_ssp:S", "allreduce", "hogwild", *GROUPED)
 
 
 def attach(factory: Factory | None) -> None:
@@ -458,6 +448,8 @@ def create(name: str = "auto", *, reduce: str = "mean", **options: Any) -> KVSto
     ``dist_sync``       every worker's contribution is in before anybody goes on
     ``dist_async``      every contribution is applied at once
     ``dist_ssp:S``      at once, but nobody is more than S clocks ahead of the slowest
+    ``dist_device_sync`` the same, but the workers of each host reduce there first; ``dist_device_async`` too
+    ``device``          the workers of one host among themselves; each key is updated by one of them
     ``allreduce``       no servers: the workers reduce among themselves; what ``dist`` is under ``--mode allreduce``
     another name        what was registered under it with `shoal.kv.register`
     ==================  ==========================================================================================
@@ -491,7 +483,7 @@ def _here(name: str, reduce: str, options: dict[str, Any]) -> KVStore | None:
     """A store that needs no cluster; None for one that does."""
     from shoal.kvstore import registry  # it knows the class above
 
-    if name in ("dist", "allreduce") or name.startswith("dist_") or (name == "auto" and _attached):
+    if name in ("dist", "allreduce") or name.startswith("dist_") or (name in ("auto", *GROUPED) and _attached):
         return None
     local = name in ("auto", "local")
     factory = registry.find("local" if local else name)
@@ -509,8 +501,8 @@ def _mode_of(name: str) -> str:
     """The canonical mode, "" for the run's own."""
     if name in ("auto", "dist"):
         return ""
-    if name == "allreduce":
-        return name
+    if name == "allreduce" or name in GROUPED:
+        return GROUPED.get(name, name)
     try:
         return canonical_mode(name[5:])
     except ConfigError as e:
@@ -521,11 +513,8 @@ def _mode_of(name: str) -> str:
 
 def _unknown(name: str, known: Sequence[str]) -> ConfigError:
     near = difflib.get_close_matches(name, known, 1, 0.6)
+    near = ["allreduce"] if name in ("horovod", "byteps", "ring") else near
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    if name in ("device", "nccl"):
-        hint = " For the devices of one process use 'local'."
-    if name in ("horovod", "byteps", "ring"):
-        hint = " Did you mean 'allreduce'?"
     return ConfigError(f"unknown kvstore {name!r}; known: {', '.join(known)}.{hint}")
 
 

@@ -1,7 +1,7 @@
 """Small keys that share a slice: one message, one update, for all of them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import prod
@@ -13,10 +13,14 @@ import numpy as np
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
+from shoal.ops.native.pieces import gatherer, scatterer
 
-__all__ = ["Bundle", "Scatter", "Target", "bundles"]
+__all__ = ["Bundle", "Gather", "Scatter", "Target", "bundles"]
 
 _ALL = slice(None)
+
+MANY = 32
+"""Arrays that are copied by one compiled call, from the second time on that it is the same ones."""
 
 
 class Target(Protocol):
@@ -72,16 +76,46 @@ class Bundle:
                 "pushed together, in one call. Push them all, or initialise them without fuse."
             ) from None
 
-    def gather(self, arrays: Iterable[Array], room: Callable[[tuple[int, ...], Any], Array] = np.empty) -> Array:
-        """The slice that these values (flat) of all keys, in order, make: a new array, for which there is ``room``."""
-        out = room((self.size,), self.dtype)
-        np.concatenate(arrays if isinstance(arrays, list) else list(arrays), out=out)
-        return out
+    def gather(self, arrays: list[Array]) -> "Gather":
+        """What makes this slice of the values (flat, C-contiguous) of all its keys, in order."""
+        return Gather(arrays, self.size, self.dtype)
 
     def scatter(self, wanted: Sequence[tuple[int, Target]]) -> "Scatter":
         """Where the values of some keys go: pairs of (place of the key here, flat memory)."""
         stops = (0, *self.stops)
         return Scatter([(view, stops[i], stops[i + 1]) for i, view in wanted])
+
+
+class Gather:
+    """Makes a fused slice of the memory of its keys, as often as it is asked.
+
+    Args:
+        parts: flat arrays, one behind the other.
+        size: of all of them.
+    """
+
+    __slots__ = ("_compiled", "_dtype", "_size", "_uses", "parts")
+
+    def __init__(self, parts: list[Array], size: int, dtype: "np.dtype[Any]") -> None:
+        self.parts, self._size, self._dtype = parts, size, dtype
+        self._uses = 0
+        self._compiled: Callable[[Array], None] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self._size * self._dtype.itemsize
+
+    def read(self, room: Callable[[tuple[int, ...], Any], Array] = np.empty) -> Array:
+        """The slice that the values make now: a new array, for which there is ``room``."""
+        out = room((self._size,), self._dtype)
+        if self._compiled is not None:
+            self._compiled(out)
+            return out
+        np.concatenate(self.parts, out=out)
+        self._uses += 1
+        if self._uses == 2 and len(self.parts) >= MANY and sum(p.size for p in self.parts) == self._size:
+            self._compiled = gatherer(self.parts)
+        return out
 
 
 class Scatter:
@@ -91,12 +125,15 @@ class Scatter:
         parts: where each goes, and the range of the slice that it is.
     """
 
-    __slots__ = ("_cuts", "_parts", "_places")
+    __slots__ = ("_compiled", "_cuts", "_parts", "_places", "_stop", "_uses")
 
     def __init__(self, parts: list[tuple[Target, int, int]]) -> None:
         self._parts = parts
         self._places: list[Any] = []  # bytes of the targets, if they are plain memory: copied in one go
         self._cuts: list[slice] = []
+        self._uses = 0
+        self._compiled: Callable[[Array], None] | None = None
+        self._stop = 0  # bytes of the slice that a compiled copy reads
         if all(isinstance(view, np.ndarray) and view.dtype.kind in "fiub" for view, _, _ in parts):
             for view, start, stop in parts:
                 if isinstance(view, np.ndarray) and view.size:
@@ -105,12 +142,25 @@ class Scatter:
 
     def write(self, flat: Array) -> None:
         """Copy each key's part of ``flat`` to where it goes."""
+        if self._compiled is not None and flat.nbytes >= self._stop and flat.flags.c_contiguous:
+            self._compiled(flat)
+            return
         if self._places:
             memory = flat.data.cast("B")
             deque(map(setitem, self._places, repeat(_ALL), [memory[c] for c in self._cuts]), 0)
+            self._uses += 1
+            if self._uses == 2 and len(self._places) >= MANY:
+                self._compile()
             return
         for view, start, stop in self._parts:
             view[:] = flat[start:stop]
+
+    def _compile(self) -> None:
+        """The same targets came again: they are worth a list of their addresses."""
+        found = [(v, a) for v, a, b in self._parts if isinstance(v, np.ndarray) and v.size == b - a and v.size]
+        if len(found) == len(self._places) and len({v.itemsize for v, _ in found}) == 1:
+            self._stop = max(c.stop for c in self._cuts)
+            self._compiled = scatterer([v for v, _ in found], [a for _, a in found])
 
 
 def bundles(layouts: Sequence[KeyLayout]) -> list[Bundle]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
+from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError, meant
 from shoal.kvstore.api import (
     Coordinator,
     Key,
@@ -37,23 +37,20 @@ from shoal.kvstore.checks import (
 )
 from shoal.kvstore.client.backlog import Backlog
 from shoal.kvstore.client.core import Job
-from shoal.kvstore.client.exchange import Alone, Entry, Exchange, Fused, Recent
+from shoal.kvstore.client.exchange import STREAMED_BYTES, Alone, Entry, Exchange, Recent
 from shoal.kvstore.client.initial import init_jobs, key_spec
-from shoal.kvstore.client.loading import load, pieces
-from shoal.kvstore.client.moving import insisting, readdress
 from shoal.kvstore.client.reading import InPlace, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
-from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
-from shoal.kvstore.codecs import Compressor, Landing, Link, Plan, Spec, whole_rows
+from shoal.kvstore.codecs import Compressor, Link, Plan, Spec
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.gates import check_workers, mode_label, parse_gate
-from shoal.kvstore.operated import OperatedKVStore
+from shoal.kvstore.handover import HandingKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
-from shoal.kvstore.snapshot import Cut
 from shoal.kvstore.wire.messages import KeyLayout, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import Message
+from shoal.ops.native import stream
 from shoal.ops.optim import Optimizer
 
 __all__ = ["DistKVStore"]
@@ -61,7 +58,7 @@ __all__ = ["DistKVStore"]
 log = logging.getLogger("shoal.kvstore")
 
 
-class DistKVStore(OperatedKVStore):
+class DistKVStore(HandingKVStore):
     """Keys on the servers of a run.
 
     A script may use several stores: the keys, the optimizer and the end of one do not touch another's. Stores are told
@@ -103,13 +100,11 @@ class DistKVStore(OperatedKVStore):
         self._private = private
         self._entries: dict[str, Entry] = {}
         self._called: dict[str, str] = {}  # from a key's name in the run to this store's name for it
-        self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
         self._backlog = Backlog(timeout_s + 5.0)
         self._recent = Recent()
         self._number, self._lock = 0, Lock()
+        self._bytes = 0  # of all its keys
         self._desk = -1  # the server that gives places in this store's rounds
-        self._pushed = False
-        self._closed = False
         self._optimizer: Optimizer | None = None
         self._compressor: Compressor | None = None
         self._fixed = None if compression is None or private else Plan.of(compression)
@@ -118,7 +113,6 @@ class DistKVStore(OperatedKVStore):
         self._in_place = InPlace(shell.transport.sharing)
         self._needs_whole = False  # the optimizer does not take slices
         shell.rests.append(self.rest)
-        self._snapshots, self._snapping = 0, Lock()  # how many were begun; one is taken at a time
 
     @property
     def rank(self) -> int:
@@ -141,6 +135,9 @@ class DistKVStore(OperatedKVStore):
         names, (values,) = as_lists(key, value)
         check_new(names, self._entries)
         arrays = [np.ascontiguousarray(host_array(v)).reshape(np.shape(host_array(v))) for v in values]
+        self._bytes += sum(a.nbytes for a in arrays)
+        if self._bytes >= STREAMED_BYTES:
+            stream.prepare()
         cut = cut_name(fuse, whole or self._needs_whole, rows)
         if rows:
             check_rows_kept(names, arrays)
@@ -192,7 +189,7 @@ class DistKVStore(OperatedKVStore):
         if entry is None:
             raise KeyNotInitializedError(
                 f"worker {self.rank}: key {name!r} is not initialised: "
-                f"call kv.init({name!r}, value) on every worker first"
+                f"call kv.init({name!r}, value) on every worker first{meant(name, self._entries)}"
             )
         return entry
 
@@ -275,7 +272,8 @@ class DistKVStore(OperatedKVStore):
             known = self._reads(names, outs)
             if out is not None:
                 self._recent.keep("pull", key, None, out, known)
-        return self._note_reading(self._run(self._jobs(known, priority), _like(key, known.results)))
+        jobs = self._jobs(known, priority)
+        return self._note_reading(self._run(jobs, _like(key, known.results), large=known.large))
 
     def _reads(self, names: list[str], outs: list[Any]) -> Exchange:
         entries = [self._entry(n) for n in names]
@@ -306,42 +304,14 @@ class DistKVStore(OperatedKVStore):
             self._backlog.make_room(copied)
             moving = known.copied(self._apart)
         self._advise()
-        call = self._run(self._jobs(moving, priority), _like(key, known.results), waits)
+        group = Group(known.slices, _like(key, known.results), large=known.large)
+        call = self._begin(moving, priority, group, waits)
         self._backlog.keep(call, copied)
         return call
 
     def _apart(self, a: Alone) -> Array | None:
         """What is pushed where the answer would be written over the question."""
         return self._copy(a.array) if a.overlaps and a.array is not None else a.array
-
-    def _snapshot(
-        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
-    ) -> tuple[list[Any], Cut]:
-        wanted = self._reads(names, outs)
-        reads = self._jobs(wanted, priority)
-        self.flush()
-        return wanted.results, insisting(lambda: self._cut(reads, timeout_s))
-
-    def _cut(self, reads: list[Job], timeout_s: float | None) -> Cut:
-        """Take a snapshot of the slices that are to be read."""
-        with self._snapping:
-            readdress(self._shell.core, reads)
-            self._snapshots += 1
-            place = self.number, self._snapshots
-            try:
-                cut = joint_cut(self._within(surveys(reads, *place), timeout_s).replies)
-                self._within(fetches(reads, *place, cut), timeout_s)
-            finally:
-                self._run(ends(reads, *place), None)
-        return cut
-
-    def _within(self, jobs: list[Job], timeout_s: float | None) -> Group:
-        """Carry out requests, and wait; each may take so long."""
-        for job in jobs:
-            job.timeout_s = timeout_s or 0.0
-        group = Group(len(jobs))
-        self._submit(jobs, group).result()
-        return group
 
     def view_async(self, key: Key | Sequence[Key], value: Any = None, priority: int = 0) -> Future[Any]:
         call = self._view(key, value, priority, waits=False)
@@ -363,7 +333,7 @@ class DistKVStore(OperatedKVStore):
             if arrays is not None:
                 self._recent.keep("view", key, value, None, known)
         group = ReadingGroup(self._in_place, known, isinstance(key, str | int))
-        return self._submit(self._jobs(group.call, priority), group, waits)
+        return self._begin(group.call, priority, group, waits)
 
     def alloc(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
         array = self._shell.transport.sharing.arena.array((shape,) if isinstance(shape, int) else shape, dtype)
@@ -400,41 +370,6 @@ class DistKVStore(OperatedKVStore):
         memory = writable(self._who, name, out, entry.shape, entry.dtype)
         return out, memory.reshape(-1)
 
-    def _jobs(self, call: Exchange, priority: int) -> list[Job]:
-        """One job a slice: a push if there are arrays, a read if there are targets."""
-        jobs: list[Job] = []
-        for _, entry, array, target, _ in call.alone:
-            layout = entry.layout
-            self._pushed = self._pushed or array is not None
-            for s in layout.slices:
-                job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=target is not None)
-                if array is not None:
-                    columns = whole_rows(layout.shape, s.start, s.stop)
-                    load(job, array[s.start : s.stop], columns, self._pushing(s.id))
-                if target is not None:
-                    self._land(job, target[s.start : s.stop], s.stop - s.start, entry.dtype)
-                jobs.append(job)
-        return jobs + [self._fused_job(f, priority) for f in call.fused] if call.fused else jobs
-
-    def _fused_job(self, keys: Fused, priority: int) -> Job:
-        """One job for keys of one bundle."""
-        bundle, target = keys.bundle, keys.target
-        job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=target is not None)
-        if keys.parts is not None:
-            self._pushed = True
-            load(job, bundle.gather(keys.parts, self._shell.room), 0, self._pushing(bundle.id))
-        if target is not None:
-            self._land(job, target, bundle.size, bundle.dtype)
-        return job
-
-    def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
-        """Say where the job's value goes, and whether it may come encoded."""
-        compressor = self._reading(job.slice)
-        if compressor is None or self._closed or not compressor.reply or dtype.kind != "f":
-            job.token = to
-            return
-        job.reply, job.token = compressor.reply, Landing(compressor, to, size, dtype)
-
     def _advise(self) -> None:
         """Say once that compression does not pay, if that has become clear."""
         advice = "" if self._compressor is None else self._compressor.advice(self._link())
@@ -462,17 +397,6 @@ class DistKVStore(OperatedKVStore):
 
     def compression_report(self) -> dict[str, Any] | None:
         return None if self._compressor is None else self._compressor.report(self._link())
-
-    def _run(self, jobs: list[Job], result: Any, waits: bool = False) -> Call:
-        return self._submit(jobs, Group(len(jobs), result), waits)
-
-    def _submit(self, jobs: list[Job], group: Group, waits: bool = False) -> Call:
-        """Hand jobs over; ``waits`` if the caller does nothing else until they are done."""
-        for job in jobs:
-            job.token = (group, job.token)
-        for piece in pieces(jobs):
-            self._shell.submit(piece, waits)
-        return group.future
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
@@ -542,16 +466,6 @@ class DistKVStore(OperatedKVStore):
             if not call.done():
                 self._remember(call)
             raise
-
-    def _remember(self, call: Call) -> Call:
-        self._under_way[call] = None
-        call.add_done_callback(self._forget)
-        return call
-
-    def _forget(self, call: Future[Any]) -> None:
-        """On the I/O thread. A push that failed is kept until somebody hears of it."""
-        if isinstance(call, Call) and call.peek() is None:
-            self._under_way.pop(call, None)
 
     def close(self) -> None:
         """Flush, and tell the servers that nobody need wait for this worker; it may still read, and what it reads from

@@ -3,11 +3,10 @@
 Actions are carried out in order by a shell. Cores never see an array: payloads pass through them unopened.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from shoal.kvstore.wire.messages import Segment
-from shoal.kvstore.wire.schema import Message, Payload, Plain
+from shoal.kvstore.wire.schema import Message, Payload, Plain, fixed
 
 __all__ = [
     "Accumulate",
@@ -32,7 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Received:
     """``message`` came in from ``sender``, the transport's name for the peer."""
 
@@ -40,7 +39,7 @@ class Received:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class PeerGone:
     """Worker ``rank`` will push no more: it is done, or lost."""
 
@@ -48,12 +47,12 @@ class PeerGone:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Woke:
     """Time has passed."""
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Send:
     """Send ``message`` to peer ``to``."""
 
@@ -72,7 +71,7 @@ class Contribution(NamedTuple):
     staleness: int
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class SendValue:
     """Send the present value of ``slice`` to worker ``rank`` at ``to``, in answer to its request ``seq``.
 
@@ -93,7 +92,7 @@ class SendValue:
     reply: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Create:
     """Give ``slice`` of store ``store`` its first value; ``segments`` are its keys if it has several.
 
@@ -108,7 +107,7 @@ class Create:
     width: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Accumulate:
     """Keep contribution ``clock`` of worker ``rank`` to ``slice`` until it is applied.
 
@@ -124,7 +123,7 @@ class Accumulate:
     rows: Payload | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Apply:
     """Reduce the kept contributions ``parts``, in this order, and update ``slice`` to ``version``."""
 
@@ -134,7 +133,7 @@ class Apply:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Configure:
     """Install an update rule for the slices of store ``store``, then confirm it to ``to``, or refuse it.
 
@@ -152,7 +151,19 @@ class Configure:
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
+class Reinstate:
+    """Let the optimizer of ``slice`` go on from these states, then confirm it to ``to``, or refuse it."""
+
+    to: str
+    seq: int
+    slice: int
+    updates: int
+    names: tuple[str, ...]
+    states: tuple[Payload, ...]
+
+
+@fixed
 class Alter:
     """From the next update of ``slice`` on its optimizer has these hyper-parameters; ``number`` is the change's."""
 
@@ -161,7 +172,7 @@ class Alter:
     settings: dict[str, Plain]
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class BeginBranch:
     """A snapshot by worker ``reader`` begins: from now on ``slice`` has a branch for it."""
 
@@ -169,7 +180,7 @@ class BeginBranch:
     reader: int
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class CutBranch:
     """The branch takes what makes the slice ``version``, or, if that is -1, the first ``counts`` of each rank."""
 
@@ -179,7 +190,7 @@ class CutBranch:
     counts: dict[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class SealBranch:
     """The branch has all of its cut once it has taken ``parts``, which go on waiting to be applied to the slice."""
 
@@ -187,11 +198,12 @@ class SealBranch:
     reader: int
     parts: tuple[Contribution, ...]
     reduce: str
+    states: bool = False  # what the optimizer keeps is wanted, too
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class SendBranch:
-    """Send the value of a sealed branch to ``to``, in answer to its request ``seq``."""
+    """Send the value of a sealed branch to ``to``, in answer to its request ``seq``; with the ``states``, if wanted."""
 
     to: str
     seq: int
@@ -199,9 +211,10 @@ class SendBranch:
     reader: int
     version: int
     floor: int
+    states: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class DropBranch:
     """The branch is not needed any more; there may be none."""
 
@@ -211,4 +224,4 @@ class DropBranch:
 
 Event: TypeAlias = Received | PeerGone | Woke
 Branching: TypeAlias = BeginBranch | CutBranch | SealBranch | SendBranch | DropBranch
-Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure | Alter | Branching
+Action: TypeAlias = Send | SendValue | Create | Accumulate | Apply | Configure | Reinstate | Alter | Branching

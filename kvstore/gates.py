@@ -112,6 +112,8 @@ _GATES: dict[str, tuple[Maker, int | None]] = {
     "fedbuff": (lambda k: Gate("", need=k), 1),
 }
 _BUILT_IN = frozenset(_GATES)
+_LETTERS = {"ssp": "s", "essp": "s", "backup": "b"}
+"""What a gate's number may be called, where that is not k; one that a plug-in has made takes any of these."""
 
 
 def register_gate(name: str, make: Maker, least: int | None = None) -> None:
@@ -175,7 +177,8 @@ def parse_gate(name: str) -> Gate:
     if kind not in _GATES or len(numbers) > 1 or len(limits) > 1 or text.endswith(":"):
         raise _unknown(name)
     make, least = _GATES[kind]
-    count = _count(name, re.sub(r"^[sbk]=", "", "".join(numbers)), least)
+    letters = _LETTERS.get(kind, "k" if kind in _BUILT_IN else "sbk")
+    count = _count(name, re.sub(f"^[{letters}]=", "", "".join(numbers)), least)
     if (kind, count) in (("ssp", 0), ("backup", 0)):
         kind, (make, least), count = "bsp", _GATES["bsp"], 0
     words = [kind] if least is None else [f"{kind}:{count}"]

@@ -32,7 +32,7 @@ from shoal.kvstore.placement import Placement
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
 from shoal.kvstore.server.table import Table
-from shoal.kvstore.snapshot import Cut
+from shoal.kvstore.snapshot import Cut, States
 from shoal.kvstore.wire.messages import CallPart, Change, KeyLayout, KeySpec
 from shoal.ops.optim import Optimizer
 
@@ -140,7 +140,7 @@ class LocalKVStore(KVStore):
             ordered = [arrays[i] for i in bundle.order(members, {})]
             compressor = self._compressing(bundle.id, self._versions.get(bundle.names[0], 0))
             if compressor is not None and compressor.fits(bundle.dtype):
-                flat = compressor.round_trip(bundle.id, bundle.gather(a.reshape(-1) for a in ordered))
+                flat = compressor.round_trip(bundle.id, bundle.gather([a.reshape(-1) for a in ordered]).read())
                 parts = np.split(flat, bundle.stops[:-1])
                 ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
             found += zip(bundle.names, ordered, strict=True)
@@ -198,7 +198,7 @@ class LocalKVStore(KVStore):
         return _done(results[0] if isinstance(key, str | int) else results)
 
     def _snapshot(
-        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None, states: States | None
     ) -> tuple[list[Any], Cut]:
         targets = [self._target(n, o) for n, o in zip(names, outs, strict=True)]
         with self._lock:
@@ -206,6 +206,10 @@ class LocalKVStore(KVStore):
                 np.copyto(memory, self._value(name))
                 self._bytes_out += memory.nbytes
             most = max((self._versions.get(n, 0) for n in names), default=0)
+            if states is not None:
+                cells = [self._table.cells[self._ids[n]] for n in names]
+                copies = [{s: a.copy() for s, a in (c.state or {}).items()} for c in cells]
+                states |= {n: (c.updates, kept) for n, c, kept in zip(names, cells, copies, strict=True)}
         return [t for t, _ in targets], Cut(clocks={0: most})
 
     def _seen(self, name: str) -> Array:
@@ -217,7 +221,9 @@ class LocalKVStore(KVStore):
             return value
         version = self._versions.get(name, 0)
         if bundle is not None:
-            flat = compressor.seen(bundle.id, bundle.gather(self._value(n).reshape(-1) for n in bundle.names), version)
+            flat = compressor.seen(
+                bundle.id, bundle.gather([self._value(n).reshape(-1) for n in bundle.names]).read(), version
+            )
             return np.split(flat, bundle.stops[:-1])[bundle.names.index(name)].reshape(value.shape)
         flat = value.reshape(-1)
         parts = [compressor.seen(s.id, flat[s.start : s.stop], version) for s in self._layouts[name].slices]
@@ -328,6 +334,12 @@ class LocalKVStore(KVStore):
     def optimizer_states(self) -> dict[str, tuple[int, Any]]:
         """Number of updates and state of the update rule, by key."""
         return {k: (self._table.cells[i].updates, self._table.cells[i].state) for k, i in self._ids.items()}
+
+    def load_states(self, states: States) -> None:
+        with self._lock:
+            for name, (updates, arrays) in states.items():
+                self._value(name)
+                self._table.reinstate(self._ids[name], updates, {n: np.asarray(a) for n, a in arrays.items()})
 
     def restore(self, values: Mapping[str, Any], states: Mapping[str, tuple[int, Any]]) -> None:
         """Put back values, and what `optimizer_states` gave."""

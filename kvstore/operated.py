@@ -10,12 +10,16 @@ from typing import Any
 from shoal.kvstore import functions
 from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
 from shoal.kvstore.client.core import Job
-from shoal.kvstore.client.moving import insisting
+from shoal.kvstore.client.exchange import Entry, Exchange
+from shoal.kvstore.client.moving import insisting, readdress
 from shoal.kvstore.client.shell import Call as ClientCall
 from shoal.kvstore.client.shell import ClientShell, Group
+from shoal.kvstore.client.snapshots import ends, fetches, joint_cut, surveys
+from shoal.kvstore.client.states import StatesPlace, restates, spans_of
 from shoal.kvstore.codecs import Compressor, Plan, Switch
 from shoal.kvstore.control import check_clock
 from shoal.kvstore.gates import Gate
+from shoal.kvstore.snapshot import Cut, States
 from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout, Retire
 from shoal.kvstore.wire.schema import Message
 from shoal.ops.optim import Optimizer
@@ -46,6 +50,7 @@ class OperatedKVStore(KVStore):
         self._writes = 0  # calls of functions that write
         self._looking: dict[ClientCall, None] = {}  # reads under way
         self._barriers = 0
+        self._snapshots, self._snapping = 0, Lock()  # how many were begun; one is taken at a time
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -163,6 +168,51 @@ class OperatedKVStore(KVStore):
         )
         return Job(server=server, key=function, request=request)
 
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _snapshot(
+        self, names: list[str], outs: list[Any], priority: int, timeout_s: float | None, states: States | None
+    ) -> tuple[list[Any], Cut]:
+        wanted = self._reads(names, outs)
+        reads = self._jobs(wanted, priority)
+        if states is not None:
+            spans = spans_of(dict(zip(names, wanted.entries, strict=True)))
+            for job in reads:
+                job.token = StatesPlace(job.token, spans[job.slice], states)
+        self.flush()
+        return wanted.results, insisting(lambda: self._cut(reads, timeout_s, states is not None))
+
+    def _cut(self, reads: list[Job], timeout_s: float | None, states: bool) -> Cut:
+        """Take a snapshot of the slices that are to be read."""
+        with self._snapping:
+            readdress(self._shell.core, reads)
+            self._snapshots += 1
+            place = self._own_number(), self._snapshots
+            try:
+                cut = joint_cut(self._within(surveys(reads, *place), timeout_s).replies)
+                self._within(fetches(reads, *place, cut, states), timeout_s)
+            finally:
+                over = ends(reads, *place)
+                self._submit(over, Group(len(over)))
+        return cut
+
+    def _within(self, jobs: list[Job], timeout_s: float | None) -> Group:
+        """Carry out requests, and wait; each may take so long."""
+        for job in jobs:
+            job.timeout_s = timeout_s or 0.0
+        group = Group(len(jobs))
+        self._submit(jobs, group).result()
+        return group
+
+    def load_states(self, states: States) -> None:
+        number = self._own_number()
+        self._meet(f"before load_states of store {number}")
+        loaded = f"load_states of store {number}"
+        if self.rank == self._coordinator.chief and not self._coordinator.passed(loaded):
+            entries = {n: self._entry(n) for n in self.keys()}
+            insisting(lambda: self._within(restates(entries, states, self._shell.core.moved), None))
+        self._coordinator.barrier(loaded, self._timeout_s)
+
     # --- barriers -----------------------------------------------------------------------------------------------------
 
     def barrier(self) -> None:
@@ -203,6 +253,18 @@ class OperatedKVStore(KVStore):
     @abstractmethod
     def _ask_all(self, request: Message) -> Group:
         """Ask every server the same, and wait for the answers."""
+
+    @abstractmethod
+    def _entry(self, name: str) -> Entry:
+        """Where a key is, and what."""
+
+    @abstractmethod
+    def _reads(self, names: list[str], outs: list[Any]) -> Exchange:
+        """What reads keys into ``outs``, or into new arrays."""
+
+    @abstractmethod
+    def _jobs(self, call: Exchange, priority: int) -> list[Job]:
+        """One job a slice: a push if there are arrays, a read if there are targets."""
 
     @abstractmethod
     def _own_number(self) -> int:

@@ -34,9 +34,9 @@ SLICE_BYTES = 1 << 20
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
-LARGE_SLICES = ((64, 4), (8, 2))
+LARGE_SLICES = ((16, 4), (1, 2))
 """A key that would have so many slices or more gets slices so many times as large: every slice costs a message each
-way, and they are still enough to spread over servers and to be overtaken."""
+way, on one host some 0.1 ms of the server's time. They are still enough to spread over servers and to be overtaken."""
 
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
@@ -44,8 +44,9 @@ ROW_SLICES = 8
 FUSE_BYTES = 64 << 10
 """Smaller keys are fused if their declaration asks for it; gathering a larger one costs more than its own message."""
 
-BUCKET_BYTES = 256 << 10
-"""Fused keys share slices of about this size: several, so that they spread over servers and overlap on the way."""
+BUCKET_BYTES = 512 << 10
+"""Fused keys share slices of about this size: several a megabyte, so that they spread over servers and overlap on the
+way; but each costs a message both ways."""
 
 CUTS = ("", "rows", "whole", "fuse", "fuse-whole")
 """How a key may be sliced: by bytes, between rows, not at all; "fuse" fuses small keys and cuts larger ones by bytes,
@@ -220,7 +221,8 @@ def rebalanced(placement: Placement, pinned: Collection[int] = ()) -> list[Shift
 
     A slice goes from the server that carries most to the one that carries least as long as that makes them more alike;
     the largest one that does not turn the two round goes first. So nothing is moved to a server that has its share, and
-    the fullest is left with at most its largest slice more than the emptiest.
+    the fullest is left with at most its largest slice more than the emptiest. A server that took a slice too large for
+    it may hand on others of its own.
 
     Args:
         pinned: slices that stay where they are.

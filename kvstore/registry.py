@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from shoal.errors import ConfigError
@@ -12,7 +13,7 @@ __all__ = ["find", "names", "register"]
 S = TypeVar("S", bound=type[KVStore])
 
 _STORES: dict[str, type[KVStore]] = {}
-_TAKEN = re.compile(r"auto|local|device|hogwild|allreduce|dist(_.*)?")
+_TAKEN = re.compile(r"auto|local|device|nccl|hogwild|allreduce|dist(_.*)?")
 
 
 def register(name: str) -> Callable[[S], S]:
@@ -69,6 +70,12 @@ def find(name: str) -> Callable[..., Any] | None:
         from shoal.kvstore.local import LocalKVStore
 
         return LocalKVStore
+    if name in ("device", "nccl"):
+        from shoal.kvstore.group.communicator import Alone
+        from shoal.kvstore.group.device import DeviceKVStore
+        from shoal.kvstore.group.meeting import Hosts
+
+        return partial(DeviceKVStore, Hosts((0,), 0), Alone())
     if name == "hogwild":
         from shoal.kvstore.hogwild import hogwild
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["GIVEN_UP", "Cut", "Snapshot"]
+__all__ = ["GIVEN_UP", "Cut", "Snapshot", "States"]
+
+States: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
+"""Of each key, how many updates it has had, and what its optimizer keeps: arrays of the key's shape, by name."""
 
 GIVEN_UP = "has been given up: take another"
 """What a server says of a snapshot that it does not know, or knows no more."""
@@ -34,8 +37,8 @@ class Cut:
 
 
 class Snapshot(dict[str, Any]):
-    """Values by key, all in the state that ``cut`` says."""
+    """Values by key, all in the state that ``cut`` says; with ``states`` of the optimizer, if they were asked for."""
 
-    def __init__(self, values: Mapping[str, Any], cut: Cut) -> None:
+    def __init__(self, values: Mapping[str, Any], cut: Cut, states: States | None = None) -> None:
         super().__init__(values)
-        self.cut = cut
+        self.cut, self.states = cut, states or {}

@@ -33,26 +33,19 @@ from shoal.kvstore.client.wording import describe, refusal, too_late
 from shoal.kvstore.gates import Gate, altered_gate
 from shoal.kvstore.wire.messages import (
     Ack,
-    Call,
     Called,
     Done,
     Elsewhere,
-    Fetch,
-    Forget,
     Granted,
     Hello,
     HelloOk,
-    Init,
     Pull,
     Push,
-    Recall,
     Recalled,
     Refused,
     Retire,
-    SetOptimizer,
-    Stats,
+    Stated,
     StatsReply,
-    Survey,
     Surveyed,
     Ticket,
     Value,
@@ -179,7 +172,12 @@ class ClientCore:
             link.hello_since = now
         link.hello_due, link.pause = now + link.pause, min(link.pause * 2, RETRY_S)
         self._look_due = min(self._look_due, link.hello_due)
-        return [Transmit(server, Hello(cluster=self.cluster, worker=self.rank, incarnation=self.incarnation))]
+        return [Transmit(server, self.greeting)]
+
+    @property
+    def greeting(self) -> Hello:
+        """What this worker says first to a server."""
+        return Hello(cluster=self.cluster, worker=self.rank, incarnation=self.incarnation)
 
     # --- a server that comes back -------------------------------------------------------------------------------------
 
@@ -391,10 +389,11 @@ class ClientCore:
 
     def _stamped(self, job: Job) -> Message:
         """A request under its own sequence number."""
-        m = job.request
-        if isinstance(m, Init | SetOptimizer | Retire | Stats | Ticket | Call | Survey | Fetch | Forget | Recall):
+        m: Any = job.request
+        if m is not None and m.flow == "worker -> server":
             stamp: dict[str, Any] = {"seq": job.seq, "worker": self.rank, "incarnation": self.incarnation}
-            return replace(m, **{name: value for name, value in stamp.items() if name in m.names})
+            stamped: Message = replace(m, **{name: value for name, value in stamp.items() if name in m.names})
+            return stamped
         raise LocalProtocolError(f"a client sends no {type(m).__name__}")
 
     # --- what servers answer ------------------------------------------------------------------------------------------
@@ -425,7 +424,7 @@ class ClientCore:
             case Done() if isinstance(job.request, Retire):
                 self._rested(job.request)
                 return self._finish(job, m, now)
-            case Done() | StatsReply() | Surveyed() | Called() | Recalled():
+            case Done() | StatsReply() | Surveyed() | Called() | Recalled() | Stated():
                 return self._finish(job, m, now)
             case Elsewhere():
                 return elsewhere(self, job, m, now)

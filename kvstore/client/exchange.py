@@ -12,13 +12,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.bundle import Bundle
+from shoal.kvstore.bundle import Bundle, Gather
 from shoal.kvstore.wire.messages import KeyLayout
 
 __all__ = ["Alone", "Entry", "Exchange", "Fused", "Recent"]
 
 REMEMBERED_BYTES = 16 << 20
 """A call with larger arrays is not remembered: its own length hides the checks, and its arrays would be kept alive."""
+
+STREAMED_BYTES = 8 << 20
+"""Values of so much are copied past the caches: they would not hold the first when the last one comes."""
 
 TOTAL_BYTES = 64 << 20
 """Of all arrays that are kept alive by being remembered."""
@@ -52,7 +55,7 @@ class Fused(NamedTuple):
     """Keys of one bundle: what is pushed (flat, in the bundle's order), and where their values go."""
 
     bundle: Bundle
-    parts: list[Array] | None
+    parts: Gather | None
     members: list[tuple[int, int]]  # (place of the key in the bundle, index of the key in the call)
     target: Flat | None
 
@@ -66,11 +69,13 @@ class Exchange:
         targets: flat memory for the values, if they are wanted.
         results: what the call returns, a list.
         called: from a key's name in the run to the caller's name for it.
+    Attributes:
+        large: the values that are read are more than caches hold.
     Raises:
         ConfigError: a push of some keys of a bundle only, or of one twice.
     """
 
-    __slots__ = ("alone", "entries", "fused", "nbytes", "results")
+    __slots__ = ("alone", "entries", "fused", "large", "nbytes", "results")
 
     def __init__(
         self,
@@ -96,10 +101,23 @@ class Exchange:
             parts = None
             if arrays is not None:
                 order = bundle.order([(entries[i].layout.key, i) for i in indices], called)
-                parts = [arrays[i].reshape(-1) for i in order]
+                parts = bundle.gather([arrays[i].reshape(-1) for i in order])
             members = [(entries[i].place, i) for i in indices]
             self.fused.append(Fused(bundle, parts, members, _target(bundle, members, targets)))
         self.nbytes = sum(a.nbytes for a in (*(arrays or ()), *(targets or ())) if isinstance(a, np.ndarray))
+        self.large = _large(self.alone)
+
+    @property
+    def slices(self) -> int:
+        """How many its keys lie in."""
+        return sum([len(a.entry.layout.slices) for a in self.alone]) + len(self.fused)
+
+    def behind(self, n: int) -> "Exchange":
+        """The same without the first ``n`` keys that have slices of their own."""
+        made = object.__new__(Exchange)
+        made.entries, made.results, made.nbytes, made.fused = self.entries, self.results, self.nbytes, self.fused
+        made.alone, made.large = self.alone[n:], self.large
+        return made
 
     def into(self, alone: Sequence[Flat], fused: Sequence[Flat]) -> "Exchange":
         """The same, but for where the values go."""
@@ -107,19 +125,24 @@ class Exchange:
         made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
         made.alone = [a._replace(target=t) for a, t in zip(self.alone, alone, strict=True)]
         made.fused = [f._replace(target=t) for f, t in zip(self.fused, fused, strict=True)]
+        made.large = _large(made.alone)
         return made
 
     def copied(self, copy: Callable[[Alone], Array | None]) -> "Exchange":
         """The same, but for the pushes of keys with slices of their own: what ``copy`` makes of them."""
         made = object.__new__(Exchange)
         made.entries, made.results, made.nbytes, made.fused = self.entries, self.results, self.nbytes, self.fused
-        made.alone = [a._replace(array=copy(a)) for a in self.alone]
+        made.alone, made.large = [a._replace(array=copy(a)) for a in self.alone], self.large
         return made
 
     def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:
         """What a push keeps until it is counted: keys of bundles always, of the others those that it ``copies``."""
         own = sum(a.array.nbytes for a in self.alone if a.array is not None and copies(a))
-        return own + sum(f.bundle.size * f.bundle.dtype.itemsize for f in self.fused if f.parts is not None)
+        return own + sum(f.parts.nbytes for f in self.fused if f.parts is not None)
+
+
+def _large(alone: Sequence[Alone]) -> bool:
+    return sum([a.target.nbytes for a in alone if isinstance(a.target, np.ndarray)]) >= STREAMED_BYTES
 
 
 def _target(bundle: Bundle, members: list[tuple[int, int]], targets: Sequence[Flat] | None) -> Flat | None:

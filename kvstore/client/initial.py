@@ -54,7 +54,7 @@ def init_jobs(
         if s.id not in fused
     ]
     for b in shared:
-        job = _init_job(store, b.key, b.server, b.id, b.gather(by_key[k] for k in b.names))
+        job = _init_job(store, b.key, b.server, b.id, b.gather([by_key[k] for k in b.names]).read())
         if isinstance(job.request, Init):
             job.request = replace(job.request, segments=b.segments)
         jobs.append(job)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from shoal.kvstore.wire.messages import Granted, Value
-from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.schema import Message, Payload, fixed
 
 __all__ = [
     "RETRY_S",
@@ -74,7 +74,7 @@ class Job:
     began: float = 0.0  # when the push was sent first
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Transmit:
     """Send ``message`` to server ``server``."""
 
@@ -82,7 +82,7 @@ class Transmit:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Complete:
     """``job`` is done; ``result`` is the answer's message, if it has one."""
 
@@ -90,7 +90,7 @@ class Complete:
     result: Message | None
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Fail:
     """``job`` cannot be done: raise the exception class named ``error``."""
 
@@ -99,14 +99,14 @@ class Fail:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Dropped:
     """The push of ``job`` came too late and was dropped; the job itself goes on."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Warn:
     """Worth telling the user once: a job has waited long."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.bundle import Bundle
 from shoal.kvstore.client.exchange import Entry, Exchange, Fused
 from shoal.kvstore.client.shell import Group
 from shoal.kvstore.wire.sharing import Sharing
@@ -27,6 +28,7 @@ class InPlace:
         self._sharing = sharing
         self._windows: dict[str, tuple[tuple[int, ...], list[Mapped], Array]] = {}
         self._copies: dict[str, Array] = {}
+        self._parts: dict[int, tuple[int, Array, list[Any]]] = {}  # by bundle: its address, it, its keys' arrays
 
     def is_shared(self, part: Array) -> bool:
         """Whether this lies in memory of a server."""
@@ -37,6 +39,22 @@ class InPlace:
         if key not in self._copies:
             self._copies[key] = np.empty(size, dtype)
         return self._copies[key]
+
+    def parts(self, bundle: Bundle, flat: Array) -> list[Any]:
+        """Arrays of a bundle's keys, None where they are not made yet; the last one is the whole, read-only.
+
+        As long as the bundle stays where it is, they are the same at every read.
+        """
+        made = self._parts.get(bundle.id)
+        at = _address(flat) if self.is_shared(flat) else 0
+        if made is None or made[0] != at:
+            home = flat if at else np.empty_like(flat)
+            whole = home.view()
+            whole.flags.writeable = False
+            made = self._parts[bundle.id] = at, home, [*[None] * len(bundle.names), whole]
+        if not at:
+            np.copyto(made[1], flat)
+        return made[2]
 
     def window(self, key: str, parts: Sequence[Array]) -> Array | None:
         """These arrays, all of them in memory of servers, as one; None if they cannot be mapped side by side."""
@@ -68,13 +86,18 @@ class InPlace:
 
 
 class Reading:
-    """One key that is being read: what a read without a copy has instead of memory to write to."""
+    """One key that is being read: what a read without a copy has instead of memory to write to.
 
-    __slots__ = ("_how", "_key", "_own", "_parts", "_shape", "_size")
+    Args:
+        slices: how many the key has. Its array is made when the last has come, while others are still on their way.
+    """
 
-    def __init__(self, how: InPlace, key: str, shape: tuple[int, ...]) -> None:
-        self._how, self._key, self._shape, self._size = how, key, shape, prod(shape)
+    __slots__ = ("_array", "_how", "_key", "_own", "_parts", "_shape", "_size", "_slices")
+
+    def __init__(self, how: InPlace, key: str, shape: tuple[int, ...], slices: int) -> None:
+        self._how, self._key, self._shape, self._size, self._slices = how, key, shape, prod(shape), slices
         self._parts: dict[int, Array] = {}
+        self._array: Array | None = None
         self._own = False  # some parts are copies
 
     def __getitem__(self, part: slice) -> "_Part":
@@ -87,9 +110,14 @@ class Reading:
             np.copyto(mine, flat)
             flat, self._own = mine, True
         self._parts[part.start or 0] = flat
+        if len(self._parts) == self._slices:
+            self._array = self._made()
 
     def array(self) -> Array:
         """The key's value, read-only."""
+        return self._made() if self._array is None else self._array
+
+    def _made(self) -> Array:
         array = self._joined().reshape(self._shape).view()
         array.flags.writeable = False
         return array
@@ -130,10 +158,10 @@ class _Part:
 class FusedReading:
     """Keys of one bundle that are being read."""
 
-    __slots__ = ("_flat", "_keys")
+    __slots__ = ("_flat", "_how", "_keys")
 
-    def __init__(self, keys: Fused) -> None:
-        self._keys = keys
+    def __init__(self, how: InPlace, keys: Fused) -> None:
+        self._how, self._keys = how, keys
         self._flat: Array | None = None
 
     def write(self, flat: Array) -> None:
@@ -144,10 +172,15 @@ class FusedReading:
         """Put each key's value, read-only, where it belongs in ``into``."""
         if self._flat is None:
             return
-        flat, stops = self._flat.view(), (0, *self._keys.bundle.stops)
-        flat.flags.writeable = False
-        for place, i in self._keys.members:
-            into[i] = flat[stops[place] : stops[place + 1]].reshape(entries[i].shape)
+        bundle, members = self._keys.bundle, self._keys.members
+        parts = self._how.parts(bundle, self._flat)
+        stops = None
+        for place, i in members:
+            array = parts[place]
+            if array is None:
+                stops = stops or (0, *bundle.stops)
+                array = parts[place] = parts[-1][stops[place] : stops[place + 1]].reshape(entries[i].shape)
+            into[i] = array
 
 
 class ReadingGroup(Group):
@@ -162,11 +195,12 @@ class ReadingGroup(Group):
     __slots__ = ("_fused", "_one", "_readings", "call")
 
     def __init__(self, how: InPlace, wanted: Exchange, one: bool) -> None:
-        self._readings = [Reading(how, a.entry.layout.key, a.entry.shape) for a in wanted.alone]
-        self._fused = [FusedReading(f) for f in wanted.fused]
+        entries = [a.entry for a in wanted.alone]
+        self._readings = [Reading(how, e.layout.key, e.shape, len(e.layout.slices)) for e in entries]
+        self._fused = [FusedReading(how, f) for f in wanted.fused]
         self._one = one
         self.call = wanted.into(self._readings, self._fused)
-        super().__init__(sum(len(a.entry.layout.slices) for a in wanted.alone) + len(self._fused))
+        super().__init__(wanted.slices)
 
     def outcome(self) -> Any:
         arrays: list[Any] = [None] * len(self.call.entries)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -15,18 +15,21 @@ from shoal import errors
 from shoal.kvstore.arrays import Array, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.memory import Memory, level
+from shoal.kvstore.client.mending import Mending
 from shoal.kvstore.client.moving import arrive, depart, relocate
 from shoal.kvstore.client.staging import Staging
+from shoal.kvstore.client.states import StatesPlace
 from shoal.kvstore.codecs import Landing
 from shoal.kvstore.dumps import Checked, Recent
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
 from shoal.kvstore.wire.loop import Driver, Loop
-from shoal.kvstore.wire.messages import Called, Offer, Recall, Recalled, StatsReply, Surveyed, Value
+from shoal.kvstore.wire.messages import Called, Offer, Recall, Recalled, Stated, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import address_of
 from shoal.kvstore.wire.transport import Transport
+from shoal.ops.native import stream
 
 __all__ = ["Call", "ClientShell", "Group"]
 
@@ -52,6 +55,10 @@ STOPPED_S = 5.0
 
 
 _OVER = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+
+KEPT = (StatsReply, Surveyed, Called, Recalled)
+"""Answers that a group keeps for its caller."""
 
 
 class Call(Future[Any]):
@@ -112,12 +119,13 @@ class Group:
     Args:
         jobs: how many.
         result: what the future gives.
+        large: so much is read that it is copied past the caches, which it would not fit into.
     """
 
-    __slots__ = ("_left", "future", "newest", "oldest", "reads", "replies", "result")
+    __slots__ = ("_left", "future", "large", "newest", "oldest", "reads", "replies", "result")
 
-    def __init__(self, jobs: int, result: Any = None) -> None:
-        self._left, self.result = jobs, result
+    def __init__(self, jobs: int, result: Any = None, *, large: bool = False) -> None:
+        self._left, self.result, self.large = jobs, result, large
         self.replies: list[Message] = []
         self.reads, self.oldest, self.newest = 0, 0, 0  # versions of the values that were read
         self.future = Call()
@@ -133,10 +141,16 @@ class Group:
             if reply.codec and isinstance(view, Landing):
                 view.unpack(reply.codec, [as_array(p) for p in (reply.value, *reply.more)])
             elif isinstance(view, np.ndarray):
-                np.copyto(view, as_array(reply.value), casting="no")
+                if self.large:
+                    stream.copy(view, as_array(reply.value))
+                else:
+                    np.copyto(view, as_array(reply.value), casting="no")
             else:
                 view.write(as_array(reply.value))
-        if isinstance(reply, StatsReply | Surveyed | Called | Recalled):
+        elif isinstance(reply, Stated):
+            if isinstance(view, StatesPlace):
+                view.take(reply)
+        elif isinstance(reply, KEPT):
             self.replies.append(reply)
         self._left -= 1
         if self._left == 0 and not self.future.done():
@@ -180,6 +194,7 @@ class ClientShell:
         self._woke = 0.0
         self._memory: Memory | None = None
         self._staging = Staging(transport.sharing)
+        self._mending = Mending(transport.sharing.broken, self._greet)
 
     def number_store(self) -> int:
         """The number of one more store, from 1; equal on all workers if they begin to use their stores in one order."""
@@ -250,11 +265,12 @@ class ClientShell:
         shared = self.transport.sharing
         return bool(array.nbytes and shared.peers() and shared.arena.find(address_of(array), array.nbytes))
 
-    def submit(self, jobs: list[Job], waits: bool = False) -> None:
+    def submit(self, jobs: list[Job], waits: bool = False, early: bool = False) -> None:
         """Hand jobs over; their groups' futures tell what became of them.
 
         Args:
             waits: the caller is about to wait for them, and does nothing before.
+            early: more is to come, and then the caller waits: what may leave by now leaves at once.
         """
         self.transport.check_process()
         with self._lock:
@@ -265,15 +281,17 @@ class ClientShell:
             self._calls.put((jobs, []))
         for group in groups:
             group.future.attend = self._attend
-        if self.loop is None or not self._left_to_caller(self.loop, jobs, waits):
+        if self.loop is None or not self._left_to_caller(self.loop, jobs, waits, early):
             self.transport.wake()
 
     @staticmethod
-    def _left_to_caller(loop: Loop, jobs: list[Job], waits: bool) -> bool:
+    def _left_to_caller(loop: Loop, jobs: list[Job], waits: bool, early: bool) -> bool:
         """Whether the calling thread sends the jobs itself: while the I/O thread rests, if it waits or they are small.
 
         Who reads will probably wait for the value at once, and sends then; if not, the I/O thread does after its rest.
         """
+        if early:
+            return loop.turn()
         if waits:
             return loop.resting
         if sum([j.payload_bytes for j in jobs]) > INLINE_BYTES:
@@ -343,14 +361,17 @@ class ClientShell:
         self._take_calls(now)
         actions, due = self.core.wake(now)
         self._carry_out(actions)
-        return due
+        return self._mending.turn(now, due)
+
+    def _greet(self, peer: str) -> None:
+        """A server that is greeted again offers again to share memory."""
+        server = self._servers.get(peer)
+        if server is not None and self.core.links[server].greeted:
+            self.transport.send(peer, self.core.greeting)
 
     def _take_calls(self, now: float) -> None:
-        while True:
-            try:
-                jobs, slices = self._calls.get_nowait()
-            except Empty:
-                return
+        while not self._calls.empty():  # nobody else takes from it
+            jobs, slices = self._calls.get_nowait()
             for news in slices:
                 if isinstance(news, Limits):
                     self.core.alter(*news)

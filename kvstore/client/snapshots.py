@@ -29,8 +29,11 @@ def joint_cut(answers: Iterable[object]) -> Cut:
     return Cut(None if version < 0 else version, clocks)
 
 
-def fetches(reads: list[Job], store: int, number: int, cut: Cut) -> list[Job]:
-    """The jobs that read the same slices as ``reads`` at ``cut``; each puts its value where the read would."""
+def fetches(reads: list[Job], store: int, number: int, cut: Cut, states: bool = False) -> list[Job]:
+    """The jobs that read the same slices as ``reads`` at ``cut``; each puts its value where the read would.
+
+    With ``states`` the place is told of the states of the slice's optimizer, too: see `StatesPlace`.
+    """
     version = -1 if cut.version is None else cut.version
     counts = tuple(Count(rank=r, clock=c) for r, c in sorted(cut.clocks.items()))
     made = []
@@ -44,6 +47,7 @@ def fetches(reads: list[Job], store: int, number: int, cut: Cut) -> list[Job]:
             slice=job.slice,
             version=version,
             counts=counts,
+            states=states,
         )
         made.append(Job(server=job.server, key=job.key, priority=job.priority, request=request, token=job.token))
     return made

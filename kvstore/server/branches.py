@@ -13,10 +13,11 @@ import numpy as np
 
 from shoal.errors import StoreError
 from shoal.kvstore.arrays import Array, as_payload
-from shoal.kvstore.events import BeginBranch, Contribution, CutBranch, DropBranch, SealBranch
+from shoal.kvstore.events import BeginBranch, Contribution, CutBranch, DropBranch, SealBranch, SendBranch
 from shoal.kvstore.rows import RowSparse
 from shoal.kvstore.rules import CellView
 from shoal.kvstore.server.table import Cell, Table, Update
+from shoal.kvstore.wire.messages import Stated, Value
 from shoal.kvstore.wire.schema import Payload
 
 __all__ = ["BranchAction", "Branches"]
@@ -37,14 +38,15 @@ class _Round(NamedTuple):
 class _Branch:
     """One slice at the cut of one snapshot."""
 
-    __slots__ = ("_cell", "_cut", "_kept", "_table", "value")
+    __slots__ = ("_cell", "_cut", "_kept", "_table", "states", "updates", "value")
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._cut: CutBranch | None = None
         self._cell: Cell | None = None  # the slice's copy, once there is one
         self._kept: list[_Round] = []  # what the slice has taken since, until the cut is known
-        self.value: Array | None = None  # once it is sealed
+        self.value: Array | None = None  # once it is sealed ...
+        self.updates, self.states = 0, dict[str, Array]()  # ... and, if they are wanted, what the optimizer keeps
 
     def before(
         self, cell: Cell, parts: Sequence[Contribution], arrays: list[Array | RowSparse], reduce: str, version: int
@@ -70,12 +72,15 @@ class _Branch:
             for one in kept:
                 self._take(self._cell, cut, one)
 
-    def seal(self, cell: Cell, parts: Sequence[Contribution], reduce: str) -> None:
+    def seal(self, cell: Cell, parts: Sequence[Contribution], reduce: str, states: bool) -> None:
         """Everything is here; ``parts`` of it still wait to be applied to the slice."""
         if parts:
             own = self._own(cell)
             _adopt(own, cell.update)
             self._table.advance(own, parts, [cell.parts[p.rank, p.clock] for p in parts], reduce)
+        if states:
+            at = cell if self._cell is None else self._cell
+            self.updates, self.states = at.updates, {n: a.copy() for n, a in (at.state or {}).items()}
         self.value = self._copied(cell.value) if self._cell is None else self._cell.value
         self._cell = None
 
@@ -143,8 +148,8 @@ class Branches:
                 self._made[key] = cell.followers[action.reader] = _Branch(self._table)
             case CutBranch():
                 self._made[key].cut(action)
-            case SealBranch(_, _, parts, reduce):
-                self._made[key].seal(cell, parts, reduce)
+            case SealBranch(_, _, parts, reduce, states):
+                self._made[key].seal(cell, parts, reduce, states)
                 del cell.followers[action.reader]
             case DropBranch():
                 self._made.pop(key, None)
@@ -156,3 +161,13 @@ class Branches:
         if value is None:
             raise StoreError(f"the branch of slice {slice_id} for worker {reader} is not sealed")
         return as_payload(value)
+
+    def answer(self, a: SendBranch) -> tuple[Value | Stated, int]:
+        """What a reader gets of a branch that is sealed, and the bytes of it."""
+        value = self.value(a.slice, a.reader)
+        if not a.states:
+            return Value(seq=a.seq, version=a.version, floor=a.floor, value=value), value.data.nbytes
+        branch = self._made[a.slice, a.reader]
+        slots, states = tuple(branch.states), tuple(map(as_payload, branch.states.values()))
+        made = Stated(seq=a.seq, version=a.version, updates=branch.updates, slots=slots, value=value, states=states)
+        return made, sum(p.data.nbytes for p in (value, *states))

@@ -39,6 +39,7 @@ from shoal.kvstore.server.entry import Entry, Parked
 from shoal.kvstore.server.membership import recall
 from shoal.kvstore.server.moving import Moves
 from shoal.kvstore.server.recovery import Recovery, check_survives
+from shoal.kvstore.server.restating import restate
 from shoal.kvstore.server.snapshots import Snapshots
 from shoal.kvstore.wire.messages import (
     Ack,
@@ -53,6 +54,7 @@ from shoal.kvstore.wire.messages import (
     Push,
     Recall,
     Refused,
+    Restate,
     Retire,
     Roster,
     SetOptimizer,
@@ -70,6 +72,8 @@ __all__ = ["Entry", "Ledger", "Parked", "ServerCore"]
 
 MAX_PARKED = 1 << 16
 """Readers of one slice that wait; honest workers have a few each."""
+
+_ELSEWHERE: dict[type[Any], Any] = {Recall: recall, Restate: restate}
 
 
 class ServerCore:
@@ -113,7 +117,7 @@ class ServerCore:
             Survey: self._snapshot,
             Fetch: self._snapshot,
             Forget: self._snapshot,
-            Recall: self._recall,
+            **dict.fromkeys(_ELSEWHERE, self._handled_elsewhere),
         }
 
     def roster(self, roster: Roster) -> list[Action]:
@@ -307,10 +311,10 @@ class ServerCore:
             waits = m.want and (entry.gate.rounds or m.holds or entry.gate.waits)  # for the round to close
             brief = bool(closed) or waits
             moved = [Accumulate(m.slice, m.worker, m.clock, m.value, brief, m.rows), *closed]
-        answers = self._answer(sender, m, entry)
-        if before == (entry.version, entry.progress.floor):  # nobody who waits may go on
-            return [*moved, *answers]
-        return [*moved, *answers, *self._release(m.slice, entry), *self._show(m.slice, entry)]
+        moved += self._answer(sender, m, entry)
+        if (entry.parked or entry.watchers) and before != (entry.version, entry.progress.floor):
+            moved += [*self._release(m.slice, entry), *self._show(m.slice, entry)]
+        return moved
 
     def reject(self, sender: str, m: Push, error: str, text: str) -> list[Action]:
         """Refuse a push that the shell could not decode."""
@@ -386,6 +390,8 @@ class ServerCore:
             actions.append(Apply(slice_id, parts, entry.reduce, entry.version))
             if entry.changes:
                 actions += self._alter(slice_id, entry)
+            if not entry.pending and entry.early is None:
+                break
         return actions
 
     def _live(self, store: int) -> tuple[int, ...]:
@@ -462,8 +468,8 @@ class ServerCore:
                 return self.snapshots.fetch(sender, m, self._now)
         return self.snapshots.forget(sender, m)
 
-    def _recall(self, sender: str, m: Recall) -> list[Action]:
-        return self._stranger(sender, m.seq, m.worker, m.incarnation) or recall(self, sender, m)
+    def _handled_elsewhere(self, sender: str, m: Recall | Restate) -> list[Action]:
+        return self._stranger(sender, m.seq, m.worker, m.incarnation) or _ELSEWHERE[type(m)](self, sender, m)
 
     @staticmethod
     def _show(slice_id: int, entry: Entry) -> list[Action]:

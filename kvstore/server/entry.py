@@ -76,8 +76,9 @@ class Entry:
 
     def may_push(self, worker: int, clock: int) -> bool:
         """As `may_read`; but who does not know yet that the slack has become smaller is not to blame."""
-        late = clock - self.floor(worker) <= self.widest and self.holders.get(worker, -1) < self.version
-        return late or self.may_read(worker, clock)
+        if self.may_read(worker, clock):
+            return True
+        return clock - self.floor(worker) <= self.widest and self.holders.get(worker, -1) < self.version
 
     def is_early(self, m: Push) -> bool:
         """Whether a push is in order, but others that its sender has seen are lost, and not repeated yet."""
@@ -106,6 +107,8 @@ class Entry:
             return self.progress.floor > self.version
         resting, clocks = self.desk.resting, self.progress.clocks
         count = len(clocks.keys() - resting) if resting else len(clocks)
+        if count == len(here) == 1 and self.gate.need <= 0 and not (resting or self.quotas) and here[0].rank in clocks:
+            return True  # most often: the only worker
         granted = self.quotas.get(self.version, 0)
         if len(here) < count and len(here) < (granted or self.gate.quota(count)) and len(self.pending) == 1:
             return False  # the rest is only looked at when the round may be full: pushes are many

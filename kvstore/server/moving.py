@@ -17,6 +17,7 @@ from shoal.kvstore.wire.messages import (
     Pull,
     Push,
     Recall,
+    Restate,
     Retire,
     SetOptimizer,
     Survey,
@@ -80,7 +81,7 @@ class Moves:
 
     def intercept(self, sender: str, m: Message) -> list[Action] | None:
         """What follows from a message about a slice that is not here, or not now; None if the core is to see it."""
-        if isinstance(m, Push | Pull | Init | Fetch):
+        if isinstance(m, Push | Pull | Init | Fetch | Restate):
             return self._about(sender, m.seq, (m.slice,), m)
         if isinstance(m, Survey):
             return self._about(sender, m.seq, m.slices, m)

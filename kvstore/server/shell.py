@@ -6,13 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, RemoteProtocolError, ShoalError
+from shoal.errors import RemoteProtocolError, ShoalError
 from shoal.kvstore import codecs, dumps, rules
 from shoal.kvstore.arrays import Array, as_array, as_payload, dtype_named
 from shoal.kvstore.dumps import Recent
@@ -29,6 +28,7 @@ from shoal.kvstore.events import (
     DropBranch,
     PeerGone,
     Received,
+    Reinstate,
     SealBranch,
     Send,
     SendBranch,
@@ -36,15 +36,16 @@ from shoal.kvstore.events import (
     Woke,
 )
 from shoal.kvstore.functions import remote_text
-from shoal.kvstore.rows import RowSparse, check_ids
+from shoal.kvstore.rows import RowSparse
 from shoal.kvstore.server import membership
 from shoal.kvstore.server.branches import Branches
 from shoal.kvstore.server.calls import Calls
 from shoal.kvstore.server.copies import Copies
-from shoal.kvstore.server.core import Entry, ServerCore
+from shoal.kvstore.server.core import ServerCore
 from shoal.kvstore.server.door import Door
 from shoal.kvstore.server.freeze import freeze
 from shoal.kvstore.server.mover import Mover, Neighbours
+from shoal.kvstore.server.rowchecks import check_rows
 from shoal.kvstore.server.saver import Saver, Saving
 from shoal.kvstore.server.statefiles import StateFiles
 from shoal.kvstore.server.table import Cell, Table
@@ -77,7 +78,7 @@ from shoal.kvstore.wire.messages import (
     StatsReply,
     Value,
 )
-from shoal.kvstore.wire.schema import Message, Payload
+from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.shm import is_mapped
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops import optim
@@ -133,6 +134,7 @@ class ServerShell:
             Apply: self._apply,
             Create: self._create,
             Configure: self._configure,
+            Reinstate: self._reinstate,
             Alter: self._alter,
             **dict.fromkeys((BeginBranch, CutBranch, SealBranch, DropBranch), self._branches.do),
             SendBranch: self._send_branch,
@@ -310,7 +312,7 @@ class ServerShell:
         if entry is not None:
             try:
                 if message.rows is not None:
-                    _check_rows(entry, message.rows, isinstance(message, Push))
+                    check_rows(entry, message.rows, isinstance(message, Push))
                 if isinstance(message, Push) and message.codec:
                     message = self._decoded(core, message)
             except Exception as e:  # nothing has been changed
@@ -526,9 +528,9 @@ class ServerShell:
         self._out(a.to, value, stable=stable)
 
     def _send_branch(self, a: SendBranch) -> None:
-        payload = self._branches.value(a.slice, a.reader)
-        self.bytes_out += payload.data.nbytes
-        self._out(a.to, Value(seq=a.seq, version=a.version, floor=a.floor, value=payload))
+        answer, nbytes = self._branches.answer(a)
+        self.bytes_out += nbytes
+        self._out(a.to, answer)
 
     def _send_encoded(self, a: SendValue) -> bool:
         """Whether the value could be sent encoded."""
@@ -577,23 +579,21 @@ class ServerShell:
         except ShoalError as e:
             self._out(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
         else:
-            done = Done(seq=a.seq)
-            if self._saver is None:
-                self._out(a.to, done)
-            else:
-                self._saver.hold(a.to, done)
+            self._confirm(a.to, a.seq)
+
+    def _reinstate(self, a: Reinstate) -> None:
+        try:
+            self.table.reinstate(a.slice, a.updates, dict(zip(a.names, map(as_array, a.states), strict=True)))
+        except ShoalError as e:
+            self._out(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"load_states: {e}"))
+        else:
+            self._confirm(a.to, a.seq)
+
+    def _confirm(self, to: str, seq: int) -> None:
+        """What was asked for is done: say so, when it cannot be lost any more."""
+        say = self._out if self._saver is None else self._saver.hold
+        say(to, Done(seq=seq))
 
 
 def _unsaid(*_: object, **__: object) -> None:
     """A replica's answer."""
-
-
-def _check_rows(entry: Entry, rows: Payload, ascending: bool) -> None:
-    """Raise unless these are numbers of rows that the slice has."""
-    if not entry.width:
-        raise ConfigError(f"{entry.key!r} is not kept by rows: initialise it with rows=True")
-    if len(rows.shape) != 1:
-        raise RemoteProtocolError(f"row numbers are one flat array, got shape {rows.shape}")
-    ids = check_ids(as_array(rows), (prod(entry.shape) // entry.width, entry.width))
-    if ascending and not np.all(ids[1:] > ids[:-1]):
-        raise RemoteProtocolError("the numbers of pushed rows must ascend")

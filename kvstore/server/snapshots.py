@@ -207,14 +207,15 @@ class Snapshots:
                 actions += self._lose(slice_id, reader, branch, hopeless)
             elif _complete(entry, cut):
                 branch.sealed = True
-                actions.append(SealBranch(slice_id, reader, _pending(entry, cut), entry.reduce))
+                actions.append(SealBranch(slice_id, reader, _pending(entry, cut), entry.reduce, cut.states))
         if branch.lost:
             actions += [_refuse(to, seq, "StoreError", branch.lost) for to, seq in branch.waiting]
             branch.waiting.clear()
         elif branch.sealed and cut is not None:
             version = cut.version if cut.version >= 0 else sum(c.clock for c in cut.counts)
             floor = entry.progress.floor
-            actions += [SendBranch(to, seq, slice_id, reader, version, floor) for to, seq in branch.waiting]
+            where = slice_id, reader, version, floor, cut.states
+            actions += [SendBranch(to, seq, *where) for to, seq in branch.waiting]
             branch.waiting.clear()
         return actions
 

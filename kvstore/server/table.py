@@ -73,6 +73,7 @@ class Cell:
     view: CellView | None = None  # what the rule sees and keeps
     followers: dict[int, Follower] = field(default_factory=dict)
     guard: "Guard | None" = None  # called once before the slice changes
+    shown: tuple[Array, Payload] | None = None  # the value, and what is sent of it
 
     def seen(self) -> CellView:
         """This slice for a rule; what the rule keeps lies there."""
@@ -201,6 +202,24 @@ class Table:
         if not keys:
             self.defaults[store] = update
 
+    def reinstate(self, slice_id: int, updates: int, states: Mapping[str, Array]) -> None:
+        """Let the optimizer of a slice go on from these states, which are copied, and from so many updates.
+
+        Raises:
+            ConfigError: they are not what its optimizer keeps; nothing is changed.
+        """
+        cell = self._cell(slice_id)
+        name = "no optimizer" if cell.update is None else cell.update.optimizer.name
+        kept = {n: (a.shape, a.dtype) for n, a in (cell.state or {}).items()}
+        given = {n: (a.shape, a.dtype) for n, a in states.items()}
+        if cell.update is None or kept != given or updates < 0:
+            raise ConfigError(
+                f"key {cell.key!r} is updated by {name}, which keeps {_told(kept)}; got {_told(given)}. States are "
+                "loaded into the optimizer that they were saved of, for the same model"
+            )
+        self.touch(cell)
+        cell.updates, cell.state = updates, {n: states[n].copy() for n in kept}
+
     def alter(self, slice_id: int, number: int, settings: Mapping[str, Any]) -> None:
         """Update a slice with other hyper-parameters from now on; its count of updates and its states stay.
 
@@ -275,6 +294,9 @@ class Table:
             if not arrays:
                 return failed
         cell.updates += 1
+        if len(arrays) == 1 and isinstance(arrays[0], np.ndarray) and update is not None:
+            update.step(cell, arrays[0])  # most often
+            return failed
         sparse = [a for a in arrays if isinstance(a, RowSparse)]
         if len(sparse) == len(arrays) and (update is None or update.lazy):
             self._update_rows(cell, update, reduce_rows(sparse, reduce))
@@ -333,7 +355,11 @@ class Table:
     def payload(self, slice_id: int, rows: Array | None = None) -> Payload:
         """The slice's value, uncopied; or a copy of some of its rows."""
         cell = self._cell(slice_id)
-        return as_payload(cell.value if rows is None else cell.value.reshape(-1, cell.width)[rows])
+        if rows is not None:
+            return as_payload(cell.value.reshape(-1, cell.width)[rows])
+        if cell.shown is None or cell.shown[0] is not cell.value:
+            cell.shown = cell.value, as_payload(cell.value)
+        return cell.shown[1]
 
     def _cell(self, slice_id: int) -> Cell:
         if slice_id not in self.cells:
@@ -350,3 +376,7 @@ class Table:
 
 def _dense(value: Array | RowSparse, cell: Cell) -> Array:
     return value.dense().reshape(cell.value.shape) if isinstance(value, RowSparse) else value
+
+
+def _told(kept: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
+    return ", ".join(f"{n} {dtype}{list(shape)}" for n, (shape, dtype) in kept.items()) or "nothing"

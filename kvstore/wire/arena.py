@@ -12,6 +12,7 @@ from collections import deque
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.shm import HEADER_BYTES, Region, available_bytes, supported
 
 if TYPE_CHECKING:
@@ -167,13 +168,14 @@ class Arena:
         if size > room:
             self._stop(f"{size} bytes are more than half of the memory that is left ({room * 2})")
             return False
-        try:
-            region = Region(len(self.regions), size)
-        except OSError as e:
-            self._stop(f"{size} bytes: {e}")
-            return False
-        self._spaces.append(Space(HEADER_BYTES, size))
-        self.regions.append(region)
+        with Held(lambda: None):  # Ctrl-C between the two lists, or with a descriptor that nobody owns yet, would leak
+            try:
+                region = Region(len(self.regions), size)
+            except OSError as e:
+                self._stop(f"{size} bytes: {e}")
+                return False
+            self._spaces.append(Space(HEADER_BYTES, size))
+            self.regions.append(region)
         return True
 
     def _stop(self, reason: str) -> None:

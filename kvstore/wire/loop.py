@@ -8,7 +8,7 @@ another thread and the answer back costs more than the exchange itself. The rule
 3. In the main thread signals are held while the role is: a handler runs, and may raise, only between two steps.
 4. The I/O thread holds the role, except that it rests for `REST_S` after an answer for which somebody waited, when
    nothing else is under way; from then on it rests as long as callers come in shorter intervals. `Transport.wake` ends
-   the rest. So nothing waits longer than `REST_S` for somebody to look.
+   the rest. So nothing waits much longer than `LONG_REST_S` for somebody to look.
 5. If a step fails in a caller's thread, the I/O thread raises that error as if it had been its own.
 """
 
@@ -29,8 +29,9 @@ IDLE_S = 1.0
 REST_S = 0.002
 """How long the I/O thread leaves the role to callers after one of them was answered."""
 
-LONG_REST_S = 0.05
-"""... and how often it looks again while one of them holds it."""
+LONG_REST_S = 0.005
+"""... and how often it looks again while one of them holds it. It is not woken when a long call is over: the next one
+may begin at once, and who drives it himself has no thread to wait for."""
 
 
 class Driver(Protocol):
@@ -139,11 +140,10 @@ class Loop:
             with Held(self.transport.wake) as held:
                 if not self._role.acquire(blocking=False):
                     return False
-                began = self.clock()
                 try:
                     over = self._drive(done, deadline, held.came)
                 finally:
-                    self._give_back(began)
+                    self._give_back()
             if over:
                 return True
 
@@ -162,11 +162,10 @@ class Loop:
         with Held(self.transport.wake):
             if not self._role.acquire(blocking=False):
                 return False
-            began = self.clock()
             try:
                 self._guarded_step(0.0)
             finally:
-                self._give_back(began)
+                self._give_back()
         return True
 
     def _guarded_step(self, most_s: float) -> bool:
@@ -179,9 +178,9 @@ class Loop:
                 raise
         return self._failure is None
 
-    def _give_back(self, began: float) -> None:
+    def _give_back(self) -> None:
         now = self.clock()
         self._rest_until = now + REST_S
         self._role.release()
-        if now - began > REST_S or self._failure is not None:
-            self.transport.wake()  # the I/O thread takes over
+        if self._failure is not None:
+            self.transport.wake()  # for the I/O thread to say

@@ -1,8 +1,8 @@
 """The protocol between scheduler, nodes and watchers: who is in the cluster, what it has settled on."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from shoal.kvstore.wire.schema import Message, Plain, message, record
+from shoal.kvstore.wire.schema import Message, Plain, message, record, stem
 
 __all__ = [
     "Abort",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@stem
 class FromScheduler(Message):
     """What a scheduler says. Who speaks is no part of what is said: messages that differ only in it are equal."""
 
@@ -55,7 +55,7 @@ class FromScheduler(Message):
     term: int = field(default=0, compare=False)  # grows with every start of the run's scheduler; 0: nobody says
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@stem
 class ToScheduler(Message):
     """What is said to a scheduler."""
 

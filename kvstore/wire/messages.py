@@ -128,6 +128,7 @@ __all__ = [
     "Refused",
     "Released",
     "Replaced",
+    "Restate",
     "Retire",
     "Roster",
     "Seat",
@@ -140,6 +141,7 @@ __all__ = [
     "Snapshot",
     "Stand",
     "Standing",
+    "Stated",
     "Stats",
     "StatsReply",
     "Stood",
@@ -521,6 +523,32 @@ class Fetch(Message):
     slice: int
     version: int
     counts: tuple[Count, ...]
+    states: bool = False  # answer with `Stated`, which has what the optimizer keeps of the slice, too
+
+
+@message(47, "server -> worker")
+class Stated(Message):
+    """A slice at a snapshot's cut, and its optimizer at the same: how many updates it has made, and what it keeps."""
+
+    seq: int
+    version: int
+    updates: int
+    slots: tuple[str, ...]  # names of the states
+    value: Payload
+    states: tuple[Payload, ...]  # in the order of their names
+
+
+@message(48, "worker -> server")
+class Restate(Message):
+    """Let the optimizer of a slice go on from these states. Taken only before anybody has contributed to the slice."""
+
+    worker: int
+    incarnation: int
+    seq: int
+    slice: int
+    updates: int  # that the states come from
+    slots: tuple[str, ...]  # names of the states
+    states: tuple[Payload, ...]  # in the order of their names
 
 
 @message(57, "worker -> server")

@@ -36,6 +36,9 @@ _DIMENSIONS = [struct.Struct(f"<{n}Q") for n in range(MAX_DIMENSIONS + 1)]
 _CODE = struct.Struct("<H")
 _FIXED = {int: "q", float: "d", bool: "?"}
 
+_ALWAYS = object()
+"""No field is this."""
+
 Write: TypeAlias = Callable[[Any, list[Any], list[bytes]], int]
 """(value, frames, tail) -> number in the fixed part; appends to frames and tail."""
 Read: TypeAlias = Callable[[int, bytes, int, list[Any]], tuple[Any, int]]
@@ -59,12 +62,12 @@ class Packer:
         coders = _Payloads(payload, item_bytes)
         self._cls, self._kind = cls, cls.kind
         letters = ""
-        self._variable: list[tuple[int, Write, Read]] = []
+        self._variable: list[tuple[int, Any, int, Write, Read]] = []
         for i, name in enumerate(names):
             letter, write, read = coders.field(hints[name], f"{cls.__name__}.{name}")
             letters += letter
             if write is not None and read is not None:
-                self._variable.append((i, write, read))
+                self._variable.append((i, *_absent(hints[name], payload), write, read))
         self._fixed = struct.Struct(f"<{letters}")
         self._get = _getter(names)
         self._set = [getattr(cls, n).__set__ for n in names]  # an inherited field has its slot in the base
@@ -83,8 +86,9 @@ class Packer:
         """
         values, tail = list(self._get(m)), [start]
         try:
-            for i, write, _ in self._variable:
-                values[i] = write(values[i], frames, tail)
+            for i, empty, absent, write, _ in self._variable:
+                value = values[i]
+                values[i] = absent if value is empty else write(value, frames, tail)
             tail.insert(1, self._fixed.pack(*values))
         except (struct.error, AttributeError, TypeError, KeyError, UnicodeError, OverflowError) as e:
             raise LocalProtocolError(f"{self._cls.__name__} cannot be encoded: {e}") from e
@@ -101,8 +105,12 @@ class Packer:
         try:
             values = list(self._fixed.unpack_from(head, at))
             at += self._fixed.size
-            for i, _, read in self._variable:
-                values[i], at = read(values[i], head, at, left)
+            for i, empty, absent, _, read in self._variable:
+                value = values[i]
+                if value == absent:
+                    values[i] = empty
+                else:
+                    values[i], at = read(value, head, at, left)
         except struct.error as e:
             raise RemoteProtocolError(f"{name}: a header of {len(head)} bytes ends too early") from e
         if at != len(head):
@@ -135,6 +143,14 @@ def _kind_of(hint: Any, payload: type[Any]) -> str:
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
         return {int: "ints", payload: "payloads"}.get(args[0], "")
     return ""
+
+
+def _absent(hint: Any, payload: type[Any]) -> tuple[Any, int]:
+    """What most fields of this sort are, with nothing in the tail, and its number in the fixed part."""
+    kind = _kind_of(hint, payload)
+    if kind == "payload":
+        return _ALWAYS, -1
+    return {"str": ("", 0), "payload?": (None, NONE)}.get(kind, ((), 0))
 
 
 class _Payloads:

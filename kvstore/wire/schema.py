@@ -1,9 +1,9 @@
 """How a message class describes itself: its annotations are its schema.
 
-``@message`` and ``@record`` make frozen dataclasses and register messages by kind. A field may be ``int``,
-``float``, ``bool``, ``str``, `Payload`, another record, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None`` or `Plain`
-(nested JSON-like data). From the annotations come the list that goes on the wire, the checks on what comes in, and
-``docs/protocol.md``.
+``@message`` and ``@record`` make dataclasses that nobody changes, and register messages by kind. A field may be
+``int``, ``float``, ``bool``, ``str``, `Payload`, another record, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None`` or
+`Plain` (nested JSON-like data). From the annotations come the list that goes on the wire, the checks on what comes
+in, and ``docs/protocol.md``.
 """
 
 import dataclasses
@@ -16,7 +16,20 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, Union, dataclass_transform
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.kvstore.wire.packed import MAX_DIMENSIONS, Packer
 
-__all__ = ["KINDS", "Message", "Payload", "Plain", "Reader", "Writer", "field_rows", "listed", "message", "record"]
+__all__ = [
+    "KINDS",
+    "Message",
+    "Payload",
+    "Plain",
+    "Reader",
+    "Writer",
+    "field_rows",
+    "fixed",
+    "listed",
+    "message",
+    "record",
+    "stem",
+]
 
 Plain: TypeAlias = Any
 """JSON-like data: None, bool, int, float, str, lists of them and dicts of them with string keys."""
@@ -30,7 +43,19 @@ Writer: TypeAlias = Callable[[Any, Frames], Any]
 Reader: TypeAlias = Callable[[Any, "FrameSource"], Any]
 
 
-@dataclass(frozen=True, slots=True)
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def fixed(cls: type[T]) -> type[T]:
+    """Declare a dataclass that nobody changes, of which there is one and more for every message.
+
+    The type checker sees to that: a class that checks it itself takes several times as long to make an object.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@fixed
 class Payload:
     """An array that travels as a frame of its own, never copied into the header.
 
@@ -78,7 +103,6 @@ class Message:
 
 KINDS: dict[int, type[Message]] = {}
 _RECORDS: dict[type[Any], tuple[tuple[str, ...], tuple[Writer, ...], tuple[Reader, ...]]] = {}
-T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -89,12 +113,18 @@ def record(cls: type[T]) -> type[T]:
     return made
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def stem(cls: type[T]) -> type[T]:
+    """Declare fields that several messages share; see `fixed`."""
+    return dataclass(slots=True, unsafe_hash=True, kw_only=True)(cls)
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def message(kind: int, flow: str) -> Callable[[type[T]], type[T]]:
     """Declare a message: ``kind`` is never reused, ``flow`` reads ``"worker -> server"``."""
 
     def declare(cls: type[T]) -> type[T]:
-        made: Any = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        made: Any = stem(cls)
         if kind in KINDS:
             raise LocalProtocolError(f"message kind {kind} is both {KINDS[kind].__name__} and {made.__name__}")
         made.kind, made.flow = kind, flow

@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,9 +50,6 @@ BURST = 64
 PACKET_BYTES = 2 * PACK_BYTES
 """Longer ones are cut, and malformed by that."""
 
-LARGE_AT_ONCE = 1
-"""Messages with references that are handed on before one looks for others."""
-
 TAG = 0xC1
 _HEAD = struct.Struct("<BB")
 _REFERENCE = struct.Struct("<BIQQ")
@@ -59,6 +57,8 @@ _ANNOUNCE = struct.Struct(f"<cIQ{NONCE_BYTES}s")
 _CONFIRM = struct.Struct("<cI")
 _TOKEN_BYTES = 16
 _MESSAGE = b"M\0\0\0\0\0\0\0"  # in front of a message: eight bytes, so that arrays in it stay aligned
+_AT = len(_MESSAGE)
+_REFERS = bytes([TAG])
 _FDS_BYTES = socket.CMSG_SPACE(4 * array("i").itemsize)
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
@@ -74,6 +74,7 @@ class _Link:
 
     sock: socket.socket
     peer: str = ""  # "" until its token has come
+    taken_up: bool = False  # it is this side that has connected
     announced: set[int] = field(default_factory=set)
     confirmed: set[int] = field(default_factory=set)  # regions of ours that the peer has mapped
     theirs: dict[int, Mapped] = field(default_factory=dict)
@@ -96,19 +97,22 @@ class Sharing:
         self._tokens: dict[bytes, str] = {}
         self._sockets: dict[int, _Link] = {}
         self._links: dict[str, _Link] = {}
-        self.inbox: list[tuple[str, bytes]] = []  # messages that have come, by sender
+        self.broken: set[str] = set()  # peers whose offer was taken up, and whose link has ended by itself since
+        self._small: list[tuple[str, bytes]] = []  # messages that have come, by sender
+        self._large: deque[tuple[str, bytes]] = deque()  # ... with references
         self.spared_bytes = 0  # of payloads that were left out of messages, in both directions
 
     # --- how a link comes about ---------------------------------------------------------------------------------------
 
     def offer(self, peer: str) -> tuple[str, str]:
-        """Name and token with which ``peer`` may connect, once; two empty strings if nothing is shared here."""
+        """Name and token with which ``peer`` may connect, once; two empty strings if nothing is shared here.
+
+        A peer that asks again before it has connected is told the same: it may be connecting with what it has.
+        """
         if self.arena.refusal or not self.arena.limit_bytes or not self._listen():
             return "", ""
         assert self._listener is not None
-        for token in [t for t, p in self._tokens.items() if p == peer]:
-            del self._tokens[token]  # one that it asked for before
-        token = secrets.token_bytes(_TOKEN_BYTES)
+        token = next((t for t, p in self._tokens.items() if p == peer), None) or secrets.token_bytes(_TOKEN_BYTES)
         self._tokens[token] = peer
         return self._listener.getsockname()[1:].decode(), token.hex()
 
@@ -126,13 +130,16 @@ class Sharing:
             sock.close()
             log.debug("no shared memory with %s, its payloads travel by TCP: %s", peer, e)
             return
-        self._join(self._attend(sock), peer)
+        link = self._attend(sock)
+        link.taken_up = True
+        self._join(link, peer)
 
     def drop(self, peer: str) -> None:
         """Share nothing with ``peer`` any more; arrays that were read from its memory stay valid."""
+        self.broken.discard(peer)
         link = self._links.get(peer)
         if link is not None:
-            self._end(link, "")
+            self._end(link, "", wanted=True)
 
     def shares(self, peer: str) -> bool:
         """Whether there is a link to ``peer``."""
@@ -145,7 +152,7 @@ class Sharing:
     def close(self) -> None:
         """End every link; arrays stay valid, and nothing is shared any more."""
         for link in list(self._sockets.values()):
-            self._end(link, "")
+            self._end(link, "", wanted=True)
         if self._listener is not None:
             self._unwatch(self._listener.fileno())
             self._listener.close()
@@ -183,11 +190,13 @@ class Sharing:
         for region in list(self.arena.regions):
             self._announce(link, region)
 
-    def _end(self, link: _Link, reason: str) -> None:
+    def _end(self, link: _Link, reason: str, wanted: bool = False) -> None:
         if self._sockets.pop(link.sock.fileno(), None) is None:
             return
         if self._links.get(link.peer) is link:
             del self._links[link.peer]
+            if link.taken_up and not wanted:
+                self.broken.add(link.peer)
         self._unwatch(link.sock.fileno())
         link.sock.close()
         if reason:
@@ -231,7 +240,7 @@ class Sharing:
         except BlockingIOError:
             return False
         if data[:1] == b"M" and link.peer and not beside:
-            self.inbox.append((link.peer, data))
+            (self._large if data[_AT : _AT + 1] == _REFERS else self._small).append((link.peer, data))
             return True
         fds = [fd for _, kind, raw in beside if kind == socket.SCM_RIGHTS for fd in _fds(raw)]
         try:
@@ -292,21 +301,23 @@ class Sharing:
             return False
         return True
 
+    @property
+    def filled(self) -> bool:
+        """Whether `take` has something."""
+        return bool(self._large or self._small)
+
     def take(self) -> Iterator[tuple[str, list[list[Any]]]]:
         """What came through those sockets: peers and their messages, each of one frame, as it was sent.
 
-        Those with references, which stand for large payloads, come last, and few at a time: the others overtake them.
+        Those with references, which stand for large payloads, come last, and one at a time: the others overtake them.
         """
-        at, tag = len(_MESSAGE), bytes([TAG])
-        if len(self.inbox) == 1:
-            peer, data = self.inbox.pop()
-            yield peer, [[memoryview(data)[at:]]]
-            return
-        small = [x for x in self.inbox if not x[1].startswith(tag, at)]
-        large = [x for x in self.inbox if x[1].startswith(tag, at)]
-        self.inbox = large[LARGE_AT_ONCE:]
-        for peer, data in small + large[:LARGE_AT_ONCE]:
-            yield peer, [[memoryview(data)[at:]]]
+        if self._small:
+            small, self._small = self._small, []
+            for peer, data in small:
+                yield peer, [[memoryview(data)[_AT:]]]
+        if self._large:
+            peer, data = self._large.popleft()
+            yield peer, [[memoryview(data)[_AT:]]]
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 

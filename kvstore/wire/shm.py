@@ -21,10 +21,12 @@ HEADER_BYTES = 64
 
 NONCE_BYTES = 16
 
-_CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+"""Where a container's limit, its use, and (in memory.stat) the files in it that the kernel drops at need are told."""
+
 _NOEXEC_SEAL = 0x8  # memfd_create: Linux 6.3; refused before it
 _FUTURE_WRITE = 0x10  # seal: nobody may map it for writing from now on; Linux 5.1
 
@@ -42,9 +44,11 @@ def available_bytes() -> int:
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         room.append(1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]))
-    for most, used in _CGROUP_FILES:
+    for folder, most, used, droppable in _CGROUPS:
         with suppress(OSError, ValueError):  # not that version of control groups, or "max"
-            room.append(int(Path(most).read_text()) - int(Path(used).read_text()))
+            left = int((folder / most).read_text()) - int((folder / used).read_text())
+            told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            room.append(left + int(told.get(droppable, 0)))
     return max(0, min(room))
 
 

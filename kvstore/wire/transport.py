@@ -30,6 +30,9 @@ __all__ = ["Transport", "tune_malloc", "versions"]
 
 log = logging.getLogger("shoal.wire")
 
+LARGE_A_POLL = 8
+"""References to large payloads that one `poll` hands on, one by one: before each it looks for what may overtake it."""
+
 _PACKED = bytes([PACKED])
 
 
@@ -47,6 +50,7 @@ class Transport:
         self._pid = os.getpid()
         self._closed = False
         self._corked = False
+        self._woken = False  # since the last `poll` began
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -125,17 +129,26 @@ class Transport:
         """
         self.check_process()
         self._lanes.flush()
-        self._corked = True
+        self._corked, self._woken = True, False
         try:
-            events = self._lanes.wait(0.0 if self.sharing.inbox else timeout_s, spins)
-            for peer, messages in chain(self._lanes.handle(events), self.sharing.take()):
-                for frames in messages:
-                    message = self._understand(peer, frames)
-                    if message is not None:
-                        yield peer, message
-                self._lanes.flush()
+            events = self._lanes.wait(0.0 if self.sharing.filled else timeout_s, spins)
+            for number in range(1, LARGE_A_POLL + 1):
+                for peer, messages in chain(self._lanes.handle(events), self._shared(first=number == 1)):
+                    for frames in messages:
+                        message = self._understand(peer, frames)
+                        if message is not None:
+                            yield peer, message
+                    self._lanes.flush()
+                if number == LARGE_A_POLL or not self.sharing.filled or self._woken:
+                    break
+                events = self._lanes.wait(0.0)  # what has come meanwhile goes first
         finally:
             self._corked = False
+
+    def _shared(self, first: bool) -> Iterator[tuple[str, list[list[Any]]]]:
+        """What came through shared memory; from the second time on who has woken this `poll` goes first."""
+        if first or not self._woken:
+            yield from self.sharing.take()
 
     def _understand(self, peer: str, frames: list[Any]) -> Message | None:
         try:
@@ -166,6 +179,7 @@ class Transport:
         return bool(self._sleeper.poll(math.ceil(timeout_s * 1000)))
 
     def _drain_wakes(self, fd: int) -> None:
+        self._woken = True
         try:
             while len(os.read(fd, 4096)) == 4096:
                 pass

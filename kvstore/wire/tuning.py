@@ -4,14 +4,36 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["numa_node_cores", "parse_cores", "settle_server", "tune_malloc"]
+__all__ = ["allow_files", "numa_node_cores", "parse_cores", "settle_server", "tune_malloc"]
 
 log = logging.getLogger("shoal.tuning")
 
 NODES = Path("/sys/devices/system/node")
+
+
+MANY_FILES = 65536
+"""More open files than any process of a run needs: a server has two or three for each worker."""
+
+
+def allow_files() -> int:
+    """Let this process open as many files as it may, up to `MANY_FILES`; how many those are.
+
+    The usual limit, 1024, is that of programs that call ``select``; a server reaches it with some 400 workers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError) as e:  # a system with a limit of its own
+        log.debug("no more than %d open files: %s", soft, e)
+        return soft
+    return most
 
 
 def tune_malloc() -> None:

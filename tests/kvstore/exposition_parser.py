@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+ESCAPE = re.compile(r"\\(.)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"(,|\Z)')
 SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)\Z")
 KINDS = ("counter", "gauge", "histogram")
@@ -58,7 +59,7 @@ def _labels(text: str) -> Iterator[tuple[str, str]]:
         seen.add(name)
         at = match.end()
         assert (comma == ",") == (at < len(text)), text
-        yield name, value.replace(r"\"", '"').replace(r"\n", "\n").replace("\\\\", "\\")
+        yield name, ESCAPE.sub(lambda m: "\n" if m[1] == "n" else m[1], value)
 
 
 def _check_histogram(family: str, samples: Samples) -> None:

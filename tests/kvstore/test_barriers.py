@@ -379,4 +379,5 @@ def test_an_optimizer_may_be_set_after_unequal_pushes(mode: str) -> None:
 
     with thread_cluster(2, 2, mode) as cluster:
         want = -4.5 if mode == "bsp" else -6.0
-        assert cluster.each(work) == [want, want]
+        late = 0.5 if mode == "essp:1" else 0.0  # a value that came unasked may lack what the other did last
+        assert all(want <= found <= want + late for found in cluster.each(work))

@@ -54,7 +54,10 @@ def test_specs_have_one_spelling(spec: Any, canonical: str) -> None:
     assert parse(spec).spec() == canonical
 
 
-@pytest.mark.parametrize("name", names())
+OWN = [name for name in names() if type(parse(name)).__module__.startswith("shoal.")]  # other tests register theirs
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_documentation_has_every_codec_with_its_defaults(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / "codecs.md"
     assert f"| `{parse(name).spec()}` |" in page.read_text()

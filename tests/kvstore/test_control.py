@@ -10,7 +10,7 @@ from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim
 from tests.worker.runs import run
 
-SIZES = {"a": 300_000, "b": 5}  # two slices and one
+SIZES = {"a": 600_000, "b": 5}  # two slices and one
 
 
 def sgd(lr: float = 0.1, momentum: float = 0.9) -> optim.Optimizer:

@@ -60,7 +60,7 @@ class Desk:
     def register(self, slices: Sequence[tuple[int, Gate]]) -> None:
         """Slices are known."""
 
-    def submit(self, jobs: list[Job], waits: bool = False) -> None:
+    def submit(self, jobs: list[Job], waits: bool = False, early: bool = False) -> None:
         self.log += [type(j.request).__name__ if j.request else "push" if j.payload else "pull" for j in jobs]
         self.jobs += [j for j in jobs if j.request is None]
         for job in jobs:

@@ -37,8 +37,10 @@ def test_keys_of_a_bundle_are_taken_together_in_its_order() -> None:
     call = Exchange(entries, arrays, None, [], {})
     assert [a.at for a in call.alone] == [1]
     assert [f.bundle for f in call.fused] == [PAIR]
-    parts = call.fused[0].parts
-    assert parts is not None and np.shares_memory(parts[0], arrays[2]) and np.shares_memory(parts[1], arrays[0])
+    gather = call.fused[0].parts
+    assert gather is not None
+    parts = gather.parts
+    assert np.shares_memory(parts[0], arrays[2]) and np.shares_memory(parts[1], arrays[0])
 
 
 def test_half_of_a_bundle_cannot_be_pushed_but_can_be_read() -> None:

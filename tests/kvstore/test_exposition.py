@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.kvstore import exposition
@@ -13,6 +13,7 @@ from tests.kvstore.exposition_parser import parse
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.floats() | st.integers(-(10**30), 10**30)), unique_by=lambda x: x[0]))
+@example([(r"\n", 0.0)])
 def test_every_label_and_number_comes_back_as_it_was(samples: list[tuple[str, float]]) -> None:
     family = Family("shoal_x", "gauge", "Some \\ help\nin two lines.")
     for label, value in samples:

@@ -12,7 +12,7 @@ from shoal.kvstore.local import LocalKVStore
 from shoal.ops import optim
 from tests.kvstore.threads import thread_cluster
 
-SLICES = {"small": 4, "large": 300_000}
+SLICES = {"small": 4, "large": 600_000}
 
 
 @server_function("squares-of-tests")
@@ -101,7 +101,7 @@ def test_a_function_that_writes_runs_once_for_all_workers() -> None:
             sizes = kv.call("scale-of-tests", factor=0.5)
             return sum(sizes), kv.pull("small").tolist()
 
-        assert cluster.each(work) == [(300_004, [0.5] * 4)] * 3
+        assert cluster.each(work) == [(600_004, [0.5] * 4)] * 3
 
 
 def test_workers_that_write_differently_are_told_so() -> None:

@@ -80,6 +80,8 @@ def test_the_floor_never_falls(steps: list[tuple[int, bool]]) -> None:
         ("fedbuff:k=0", "from 1, such as fedbuff:3"),
         ("ssp:s=3,t=4", "and may have max=T"),
         ("bsp:3", "bsp takes no number"),
+        ("ssp:k=3", "ssp takes a whole number from 0, such as ssp:2"),
+        ("ksync:b=2", "ksync takes a whole number from 1"),
         ("asp:5", "asp takes no number, and may have max=T"),
     ],
 )

@@ -65,7 +65,7 @@ def test_nothing_of_a_refused_gradient_is_sent() -> None:
         kv = cluster.store(0, reduce="sum")
         kv.init("w", np.zeros(3000, np.float32))
         kv.set_gradient_compression("topk:ratio=0.1")
-        with pytest.raises(StoreError, match="nan at position 999"):
+        with pytest.raises(StoreError, match="nan at position 1499"):
             kv.push("w", gradient)
         kv.flush()
         assert kv.ledger()["sent"] == 0
@@ -73,7 +73,7 @@ def test_nothing_of_a_refused_gradient_is_sent() -> None:
         kv.push("w", np.zeros(3000, np.float32)).result()
         sent = kv.pull("w")
         held = np.concatenate([s.arrays["residual"] for _, s in sorted(kv._compressor._states.items())])
-        np.testing.assert_allclose(sent[:2000] + held[:2000], gradient[:2000], atol=1e-6)
+        np.testing.assert_allclose(sent[:1500] + held[:1500], gradient[:1500], atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", ["none", "bf16", "fp16", "2bit"])

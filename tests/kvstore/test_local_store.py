@@ -98,12 +98,6 @@ def test_a_misspelt_store_gets_a_hint() -> None:
         create("dist-async")
 
 
-@pytest.mark.parametrize("name", ["device", "nccl"])
-def test_mxnets_stores_of_one_process_are_called_local_here(name: str) -> None:
-    with pytest.raises(ConfigError, match="For the devices of one process use 'local'"):
-        create(name)
-
-
 def test_an_optimizer_by_its_name_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"set_optimizer\('sgd'\): expected an optimizer, such as shoal\.optim\.create"

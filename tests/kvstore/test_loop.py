@@ -75,9 +75,12 @@ def until(condition: Callable[[], bool]) -> None:
 
 def rested(loop: Loop) -> None:
     """Wait until the I/O thread has left the role to callers; it waits for the first of them."""
-    loop._rest_until = math.inf
-    loop._resting = True
-    until(lambda: not loop._role.locked())
+
+    def asked() -> bool:
+        loop._rest_until, loop._resting = math.inf, True  # again each time: a rest that just ends forgets it
+        return not loop._role.locked()
+
+    until(asked)
 
 
 def test_a_caller_cannot_drive_while_the_io_thread_does() -> None:
@@ -200,10 +203,11 @@ def test_a_handler_that_raises_does_so_after_the_stretch_and_the_others_are_call
             signal.raise_signal(signal.SIGUSR1)
             seen.append(0)
 
-    with handler(signal.SIGUSR1, lambda n, f: seen.append(n)), pytest.raises(KeyboardInterrupt):
-        stretch()
+    with handler(signal.SIGINT, signal.default_int_handler), handler(signal.SIGUSR1, lambda n, f: seen.append(n)):
+        with pytest.raises(KeyboardInterrupt):
+            stretch()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert seen == [0, signal.SIGUSR1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_ignores_a_signal_goes_on_ignoring_it() -> None:

@@ -103,11 +103,11 @@ def test_when_the_replica_is_lost_the_primary_goes_on_alone() -> None:
 @pytest.mark.parametrize("mode", ["sync", "async", "essp:2", "ksync:1"])
 def test_a_new_replica_is_filled_while_training_goes_on_and_may_take_the_place(mode: str) -> None:
     with a_pair(2, mode) as pair:
-        stores = prepared(pair, size=300_000)
-        pair.each(stores, lambda s: train(s, 2, 300_000))
+        stores = prepared(pair, size=600_000)
+        pair.each(stores, lambda s: train(s, 2, 600_000))
         pair.lose_replica()
         with ThreadPoolExecutor(2) as pool:
-            done = [pool.submit(train, s, 20, 300_000) for s in stores]
+            done = [pool.submit(train, s, 20, 600_000) for s in stores]
             new = pair.add_replica()
             assert pair.primary.stepped.wait(20.0)
             for each in done:
@@ -117,7 +117,7 @@ def test_a_new_replica_is_filled_while_training_goes_on_and_may_take_the_place(m
         before = stores[0].pull("w").copy()
         pair.kill_primary()
         np.testing.assert_array_equal(stores[0].pull("w"), before)
-        pair.each(stores, lambda s: train(s, 3, 300_000))
+        pair.each(stores, lambda s: train(s, 3, 600_000))
 
 
 def test_after_a_failover_the_next_replica_is_filled_and_the_next_failover_works() -> None:

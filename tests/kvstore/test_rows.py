@@ -31,7 +31,7 @@ row_ids = st.lists(st.integers(0, 8), max_size=20)
 @given(row_ids, st.sampled_from([(9,), (9, 3), (9, 2, 2), (9, 0)]))
 def test_repeated_rows_add_up(ids: list[int], shape: tuple[int, ...]) -> None:
     r = sparse(ids, shape)
-    np.testing.assert_allclose(r.dense(), slow_dense(r), rtol=1e-12)
+    np.testing.assert_allclose(r.dense(), slow_dense(r), rtol=1e-12, atol=1e-12)  # sums may cancel
     merged = r.merged()
     assert merged.ids.tolist() == sorted(set(ids))
     assert np.array_equal(merged.dense(), r.dense())

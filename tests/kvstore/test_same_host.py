@@ -1,6 +1,7 @@
 """The store over shared memory: the same numbers, nobody's array seen half-written, and a way back to sockets."""
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore import create
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.mending import Mending
 from shoal.kvstore.client.staging import Staging
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.server.copies import Copies
@@ -308,7 +310,36 @@ def test_a_link_that_ends_in_the_middle_costs_nothing_but_speed() -> None:
 
     with thread_cluster(1, 2, slice_bytes=SLICE) as cluster:
         cluster.each(work)
-        assert not cluster._clients[0].transport.sharing.peers()
+
+
+def test_a_link_that_has_broken_is_made_again() -> None:
+    def work(kv: DistKVStore) -> None:
+        w, sharing = np.zeros(N, np.float32), kv._shell.transport.sharing
+        kv.init("w", w)
+        warm(kv)
+        for end in ("servers", "worker"):  # which end it is that the other one hears of it from
+            mine = [sharing] if end == "worker" else [s.transport.sharing for s in cluster.shells]
+            for link in [link for one in mine for link in list(one._sockets.values())]:
+                link.sock.shutdown(2)
+            before, deadline = sharing.spared_bytes, time.monotonic() + 20
+            while sharing.spared_bytes < before + 4 * w.nbytes and time.monotonic() < deadline:
+                kv.pushpull("w", np.full(N, 3, np.float32), w)
+            assert len(sharing.peers()) == 2 and not sharing.broken
+            assert sharing.spared_bytes >= before + 4 * w.nbytes
+        assert (w == 3).all()
+
+    with thread_cluster(1, 2, slice_bytes=SLICE) as cluster:
+        cluster.each(work)
+
+
+def test_a_link_that_stays_broken_is_asked_for_less_and_less_often() -> None:
+    broken, asked, now = {"server0"}, list[float](), 0.0
+    mending = Mending(broken, lambda _: asked.append(now))
+    while now < 100.0:
+        now = mending.turn(now, now + 1000.0)
+    assert [round(t, 1) for t in asked[:4]] == [0.1, 0.3, 0.7, 1.5] and len(asked) < 14
+    broken.clear()
+    assert mending.turn(now, now + 5.0) == now + 5.0
 
 
 def test_an_arena_that_is_full_sends_what_does_not_fit() -> None:
@@ -361,6 +392,16 @@ def test_a_repeated_push_is_copied_once() -> None:
     first, again = staging.stage("server0", push(value)), staging.stage("server0", push(value))
     assert isinstance(first, Push) and isinstance(again, Push)
     assert shm.address_of(first.value.data) == shm.address_of(again.value.data) != shm.address_of(value)
+
+
+def test_a_push_whose_contribution_was_moved_says_the_same_as_before() -> None:
+    value = np.ones(5000, np.float32)
+    sent = Push(
+        worker=1, incarnation=2, seq=3, slice=4, clock=5, pulled=6, round=7, quota=8, holds=True, want=True,
+        reply="bf16", value=as_payload(value), rows=as_payload(np.arange(3)),
+    )  # fmt: skip
+    moved = Staging(Peer()).stage("server0", sent)
+    assert moved == sent and moved is not sent
 
 
 def test_memory_of_a_push_that_is_done_is_used_again_and_of_one_that_failed_never() -> None:
@@ -423,7 +464,9 @@ def test_a_key_that_one_server_shares_and_another_sends_is_one_array() -> None:
     def work(kv: DistKVStore) -> None:
         kv.init("w", np.zeros(N, np.float32))
         warm(kv)
-        for link in list(cluster.shells[0].transport.sharing._sockets.values()):
+        sharing = cluster.shells[0].transport.sharing
+        sharing.arena.refusal = "so that it is not shared again"
+        for link in list(sharing._sockets.values()):
             link.sock.shutdown(2)
         for step in range(3):
             view = kv.view("w", np.arange(step, N + step, dtype=np.float32))

@@ -285,6 +285,17 @@ def test_a_token_serves_once() -> None:
             assert two.recv(10) == b"" and listener.sharing.shares(dialer.identity)
 
 
+def test_who_asks_again_before_it_has_connected_may_connect_with_the_first_answer() -> None:
+    """A busy server answers two greetings of a worker, which has connected with the first answer meanwhile."""
+    with pair() as (listener, dialer):
+        first = listener.sharing.offer(dialer.identity)
+        dialer.sharing.accept("server", *first)
+        assert listener.sharing.offer(dialer.identity) == first
+        turn(listener, dialer, lambda: listener.sharing.shares(dialer.identity))
+        assert dialer.sharing.shares("server")
+        assert listener.sharing.offer(dialer.identity) != first
+
+
 @pytest.mark.parametrize("end", ["listener", "dialer"])
 def test_a_process_of_another_user_shares_nothing(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pair() as (listener, dialer):
@@ -484,10 +495,39 @@ def test_small_messages_overtake_those_that_stand_for_large_payloads() -> None:
         for _ in range(5):
             dialer.send("server", push(a))
         dialer.send("server", Ack(seq=9, version=0, floor=0))
-        got: list[tuple[str, Message]] = []
+        got: list[Message] = []
         while len(got) < 6:
-            came = list(listener.poll(0.05))
-            assert sum(isinstance(m, Push) for _, m in came) <= sharing_module.LARGE_AT_ONCE
-            got += came
+            got += [m for _, m in listener.poll(0.05)]
             list(dialer.poll(0.0))
-    assert got[0][1] == Ack(seq=9, version=0, floor=0)
+    assert got[0] == Ack(seq=9, version=0, floor=0)
+
+
+def test_a_small_message_waits_for_one_large_payload_at_most_also_if_many_came_at_once() -> None:
+    with linked() as (listener, dialer):
+        a = shared_array(dialer, listener, "server")
+        for _ in range(5):
+            dialer.send("server", push(a))
+        got: list[Message] = []
+        while len(got) < 7:
+            for _, message in listener.poll(0.05):
+                got.append(message)
+                if len(got) in (1, 4):  # while the first is dealt with, and another one
+                    dialer.send("server", Ack(seq=len(got), version=0, floor=0))
+            list(dialer.poll(0.0))
+    assert [i for i, m in enumerate(got) if isinstance(m, Ack)] == [1, 4]
+
+
+def test_a_poll_that_is_woken_leaves_the_other_large_payloads_to_the_next() -> None:
+    with linked() as (listener, dialer):
+        a = shared_array(dialer, listener, "server")
+        for _ in range(4):
+            dialer.send("server", push(a))
+        handed: list[int] = []
+        while sum(handed) < 4:
+            handed.append(0)
+            for _ in listener.poll(0.05):
+                handed[-1] += 1
+                if sum(handed) == 2:
+                    listener.wake()
+            list(dialer.poll(0.0))
+        assert [n for n in handed if n] == [2, 2]

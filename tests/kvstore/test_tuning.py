@@ -1,13 +1,14 @@
 """What a server process changes about itself."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from shoal.kvstore.wire.tuning import numa_node_cores, parse_cores, tune_malloc
+from shoal.kvstore.wire.tuning import allow_files, numa_node_cores, parse_cores, tune_malloc
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,14 @@ assert os.sched_getaffinity(0) == {min(mine)}
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_may_open_as_many_files_as_its_hard_limit_lets_it() -> None:
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        most = allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most >= min(soft, 512)
+        assert allow_files() == most
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,0 +1,115 @@
+"""How calls of a store on servers become jobs of its client, and what is under way."""
+
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.exchange import Alone, Exchange, Fused
+from shoal.kvstore.client.loading import load, pieces
+from shoal.kvstore.client.shell import Call, Group
+from shoal.kvstore.codecs import Landing, whole_rows
+from shoal.kvstore.operated import OperatedKVStore
+from shoal.kvstore.wire.interrupts import Held
+
+__all__ = ["HandingKVStore"]
+
+EARLY_BYTES = 4 << 20
+"""Of a large call, so much is under way before the rest is taken apart: servers have something to do meanwhile."""
+
+
+class HandingKVStore(OperatedKVStore):
+    """Hands jobs to the client, and knows which pushes are not counted yet; `DistKVStore` does the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pushed = False
+        self._closed = False
+        self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
+
+    def _jobs(self, call: Exchange, priority: int) -> list[Job]:
+        """One job a slice: a push if there are arrays, a read if there are targets."""
+        jobs: list[Job] = []
+        for a in call.alone:
+            self._own_jobs(a, priority, jobs)
+        return jobs + [self._fused_job(f, priority) for f in call.fused] if call.fused else jobs
+
+    def _own_jobs(self, a: Alone, priority: int, jobs: list[Job]) -> None:
+        """One more job for each slice of a key."""
+        _, entry, array, target, _ = a
+        layout = entry.layout
+        self._pushed = self._pushed or array is not None
+        for s in layout.slices:
+            job = Job(server=s.server, slice=s.id, key=layout.key, priority=priority, want=target is not None)
+            if array is not None:
+                compressor = self._pushing(s.id)
+                columns = 0 if compressor is None else whole_rows(layout.shape, s.start, s.stop)
+                load(job, array[s.start : s.stop], columns, compressor)
+            if target is not None:
+                self._land(job, target[s.start : s.stop], s.stop - s.start, entry.dtype)
+            jobs.append(job)
+
+    def _begin(self, call: Exchange, priority: int, group: Group, waits: bool) -> Call:
+        """Carry a call out. If the caller waits, the first megabytes leave before the rest is looked at.
+
+        What a signal handler raises meanwhile comes out of it when all of the call is under way.
+        """
+        if not waits or self._compressor is not None or self._switch is not None or call.nbytes < 2 * EARLY_BYTES:
+            return self._submit(self._jobs(call, priority), group, waits)
+        under_way = False
+        try:
+            with Held(self._shell.transport.wake):
+                jobs: list[Job] = []
+                keys = 0
+                while keys < len(call.alone) and sum([j.payload_bytes for j in jobs]) < EARLY_BYTES:
+                    self._own_jobs(call.alone[keys], priority, jobs)
+                    keys += 1
+                self._submit(jobs, group, early=True)
+                self._submit(self._jobs(call.behind(keys), priority), group, waits)
+                under_way = True
+        except BaseException:
+            if under_way:
+                self._remember(group.future)
+            raise
+        return group.future
+
+    def _fused_job(self, keys: Fused, priority: int) -> Job:
+        """One job for keys of one bundle."""
+        bundle, target = keys.bundle, keys.target
+        job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=target is not None)
+        if keys.parts is not None:
+            self._pushed = True
+            load(job, keys.parts.read(self._shell.room), 0, self._pushing(bundle.id))
+        if target is not None:
+            self._land(job, target, bundle.size, bundle.dtype)
+        return job
+
+    def _land(self, job: Job, to: Any, size: int, dtype: np.dtype[Any]) -> None:
+        """Say where the job's value goes, and whether it may come encoded."""
+        compressor = self._reading(job.slice)
+        if compressor is None or self._closed or not compressor.reply or dtype.kind != "f":
+            job.token = to
+            return
+        job.reply, job.token = compressor.reply, Landing(compressor, to, size, dtype)
+
+    def _run(self, jobs: list[Job], result: Any, waits: bool = False, *, large: bool = False) -> Call:
+        return self._submit(jobs, Group(len(jobs), result, large=large), waits)
+
+    def _submit(self, jobs: list[Job], group: Group, waits: bool = False, early: bool = False) -> Call:
+        """Hand jobs over; ``waits`` if the caller does nothing else until they are done, ``early`` if more come."""
+        for job in jobs:
+            job.token = (group, job.token)
+        for piece in pieces(jobs):
+            self._shell.submit(piece, waits, early)
+        return group.future
+
+    def _remember(self, call: Call) -> Call:
+        self._under_way[call] = None
+        call.add_done_callback(self._forget)
+        return call
+
+    def _forget(self, call: Future[Any]) -> None:
+        """On the I/O thread. A push that failed is kept until somebody hears of it."""
+        if isinstance(call, Call) and call.peek() is None:
+            self._under_way.pop(call, None)
