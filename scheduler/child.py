@@ -1,10 +1,13 @@
-"""One process that the local launcher started, and how such a process follows its parent."""
+"""One process of this machine that a launcher started, and how such a process follows its parent."""
 
 import ctypes
 import os
+import selectors
 import signal
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -17,6 +20,12 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 _PR_SET_PDEATHSIG = 1
 
+LOOK_S = 0.05
+"""Between two looks at whether the launcher has been told to stop."""
+
+EXIT_S = 3.0
+"""How long a process that says no more may take to end."""
+
 
 class Child:
     """A process in a session of its own, so that it and its descendants can be ended together.
@@ -26,18 +35,36 @@ class Child:
         command: program and arguments.
         env: its whole environment.
         pass_fds: file descriptors that it inherits.
+        slot: see `shoal.scheduler.machines.Process`; its name if not given.
+        pipe: what it writes there is the port at which it listens; see `ready`. Closed with it.
+        listens: the host of that port.
+        cwd: where it runs, if not where this process does.
+        piped: its output is read here (`streams`); otherwise it is this process's own.
     """
 
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int] = ()) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+        slot: str = "",
+        pipe: int = -1,
+        listens: str = "",
+        cwd: str | None = None,
+        piped: bool = True,
+    ) -> None:
+        self.name, self.slot, self.host = name, slot or name, socket.gethostname()
+        self._pipe, self._listens = pipe, listens
         self._process = subprocess.Popen(
             command,
             env={**env, PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE if piped else None,
+            stderr=subprocess.PIPE if piped else None,
             start_new_session=True,
             pass_fds=pass_fds,
+            cwd=cwd,
         )
         self.pid = self._process.pid
         self.code: int | None = None
@@ -58,6 +85,31 @@ class Child:
             if status is not None:
                 self.code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         return self.code
+
+    def how(self) -> str:
+        """In words, how it has ended."""
+        return describe_exit(self.poll() or 0)
+
+    def ready(self, stopped: Callable[[], bool]) -> str | None:
+        """Where it listens, host:port, once it says so; None if it ends before, or ``stopped``."""
+        if self._pipe < 0:
+            return None
+        fd, self._pipe = self._pipe, -1
+        with os.fdopen(fd), selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            while not stopped():
+                if selector.select(LOOK_S):
+                    line = os.read(fd, 64).decode().strip()  # written at once, so never in parts
+                    if not line:
+                        self._wait()
+                    return f"{self._listens}:{line}" if line else None
+        return None
+
+    def _wait(self) -> None:
+        """Its end of the pipe is closed and it said nothing: it is about to exit."""
+        deadline = time.monotonic() + EXIT_S
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process and its descendants in the same session; they may be gone."""

@@ -294,12 +294,13 @@ class SchedulerCore:
             return [Send(sender, self._standing(node))]
         if self.workers.awaits_servers(node):
             return [Send(sender, self._welcome(node))]
-        roster = self.state.current_roster()
-        news: list[Message] = [self._welcome(node), *([roster] if roster else [])]
-        news += self.state.news(node.member)
-        if self._stopping and node.member.role in SERVING:
-            news.append(_STOP)
-        return [Send(sender, message) for message in news]
+        return self._let_in(node)
+
+    def _let_in(self, node: Node) -> list[Action]:
+        """Everything that a member must know to begin, or to go on."""
+        roster, stop = self.state.current_roster(), self._stopping and node.member.role in SERVING
+        news = [self._welcome(node), roster, *self.state.news(node.member), _STOP if stop else None]
+        return [Send(self._to(node), message) for message in news if message is not None]
 
     def _succeeds(self, m: Join) -> bool:
         """Whether this is a server with the snapshots of one that died, a worker in the place of one, or a replica."""
@@ -444,10 +445,10 @@ class SchedulerCore:
         """Workers hear that the set of them is to change, and that it has."""
         if self.state.phase != "running":
             return []
-        answers = self.workers.told(self._now)
+        answers, ready = self.workers.told(self._now), self.workers.ready()
         shared = [a for share in self.workers.shared() for a in self._tell(self._live(), share)]
         called = [Send(self._to(n), self._standing(n)) for n in self.workers.announce()]
-        return [*shared, *answers, *called, *self.placing.advance()]
+        return [*shared, *answers, *called, *(a for n in ready for a in self._let_in(n)), *self.placing.advance()]
 
     # --- leaving and failing ------------------------------------------------------------------------------------------
 

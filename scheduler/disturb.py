@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from shoal.kvstore.wire.messages import Snapshot
-from shoal.scheduler.child import Child
+from shoal.scheduler.machines import Process
 
 __all__ = ["Calm", "Disturber"]
 
@@ -15,7 +15,7 @@ class Disturber(Protocol):
         """Variables and file descriptors for a process that is about to be started."""
         ...
 
-    def born(self, child: Child) -> None:
+    def born(self, child: Process) -> None:
         """The process has been started, or goes by another name now; the one before of that name is gone."""
         ...
 
@@ -39,7 +39,7 @@ class Calm:
         """Nothing."""
         return {}, ()
 
-    def born(self, child: Child) -> None:
+    def born(self, child: Process) -> None:
         """Nothing."""
 
     def turn(self, snapshot: Snapshot | None) -> float:

@@ -1,20 +1,20 @@
-"""Servers and their replicas, as the local launcher keeps them: who has died is said, who is missing is started.
+"""Servers and their replicas, as a launcher keeps them: who has died is said, who is missing is started.
 
 It is the scheduler that decides who takes whose place; the launcher tells it what it sees, sooner than leases.
 """
 
 import signal
-import socket
 import time
 from collections.abc import Callable
 
 from shoal.kvstore.wire.messages import Lost, NodeStatus, Snapshot
-from shoal.scheduler.child import Child, describe_exit
+from shoal.scheduler.machines import Process, is_node
+from shoal.scheduler.revival import Revivals
 
 __all__ = ["Pairs"]
 
-REVIVALS, REVIVALS_S = 5, 60.0
-"""How often a replica of one server is started again within this time."""
+REVIVALS = 5
+"""How often a replica of one server is started again within `shoal.scheduler.revival.REVIVALS_S`."""
 
 STOPPED = 128
 """Greater exit codes are of processes that a signal has told to end."""
@@ -42,23 +42,22 @@ class Pairs:
 
     def __init__(
         self,
-        children: list[Child],
+        children: list[Process],
         servers: int,
-        start: Callable[[int, int], Child],
+        start: Callable[[int, int], Process],
         tell: Callable[[Lost], None],
         say: Callable[[str], None],
-        renamed: Callable[[Child], None],
+        renamed: Callable[[Process], None],
         silent_s: Callable[[], float],
     ) -> None:
         self._children, self._servers, self._start = children, servers, start
         self._tell, self._say, self._renamed, self._silent_s = tell, say, renamed, silent_s
-        self._host = socket.gethostname()
-        self._dead: dict[int, Lost] = {}  # by pid, who has died and is still taken for living
-        self._doubtful: dict[int, tuple[Child, float]] = {}  # by rank, the dead server, and until when it is one
-        self._fallen: dict[int, Child] = {}  # by rank, the replica of such a server, if it has died too
+        self._dead: dict[Process, Lost] = {}  # who has died and is still taken for living
+        self._doubtful: dict[int, tuple[Process, float]] = {}  # by rank, the dead server, and until when it is one
+        self._fallen: dict[int, Process] = {}  # by rank, the replica of such a server, if it has died too
         self._told_at = 0.0
-        self._started: dict[int, list[float]] = {}  # by rank, when its replica was started
-        self._homes: dict[int, int] = {}  # by pid, whether its metrics are where the first server's or replica's are
+        self._revivals = Revivals(REVIVALS)
+        self._homes: dict[Process, int] = {}  # whether its metrics are where the first server's or replica's are
 
     def begin(self) -> None:
         """Start all replicas."""
@@ -67,38 +66,38 @@ class Pairs:
 
     def _spawn(self, rank: int) -> None:
         beside = self._child("server", rank)
-        home = 1 - self._homes.get(beside.pid, 0) if beside is not None else 1
-        self._homes[self._start(rank, home).pid] = home
+        home = 1 - self._homes.get(beside, 0) if beside is not None else 1
+        self._homes[self._start(rank, home)] = home
 
     def turn(self, s: Snapshot | None) -> None:
         """Look at the processes; to be called often."""
         if not self._servers or s is None or s.phase not in ("running", "finished"):
             return
         if s.phase == "finished" or not any(n.role == "worker" and n.state == "running" for n in s.nodes):
-            self._wind_up({n.pid for n in s.nodes if n.role in ("server", "replica")})
+            self._wind_up([n for n in s.nodes if n.role in ("server", "replica")])
             return
         nodes = {(n.role, n.rank): n for n in s.nodes}
         for rank in range(self._servers):
             self._look(rank, nodes)
         self._settle(nodes)
-        for pid in [p for p, m in self._dead.items() if _pid(nodes.get((m.role, m.rank))) != p]:
-            del self._dead[pid]
+        for child in [c for c, m in self._dead.items() if not _lives(c, nodes.get((m.role, m.rank)))]:
+            del self._dead[child]
         now = time.monotonic()
         if self._dead and now >= self._told_at + AGAIN_S:
             self._told_at = now
             for lost in self._dead.values():
                 self._tell(lost)
 
-    def _wind_up(self, members: set[int]) -> None:
+    def _wind_up(self, members: list[NodeStatus]) -> None:
         """The workers are done: nobody needs a replica that has not come yet, or has died."""
         for child in [c for c in self._children if c.name.startswith("replica ")]:
-            if child.pid not in members or child.poll():
+            if not any(is_node(child, n) for n in members) or child.poll():
                 self._remove(child)
 
     def _look(self, rank: int, nodes: dict[tuple[str, int], NodeStatus]) -> None:
         server, replica = self._child("server", rank), self._child("replica", rank) or self._fallen.get(rank)
         primary, second = nodes.get(("server", rank)), nodes.get(("replica", rank))
-        if replica is not None and primary is not None and primary.pid == replica.pid:
+        if replica is not None and is_node(replica, primary):
             self._succeed(rank, replica, server)
             return
         if rank in self._doubtful:
@@ -109,7 +108,7 @@ class Pairs:
         if replica is not None and replica.poll():
             self._bury(replica, "replica", rank, "its server goes on alone until another one is filled")
             replica = None
-        elif replica is not None and second is not None and second.pid == replica.pid and second.state == "lost":
+        elif replica is not None and second is not None and is_node(replica, second) and second.state == "lost":
             self._remove(replica)  # it was silent for too long
             replica = None
         code = server.poll() or 0 if server is not None else 0
@@ -118,26 +117,26 @@ class Pairs:
             self._bury(server, "server", rank, "its replica takes its place")
             self._doubtful[rank] = server, time.monotonic() + DOUBT_S
             return
-        alive = server is not None and server.poll() is None and _pid(primary) == server.pid
-        if replica is None and alive and _pid(second) is None and self._may_start(rank):
+        alive = server is not None and server.poll() is None and _lives(server, primary)
+        if replica is None and alive and not _is_live(second) and self._revivals.allow(f"replica {rank}"):
             self._say(f"another replica of server {rank} is started")
             self._spawn(rank)
 
     def _settle(self, nodes: dict[tuple[str, int], NodeStatus]) -> None:
         """A server whose replica has not taken its place by now is simply dead: it was still being filled, or died."""
         for rank, (dead, until) in list(self._doubtful.items()):
-            if _pid(nodes.get(("server", rank))) != dead.pid:
+            if not _lives(dead, nodes.get(("server", rank))):
                 del self._doubtful[rank]
             elif self._silent_s() > DOUBT_S / 2:
                 self._doubtful[rank] = dead, time.monotonic() + DOUBT_S
             elif time.monotonic() >= until:
-                del self._doubtful[rank], self._dead[dead.pid]
+                del self._doubtful[rank], self._dead[dead]
                 if rank in self._fallen:
                     self._fallen.pop(rank).reap()
                 self._say(f"the replica of {dead} cannot take its place: it is dead, too, or was still being filled")
                 self._children.append(dead)
 
-    def _succeed(self, rank: int, child: Child, before: Child | None) -> None:
+    def _succeed(self, rank: int, child: Process, before: Process | None) -> None:
         """A replica has become the server."""
         self._say(f"{child} is server {rank} now")
         if before is not None:  # it is there, but was silent for too long
@@ -147,30 +146,27 @@ class Pairs:
         child.name = f"server {rank}"
         self._renamed(child)
 
-    def _bury(self, child: Child, role: str, rank: int, meanwhile: str) -> None:
-        how = describe_exit(child.poll() or 0)
+    def _bury(self, child: Process, role: str, rank: int, meanwhile: str) -> None:
+        how = child.how()
         self._say(f"{child} {how}; {meanwhile}")
-        self._dead[child.pid] = Lost(role=role, rank=rank, pid=child.pid, host=self._host, reason=how)
+        self._dead[child] = Lost(role=role, rank=rank, pid=child.pid, host=child.host, reason=how)
         self._told_at = 0.0
         self._remove(child)
 
-    def _remove(self, child: Child) -> None:
+    def _remove(self, child: Process) -> None:
         child.signal(signal.SIGKILL)
         child.reap()
         self._children.remove(child)
 
-    def _may_start(self, rank: int) -> bool:
-        now = time.monotonic()
-        times = self._started[rank] = [t for t in self._started.get(rank, ()) if now - t < REVIVALS_S]
-        if len(times) >= REVIVALS:
-            return False
-        times.append(now)
-        return True
-
-    def _child(self, role: str, rank: int) -> Child | None:
+    def _child(self, role: str, rank: int) -> Process | None:
         return next((c for c in self._children if c.name == f"{role} {rank}"), None)
 
 
-def _pid(node: NodeStatus | None) -> int | None:
-    """Of a process that is taken for living."""
-    return node.pid if node is not None and node.state in ("joined", "running", "filling") else None
+def _is_live(node: NodeStatus | None) -> bool:
+    """Whether somebody is taken for living."""
+    return node is not None and node.state in ("joined", "running", "filling")
+
+
+def _lives(process: Process, node: NodeStatus | None) -> bool:
+    """Whether it is this one who is."""
+    return _is_live(node) and is_node(process, node)

@@ -18,6 +18,7 @@ from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Refused, Snapshot
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
+from shoal.kvstore.wire.tuning import allow_files
 from shoal.scheduler.core import Action, Ended, Interrupted, SchedulerConfig, SchedulerCore
 from shoal.scheduler.gather import Count
 from shoal.scheduler.journal import Journal
@@ -164,6 +165,7 @@ def run_scheduler(
         ConfigError: the port is taken, an option makes no sense, or the state is another scheduler's or another run's.
         MembershipError: the log is damaged, or cannot be written.
     """
+    allow_files()
     kept = grace_s if state else 0.0
     cluster = secrets.token_hex(4)
     config = SchedulerConfig(workers, servers, cluster=cluster, version=VERSION, grace_s=kept, **options)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["handling", "insisting", "stopped_by"]
+__all__ = ["arrived", "handling", "insisting", "stopped_by"]
 
 INSIST_S = 0.2
 """A signal is repeated after this time, in case that it was not looked at."""
 
 REPETITION_S = 1.0
 """The same signal within this time is the repetition."""
+
+arrived: set[int] = set()
+"""Signals that `handling` has handed over: of a process that was told to end, whatever became of that."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,6 +31,7 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
+        arrived.add(number)
         handler(number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -2,7 +2,9 @@
 
 import logging
 
+from shoal.errors import ConfigError
 from shoal.kvstore.eventlog import event
+from shoal.kvstore.gates import check_workers
 from shoal.kvstore.wire.messages import Member, Refused
 from shoal.scheduler.core import SchedulerCore
 from shoal.scheduler.log import (
@@ -131,6 +133,15 @@ def _tell_of_people(record: Departed | GivenUp | Added | Reshared, core: Schedul
             extra = event("shared", reason, number=number, ranks=list(ranks), generation=generation)
             text = "workers %s take part from now on (change %d)"
             log.warning(text, ", ".join(map(str, ranks)), number, extra=extra)
+            _tell_few(core.mode, len(ranks))
+
+
+def _tell_few(mode: str, workers: int) -> None:
+    """Say it if the gate of the run was made for more workers than there are now."""
+    try:
+        check_workers(mode, workers)
+    except ConfigError as e:
+        log.warning("%s The run goes on, and its rounds take those who are there", e)
 
 
 def tell_notice(name: str, text: str) -> None:

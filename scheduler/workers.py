@@ -53,6 +53,7 @@ class Workers:
         self._shared = 1  # so many sets of workers have been told, or were as the run began
         self._reminded = 0.0
         self._quiet: set[str] = set()  # tokens of workers whose lease is over
+        self._held: dict[str, Node] = {}  # by token, late workers that were told that servers are waited for
         self.notices: list[tuple[str, str]] = []  # what is to be told of soft state: event and text
 
     @property
@@ -145,7 +146,17 @@ class Workers:
         if node.member.role != "worker":
             return ()
         made = [a.generation for a in self._state.arrivals if a.member == node.member]
-        return self._unaware(made[0]) if made else ()
+        unaware = self._unaware(made[0]) if made else ()
+        if unaware:
+            self._held[node.token] = node
+        return unaware
+
+    def ready(self) -> list[Node]:
+        """Late workers of whom all servers have heard by now: nothing else is waited for, so they are told at once."""
+        held = [n for n in self._held.values() if not (n.live and self.awaits_servers(n))]
+        for n in held:
+            del self._held[n.token]
+        return [n for n in held if n.live]
 
     def _unaware(self, generation: int) -> tuple[str, ...]:
         nodes = [n for (role, _), n in sorted(self._state.nodes.items()) if role == "server" and n.live]

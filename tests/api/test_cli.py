@@ -8,11 +8,12 @@ import pytest
 
 import shoal
 from shoal import cli
+from shoal.commands import roles
 from shoal.errors import MembershipError
 from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.wire.keys import LOOPBACK
 from shoal.scheduler.gather import Count
-from shoal.scheduler.local import JobConfig, Outcome
+from shoal.scheduler.job import JobConfig, Outcome
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -22,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Runs the command in this process: exit code, stdout, stderr."""
     for name in ("WORKERS", "SERVERS", "MODE", "SCHEDULER", "PORT", "SEED", "TARGET", "RANK"):
         monkeypatch.delenv(f"SHOAL_{name}", raising=False)
-    monkeypatch.setattr(cli, "_be_a_role", lambda o: False)
+    monkeypatch.setattr(roles, "be_a_role", lambda o: False)
 
     def call(*args: str) -> tuple[int, str, str]:
         code = cli.main(args)

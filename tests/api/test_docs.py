@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from shoal import cli, optim
+from shoal.commands.launchers import LAUNCHERS
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.lab.report import final_report
-from shoal.scheduler.local import Outcome
+from shoal.scheduler.job import Outcome
+from shoal.scheduler.local import LocalLauncher
 from shoal.worker import strategies
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +186,8 @@ def test_every_command_is_understood(line: str, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shoal.doctor.doctor", lambda **options: 7)
     monkeypatch.setattr("shoal.scheduler.local.LocalLauncher.launch", lambda self, job: Outcome(7, "not started", None))
+    for elsewhere in set(LAUNCHERS) - {"local"}:
+        monkeypatch.setitem(LAUNCHERS, elsewhere, lambda o, line, seen, chaos: LocalLauncher(line, seen))
     assert cli.main(shlex.split(line)[1:]) == 7
 
 

@@ -14,9 +14,10 @@ from shoal.kvstore.wire.messages import Barrier, Goodbye, Join
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
+from shoal.scheduler.log import Reshared
 from shoal.scheduler.shell import SchedulerShell
 from shoal.scheduler.stalls import Stall
-from shoal.scheduler.telling import tell_stall
+from shoal.scheduler.telling import tell, tell_stall
 from tests.scheduler.helpers import join
 
 Kept = Callable[[str], EventHandler]
@@ -94,6 +95,17 @@ def test_a_stall_is_an_event_that_names_who_is_waited_for(kept: Kept, tmp_path: 
     first, second = lines(tmp_path / "all.jsonl")
     assert (first["event"], first["idle_s"], first["waited_for"]) == ("stalled", 61.5, ["worker 2"])
     assert second["event"] == "goes on"
+
+
+@pytest.mark.parametrize(("ranks", "said"), [((0, 1, 2), False), ((0, 2), True)])
+def test_a_run_that_becomes_too_small_for_its_gate_says_so_and_goes_on(
+    ranks: tuple[int, ...], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = SchedulerCore(SchedulerConfig(3, 1, version="1", mode="backup:2"))
+    with caplog.at_level(logging.WARNING):
+        tell(Reshared(1, ranks, {}, {}), core)
+    assert ("without the slowest 2, and with at least one other, but the run has 2 workers" in caplog.text) == said
+    assert ("its rounds take those who are there" in caplog.text) == said
 
 
 def test_processes_have_files_of_their_own_or_share_one(kept: Kept, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_without_a_launcher_nobody_is_followed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_child_whose_launcher_is_gone_already_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(child.PARENT, "1")
+    monkeypatch.setenv(child.PARENT, str(os.getpid()))  # nobody is their own parent
     monkeypatch.setattr(child.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
     with pytest.raises(SystemExit):
         follow_parent()

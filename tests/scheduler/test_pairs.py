@@ -1,6 +1,7 @@
 """Servers and their replicas as the launcher sees them, told by snapshots that may be older than what happens."""
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from shoal.scheduler.child import Child
 from shoal.scheduler.pairs import Pairs
 
 
-def node(role: str, pid: int) -> NodeStatus:
+def node(role: str, pid: int, host: str = socket.gethostname()) -> NodeStatus:
     return NodeStatus(
-        role=role, rank=0, incarnation=1, host="h", pid=pid, state="running", silent_s=0.0, status={}, report=None
+        role=role, rank=0, incarnation=1, host=host, pid=pid, state="running", silent_s=0.0, status={}, report=None
     )
 
 

@@ -9,7 +9,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.wire.messages import Left, Member, Placed, Refused, Roster, Welcome
 from shoal.scheduler.core import SchedulerConfig
 from shoal.scheduler.gather import Count, parse_count, unreachable
-from shoal.scheduler.local import JobConfig
+from shoal.scheduler.job import JobConfig
 from tests.scheduler.helpers import BYE, Scheduler, declare, join, running
 
 

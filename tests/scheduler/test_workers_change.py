@@ -238,6 +238,22 @@ def test_a_late_worker_is_the_next_rank_and_is_told_the_roster_when_the_servers_
     assert s.told("n", Roster) and s.told("n", Arrived)
 
 
+def test_a_late_worker_is_let_in_at_once_when_the_last_server_has_heard_of_it() -> None:
+    s = elastic()
+    s.hear("n", join("worker", "n"))
+    assert not s.told("n", Roster)
+    said = servers_hear(s)
+    assert [kinds([x], "n") for x in said if x[0] == "n"] == [[Welcome], [Roster], [Arrived]]
+    assert not [to for to, m in servers_hear(s) if isinstance(m, Roster)], "once"
+
+
+def test_a_late_worker_that_leaves_before_it_is_let_in_is_told_nothing_more() -> None:
+    s = elastic()
+    s.hear("n", join("worker", "n"))
+    s.hear("n", GONE)
+    assert not [m for to, m in servers_hear(s) if to == "n" and isinstance(m, Roster)]
+
+
 def test_it_takes_the_rank_of_one_that_has_gone_as_another_incarnation() -> None:
     s = elastic(3)
     s.hear("w1", GONE)

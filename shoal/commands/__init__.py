@@ -1,0 +1,1 @@
+"""The larger commands of ``shoal``, and the options that several share."""

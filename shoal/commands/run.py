@@ -1,0 +1,110 @@
+"""The command ``shoal run``: a whole cluster, started and watched over."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from shoal import disturbing, dumping, observing, saving, tracing
+from shoal.commands import values
+from shoal.commands.launchers import add_option as on_option
+from shoal.commands.launchers import launcher_of
+from shoal.commands.options import (
+    algorithm,
+    command,
+    option,
+    plugin_option,
+    report_option,
+    run_options,
+    script_options,
+)
+from shoal.keying import key_options
+from shoal.ledger import REPORT as RUN_REPORT
+from shoal.projects import options
+
+__all__ = ["add_run"]
+
+
+def add_run(commands: Any) -> None:
+    """Add the command."""
+    p = command(commands, "run", _run, "Start a whole cluster, on this machine or on others, and train with a script.")
+    workers = "processes that train; with --on ray also 2..16, or 2+: as many as there is room for"
+    option(p, "-n", "--workers", env="SHOAL_WORKERS", default=2, type=values.workers, help=workers)
+    servers = "processes that hold the weights: 1 if not given; 0 is for --mode allreduce, and implies it"
+    option(p, "-s", "--servers", env="SHOAL_SERVERS", default="", type=values.servers, help=servers)
+    on_option(p)
+    options.add_option(p)
+    run_options(p)
+    plugin_option(p)
+    report_option(p)
+    kept = "keep what the run writes (scheduler/log) in this directory (default: one that is removed at the end)"
+    p.add_argument("--run-dir", metavar="DIR", default="", help=kept)
+    saving.add_run_options(p)
+    disturbing.add_options(p)
+    observing.add_options(p, stalls=True, run=True)
+    p.add_argument("--no-progress", action="store_true", help="show no progress, only what the script prints")
+    p.add_argument("--verbose", action="store_true", help="also show who joins, listens and leaves")
+    shm = "share no memory between workers and servers: everything through sockets"
+    p.add_argument("--no-shm", action="store_true", help=f"{shm} (also SHOAL_SHM=0)")
+    key_options(p, listens=False)
+    script_options(p)
+
+
+def _run(o: argparse.Namespace) -> int:
+    from shoal.lab.cost import read_prices
+    from shoal.lab.report import check_place, final_report, render, save
+    from shoal.progress import Display
+    from shoal.scheduler.job import JobConfig
+
+    check_place(o.report)
+    prices = read_prices(o.prices) if o.prices else None
+    mode, algo = algorithm(o)
+    job = JobConfig(
+        script=o.script,
+        args=tuple(o.args),
+        workers=int(o.workers),
+        workers_most=o.workers.most if o.workers.most > o.workers else 0,
+        servers=o.servers if o.servers is not None else int(mode != "allreduce"),
+        mode=mode,
+        algo=algo,
+        plugins=tuple(map(os.path.abspath, o.plugin)),
+        seed=o.seed,
+        target=o.target,
+        lease_s=o.lease_s,
+        scheduler_grace_s=o.scheduler_grace_s,
+        worker_grace_s=o.worker_grace_s,
+        run_dir=o.run_dir,
+        **saving.run_options(o),
+        gather_timeout_s=o.gather_timeout_s,
+        verbose=o.verbose,
+        metrics=o.metrics,
+        events=o.events and os.path.abspath(o.events),
+        stall_after_s=o.stall_after,
+        env={
+            **options.variables(o.job),
+            **dict(o.env),
+            **({"SHOAL_SHM": "0"} if o.no_shm else {}),
+            **({"SHOAL_DEVICE": o.device} if o.device != "cpu" else {}),
+            **dumping.variables(o),
+            **tracing.variables(o),
+            **saving.checkpoint_variables(o),
+        },
+        keys=os.path.abspath(o.keys) if o.keys else "",
+        **tracing.job_fields(o),
+    )
+    with Display(progress=not o.no_progress) as display:
+        chaos = disturbing.chaos_of(o, job, display)
+        outcome = launcher_of(o, display.line, display.snapshot, chaos).launch(job)
+    tracing.merge_run(o)
+    if outcome.text:
+        print(f"shoal run: {outcome.text}", file=sys.stderr, flush=True)
+        return outcome.code
+    if outcome.snapshot is None or outcome.snapshot.phase != "finished":
+        print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
+        return 1
+    report = final_report(outcome.snapshot, seed=o.seed, chaos=chaos.report() if chaos else None, prices=prices)
+    for path in filter(None, (o.report, o.run_dir and os.path.join(o.run_dir, RUN_REPORT))):
+        save(report, path)
+    if not o.no_progress:
+        display.show(render(report))
+    return outcome.code
