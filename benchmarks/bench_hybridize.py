@@ -6,7 +6,8 @@ python benchmarks/bench_hybridize.py [--models mlp,lenet,resnet20,lstm,gpt] [--r
 Contestants: "shoal-hybrid", "torch-eager" and, for images, "torch-last" (its channels-last layout) always; with the
 options also shoal imperative ("shoal-eager"), shoal hybridized without compiled kernels ("shoal-numpy"), torch.compile,
 and MXNet hybridized, for which PYTHON is an interpreter that has it. Each has a process of its own with as many threads
-as the others, and all take turns in each round, so that a change of the machine's speed meets all of them.
+as the others, and chooses kernels for the processor by itself (variables that forbid it some are taken away). All take
+turns in each round, so that a change of the machine's speed meets all of them.
 
 Prints one JSON object per model: medians over the rounds in milliseconds, the ratio of shoal-hybrid to each of the
 others (median over the rounds of the ratio within a round) and to the fastest, the time of all threads together
@@ -25,6 +26,8 @@ from typing import Any
 
 WORKER = Path(__file__).with_name("steps") / "worker.py"
 OURS = "shoal-hybrid"
+KERNELS = ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+"""Variables that keep one library from the processor's instructions and leave them to the others."""
 
 
 def main() -> None:
@@ -114,7 +117,8 @@ class Runner:
 
     def __init__(self, name: str, python: str, model: str, threads: int) -> None:
         counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        env = {**os.environ, **{c: str(threads) for c in counts}, "SHOAL_THREADS": str(threads)}
+        env = {n: v for n, v in os.environ.items() if n not in KERNELS}
+        env |= {**{c: str(threads) for c in counts}, "SHOAL_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [python, str(WORKER), name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )

@@ -150,6 +150,13 @@ def _let_it_sleep(path: Path) -> None:
 PEERS: dict[str, Peer] = {
     "mxnet": Peer("mxnet_kv.py", ("mxnet==1.9.1", "numpy<1.24"), newest=(3, 11), note="dist_sync KVStore"),
     "torch_rpc": Peer("torch_rpc.py", ("torch==2.13.0", "numpy"), restless=True, note="synchronous; TensorPipe"),
+    "torch_rpc_tcp": Peer(
+        "torch_rpc.py",
+        ("torch==2.13.0", "numpy"),
+        restless=True,
+        build=lambda home: {"KVBENCH_SOCKETS": "1"},
+        note="synchronous; TensorPipe over sockets alone",
+    ),
     "gloo": Peer(
         "torch_gloo.py", ("torch==2.13.0", "numpy"), topologies=("2x2",), note="all-reduce of two; no servers"
     ),

@@ -21,7 +21,8 @@ from shoal.kvstore import codecs
 from shoal.kvstore.gates import mode_label
 from shoal.lab.kvcases import CASES, Shape, parse_bytes, percentile, rates, set_bytes
 from shoal.scheduler.gather import ALLREDUCE
-from shoal.scheduler.local import JobConfig, LocalLauncher
+from shoal.scheduler.job import JobConfig
+from shoal.scheduler.local import LocalLauncher
 
 __all__ = ["MARK", "OPTIMIZERS", "Plan", "cycles_for", "kv_bench", "lossless", "plan", "show", "summary"]
 

@@ -36,6 +36,8 @@ ledger              sent, acknowledged (counted by the workers), applied, reject
                     the server. Dropped is what came too late for its round; a duplicate is a repetition that was
                     answered without being counted again.
 restored            for each server that was restored from a snapshot, one sentence: what was lost
+cost                with ``--prices``, an estimate: ``total``, ``currency``, of each role ``count``, ``hours`` and
+                    ``cost``, and ``source`` and ``date`` of the prices; else null
 scheduler_restarts  how often the scheduler was started again
 chaos               null, or with ``--chaos`` what was done to the run: see `shoal.lab.chaos.run.Chaos.report`
 weights_sha256      hash of the final weights, from worker 0, or null
@@ -67,6 +69,7 @@ from shoal.kvstore.codecs import pays
 from shoal.kvstore.control import shown
 from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.wire.messages import Change, NodeStatus, Snapshot
+from shoal.lab.cost import Prices, estimate, shown_cost
 from shoal.lab.staleness import bars, by_key, histogram, mean, percentile
 
 __all__ = ["check_place", "final_report", "render", "save"]
@@ -81,7 +84,10 @@ _WORKER_COUNTS = ("sent", "acknowledged", "retries", "skipped")
 
 
 def final_report(
-    snapshot: Snapshot, seed: int | None = None, chaos: Sequence[Mapping[str, Any]] | None = None
+    snapshot: Snapshot,
+    seed: int | None = None,
+    chaos: Sequence[Mapping[str, Any]] | None = None,
+    prices: Prices | None = None,
 ) -> Report:
     """The report of a finished run; the module's documentation lists its keys.
 
@@ -89,6 +95,7 @@ def final_report(
         snapshot: the scheduler's last.
         seed: of the run.
         chaos: what was done to the run on purpose.
+        prices: of machines, for an estimate of what it has cost.
     """
     workers = [n for n in snapshot.nodes if n.role == "worker"]
     holders = [_report(n) for n in snapshot.nodes if n.role == "server"]
@@ -121,16 +128,22 @@ def final_report(
         "changes": [_change(c, snapshot.nodes) for c in snapshot.changes],
         "ledger": _ledger(rows),
         "restored": [str(text) for s in servers for text in s.get("restored") or ()],
+        "cost": estimate(snapshot, prices) if prices is not None else None,
         "scheduler_restarts": max(0, snapshot.term - 1),
         "chaos": None if chaos is None else [dict(c) for c in chaos],
         "weights_sha256": first.get("weights_sha256"),
-        "replicas_equal": _equal([_report(n).get("weights_sha256") for n in workers]),
+        "replicas_equal": _equal([_replica(_report(n)) for n in workers]),
         "metrics": metrics,
         "per_worker": rows,
         "seed": seed,
         "malformed": sum(_number(s, "malformed") for s in servers),
         "shoal": shoal.__version__,
     }
+
+
+def _replica(report: Mapping[str, Any]) -> str | None:
+    """The hash of a worker's own weights; None if servers hold them, or it has not said."""
+    return report.get("weights_sha256") if report.get("replica") else None
 
 
 def _equal(hashes: Sequence[str | None]) -> bool | None:
@@ -264,6 +277,8 @@ def _lines(r: Report) -> list[tuple[str, str]]:
     counts = ", ".join(f"{book[name]} {name}" for name in ("sent", "acknowledged", *_SERVER_COUNTS))
     lines.append(("ledger", f"{verdict}: {counts}"))
     lines += [("restored", text) for text in r["restored"]]
+    if r["cost"]:
+        lines.append(("cost", shown_cost(r["cost"])))
     if r["weights_sha256"]:
         same = {None: "", True: ", the same on every worker", False: ", NOT THE SAME ON EVERY WORKER"}
         lines.append(("weights", f"sha256 {r['weights_sha256'][:16]}{same[r['replicas_equal']]}"))

@@ -16,7 +16,7 @@ import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,7 @@ class _Worker:
     computing_s: float = 0.0
     abandoned_s: float = 0.0
     dropped: int = 0
+    begun: list[float] = field(default_factory=list)  # when it had read all values
     pace: float = 1.0  # how many times slower than usual it is
     left: float = 0.0  # of what it computes, in usual seconds, at the time ``moved``
     moved: float = 0.0
@@ -217,6 +218,7 @@ class _Simulation:
     def _compute(self, w: _Worker) -> None:
         if not self.running or w.gone:
             return
+        w.begun.append(self.line.now)
         seconds = next(w.durations, None)
         if seconds is None:
             for server in self.servers:
@@ -351,6 +353,7 @@ class _Simulation:
             computing_s=tuple(w.computing_s for w in self.workers),
             abandoned_s=tuple(w.abandoned_s for w in self.workers),
             closed=tuple(books.closed),
+            begun=tuple(tuple(w.begun) for w in self.workers),
             push_times=np.array(books.push_times),
             push_workers=np.array(books.push_workers),
             faults=tuple(map(str, self.chaos.faults)) if self.chaos else (),

@@ -128,6 +128,8 @@ def delay(text: str) -> Law | float:
 
 
 def _scenario(o: Any) -> Scenario:
+    if not isinstance(o.workers, int) or not isinstance(o.servers, int):
+        raise ConfigError("several numbers of workers, and servers by their number, are for --link RATE")
     law, slow = parse_law(o.compute), dict(o.slow or ())
     if o.bandwidth and not o.model_size:
         raise ConfigError("--bandwidth says how fast bytes travel; --model-size must say how many there are")

@@ -32,6 +32,7 @@ class SimulationResult:
         computing_s: time that each worker computed, what was in vain included.
         abandoned_s: time of that in which it computed what it then gave up, since its round was over.
         closed: how often a worker's contribution completed a version: where a round waits, who was waited for.
+        begun: for each worker, when it had read all values, and began to compute or to leave.
         push_times, push_workers: when each of these contributions came to its end, and whose it was.
         faults: what went wrong on purpose, as text.
         met: messages that were interfered with.
@@ -50,6 +51,7 @@ class SimulationResult:
     computing_s: tuple[float, ...]
     abandoned_s: tuple[float, ...]
     closed: tuple[int, ...]
+    begun: tuple[tuple[float, ...], ...] = field(repr=False)
     push_times: Array = field(repr=False)
     push_workers: Array = field(repr=False)
     faults: tuple[str, ...] = ()

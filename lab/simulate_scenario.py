@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shoal.errors import ConfigError
-from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.gates import check_workers, parse_gate
 from shoal.lab.chaos.plan import Plan
 from shoal.lab.simulate_chaos import check_chaos
 from shoal.lab.simulate_laws import Exponential, Law
@@ -71,6 +71,7 @@ class Scenario:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not whole and (value is not None or name in ("workers", "servers", "slices")):
                 raise ConfigError(f"a simulation needs {name} >= 1, got {value!r}")
+        check_workers(self.gate, self.workers)
         if self.until is not None and not 0 < self.until < float("inf"):
             raise ConfigError(f"a simulation ends at a positive time, got until={self.until!r}")
         if self.servers > self.slices:

@@ -69,8 +69,9 @@ def push_pull(grads):
 
 def join(name, rank, world):
     torch.set_num_threads(1)
+    sockets = {"_transports": ["uv"], "_channels": ["basic"]} if os.environ.get("KVBENCH_SOCKETS") else {}
     options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=8, init_method=os.environ["KVBENCH_MEET"], rpc_timeout=240
+        num_worker_threads=8, init_method=os.environ["KVBENCH_MEET"], rpc_timeout=240, **sockets
     )
     rpc.init_rpc(name, rank=rank, world_size=world, rpc_backend_options=options)
 

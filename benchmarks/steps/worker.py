@@ -78,7 +78,7 @@ def _answer(out: object, record: dict[str, object]) -> None:
 
 def _load(name: str, path: Path) -> object:
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # torch.compile looks for it there
     spec.loader.exec_module(module)
     return module
 

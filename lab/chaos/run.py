@@ -20,7 +20,7 @@ from shoal.kvstore.wire.messages import Snapshot
 from shoal.lab.chaos.cast import Cast
 from shoal.lab.chaos.plan import SIGNALS, Plan
 from shoal.lab.chaos.schedule import Facts, Fault, Schedule
-from shoal.scheduler.child import Child
+from shoal.scheduler.machines import Process
 
 __all__ = ["Chaos", "stops"]
 
@@ -47,7 +47,7 @@ def stops(factor: float, at_s: float) -> tuple[bool, float]:
 class _Victim:
     """A process, as long as it lives."""
 
-    def __init__(self, child: Child, sock: socket.socket | None) -> None:
+    def __init__(self, child: Process, sock: socket.socket | None) -> None:
         self.child, self.sock = child, sock
         self.name = child.name
         self.stopped = False
@@ -148,7 +148,7 @@ class Chaos:
         self._lent[name] = ours, theirs
         return {"SHOAL_CHAOS": f"{theirs.fileno()} {self._plan.seed}"}, (theirs.fileno(),)
 
-    def born(self, child: Child) -> None:
+    def born(self, child: Process) -> None:
         """See `Disturber.born`."""
         victim = next((v for v in self._victims.values() if v.child is child), None)
         if victim is not None:  # it goes by another name from now on

@@ -16,7 +16,8 @@ KEYS = {
     "mode", "algo", "workers", "servers", "accuracy", "seconds", "target", "seconds_to_target", "samples_per_s",
     "staleness_mean", "staleness_p95", "staleness", "staleness_by_key", "skew",
     "bytes_pushed", "bytes_saved", "bytes_pulled", "changes",
-    "compression", "ledger", "restored", "scheduler_restarts", "chaos",
+    "compression", "ledger", "restored", "cost",
+    "scheduler_restarts", "chaos",
     "weights_sha256", "replicas_equal", "metrics", "per_worker", "seed", "malformed", "shoal",
 }  # fmt: skip
 

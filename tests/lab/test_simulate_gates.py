@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shoal import optim
+from shoal.errors import ConfigError
 from shoal.lab.simulate import simulate
 from shoal.lab.simulate_laws import EachWorker
 from shoal.lab.simulate_problems import Function, Quadratic
@@ -35,6 +36,12 @@ def test_a_round_closes_when_its_kth_worker_is_done_exactly(gate: str, k: int) -
     expected = np.sort(draws(10, 60, seed=7), axis=0)[k - 1]
     np.testing.assert_allclose(run.update_times, np.cumsum(expected), rtol=1e-12)
     assert sum(run.applied) == 60 * k and sum(run.dropped) == 0 and set(run.histogram) == {0}
+
+
+@pytest.mark.parametrize(("gate", "fits"), [("backup:10", "backup:9"), ("ksync:11", "ksync:10")])
+def test_a_gate_for_more_workers_than_there_are_is_refused(gate: str, fits: str) -> None:
+    with pytest.raises(ConfigError, match=f"the run has 10 workers.* or use {fits}"):
+        simulate(workers=10, gate=gate, updates=60)
 
 
 def test_a_round_of_100_exponential_workers_with_4_backups_takes_h_100_minus_h_4() -> None:
