@@ -14,7 +14,10 @@ from shoal.version import VERSION
 
 if TYPE_CHECKING:
     from shoal import (
+        amp,
         autograd,
+        checkpoint,
+        cuda,
         data,
         errors,
         fft,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         sym,
         testing,
     )
+    from shoal.ops.context import Device, cpu, current_device, gpu, num_gpus, set_device
     from shoal.ops.tensor import Tensor
     from shoal.worker.cluster import num_workers, rank
     from shoal.worker.data.course import boundary
@@ -46,7 +50,10 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _MODULES = (
+    "amp",
     "autograd",
+    "checkpoint",
+    "cuda",
     "data",
     "errors",
     "fft",
@@ -70,29 +77,42 @@ _MODULES = (
 )
 _NAMES = {
     "Callback": "shoal.worker.loop",
+    "Device": "shoal.ops.context",
     "Tensor": "shoal.ops.tensor",
     "Trainer": "shoal.worker.trainer",
     "boundary": "shoal.worker.data.course",
+    "cpu": "shoal.ops.context",
+    "current_device": "shoal.ops.context",
     "evaluate": "shoal.worker.loop",
     "fit": "shoal.worker.loop",
+    "gpu": "shoal.ops.context",
+    "num_gpus": "shoal.ops.context",
     "num_workers": "shoal.worker.cluster",
     "rank": "shoal.worker.cluster",
     "report": "shoal.worker.record",
+    "set_device": "shoal.ops.context",
 }
 
 __all__ = [
     "Callback",
+    "Device",
     "Tensor",
     "Trainer",
     "__version__",
+    "amp",
     "autograd",
     "boundary",
+    "checkpoint",
+    "cpu",
+    "cuda",
+    "current_device",
     "data",
     "errors",
     "evaluate",
     "fft",
     "fit",
     "func",
+    "gpu",
     "init",
     "kv",
     "lr_scheduler",
@@ -100,6 +120,7 @@ __all__ = [
     "nn",
     "np",
     "npx",
+    "num_gpus",
     "num_workers",
     "onnx",
     "optim",
@@ -108,6 +129,7 @@ __all__ = [
     "rank",
     "report",
     "rnn",
+    "set_device",
     "sparse",
     "special",
     "sym",

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shoal.lab.chaos.run import Chaos
     from shoal.progress import Display
-    from shoal.scheduler.local import JobConfig
+    from shoal.scheduler.job import JobConfig
 
 __all__ = ["add_options", "attach", "chaos_of"]
 
 VARIABLE = "SHOAL_CHAOS"
-"""Through which the launcher tells a process how it will be disturbed."""
+"""Through which the launcher tells a process how it will be disturbed; or "self: ...", `shoal.lab.chaos.alone`."""
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
@@ -40,7 +40,11 @@ def chaos_of(o: argparse.Namespace, job: "JobConfig", display: "Display") -> "Ch
 def attach() -> None:
     """In a process of a cluster: let its launcher disturb it, if that is what it wants."""
     text = os.environ.pop(VARIABLE, "")
-    if text:
+    if text.startswith("self:"):
+        from shoal.lab.chaos.alone import attach_alone
+
+        attach_alone(text)
+    elif text:
         from shoal.lab.chaos import inside
 
         inside.attach(text)

@@ -17,7 +17,7 @@ from shoal.errors import ShoalError
 if TYPE_CHECKING:
     from shoal.kvstore.wire.keys import Access
 
-__all__ = ["Finding", "doctor", "examine"]
+__all__ = ["Finding", "doctor", "examine", "show"]
 
 ENOUGH_FILES = 1024
 
@@ -40,7 +40,11 @@ def doctor(*, as_json: bool = False, scheduler: str = "", access: "Access | None
         scheduler: also ask the scheduler at this address, ``host:port``, how its run is doing.
         access: the key, if that asks for one.
     """
-    findings = examine(scheduler, access)
+    return show(examine(scheduler, access), as_json=as_json)
+
+
+def show(findings: list[Finding], *, as_json: bool = False) -> int:
+    """Print findings; 1 if something is broken, else 0."""
     if as_json:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:

@@ -9,6 +9,8 @@
     ├── DataError                        a data set is missing or malformed
     ├── CheckpointError                  a saved file is missing, damaged, or of another model
     ├── ConfigError(ValueError)          an option is unknown, or two options contradict each other
+    ├── DeviceError(ValueError)          arrays are on different devices; the message has the operator and both
+    │   └── CaptureError                 what was asked of a GPU cannot be part of a recording
     ├── MembershipError                  the cluster is not, or no longer, what this process needs
     │   ├── NodeLostError                a process of the cluster died or fell silent; names it
     │   └── JoinRefusedError             the scheduler does not take this process in
@@ -28,11 +30,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "AutogradError",
+    "CaptureError",
     "CheckpointError",
     "ConfigError",
     "DTypeError",
     "DataError",
     "DeferredInitializationError",
+    "DeviceError",
     "GraphError",
     "JoinRefusedError",
     "KeyNotInitializedError",
@@ -87,6 +91,14 @@ class CheckpointError(ShoalError):
 
 class ConfigError(ShoalError, ValueError):
     """An option is unknown, or two options contradict each other."""
+
+
+class DeviceError(ShoalError, ValueError):
+    """Arrays are on different devices, or a device is asked for what it cannot do; names the operator and both."""
+
+
+class CaptureError(DeviceError):
+    """What was asked of a GPU cannot be part of a recording: new memory, waiting, a library that forbids it."""
 
 
 class MembershipError(ShoalError):

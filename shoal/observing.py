@@ -57,7 +57,8 @@ def add_commands(commands: Any) -> None:
 
 def add_options(p: argparse.ArgumentParser, *, stalls: bool = False, run: bool = False) -> None:
     """What a process of a cluster shows of itself."""
-    text = "serve Prometheus metrics at PORT of the loopback, or HOST:PORT; shoal run: at it and the ports after it"
+    text = "serve Prometheus metrics at PORT of the loopback, or HOST:PORT; shoal run: at it and the ports after it "
+    text += "(default: $SHOAL_METRICS)"
     p.add_argument("--metrics", metavar="PORT", default=os.environ.get("SHOAL_METRICS", ""), help=text)
     text = "keep decisions and their reasons as JSON lines: in DIR, a file for each process, or all in FILE.jsonl"
     p.add_argument("--events", metavar="DIR", default=os.environ.get("SHOAL_EVENTS", ""), help=text)

@@ -27,7 +27,7 @@ from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import InStep, Lost, Member, Roster
 from shoal.kvstore.wire.schema import Message
-from shoal.kvstore.wire.tuning import settle_server, tune_malloc
+from shoal.kvstore.wire.tuning import allow_files, settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
@@ -236,6 +236,7 @@ def run_server(
 ) -> int:
     """Be a server until the run is over; see `ServerRole`. Returns the exit code."""
     tune_malloc()
+    allow_files()
     role = ServerRole(
         scheduler,
         host=host,
@@ -273,6 +274,7 @@ def run_worker(
     advertise: str = "",
     access: Access = LOOPBACK,
     replaces: bool = False,
+    device: str = "cpu",
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
     from shoal.worker.session import run_script  # the array libraries load only where something is trained
@@ -299,6 +301,7 @@ def run_worker(
             advertise=advertise,
             access=access,
             replaces=replaces,
+            device=device,
             on_session=lambda session: leave.append(session.take_leave),
         )
 

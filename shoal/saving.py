@@ -6,7 +6,14 @@ from typing import Any
 
 from shoal.errors import ConfigError
 
-__all__ = ["add_replicas_option", "add_run_options", "add_server_options", "run_options", "saving_of"]
+__all__ = [
+    "add_replicas_option",
+    "add_run_options",
+    "add_server_options",
+    "checkpoint_variables",
+    "run_options",
+    "saving_of",
+]
 
 EVERY = "30s"
 """How often, where there is a directory and nothing is said."""
@@ -27,16 +34,43 @@ def add_run_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=None, help=text)
     add_replicas_option(p)
+    text = (
+        "keep a checkpoint after each epoch of shoal.fit in this directory, or below this URL (s3://, gs://, abfs://)"
+    )
+    default = os.environ.get("SHOAL_CHECKPOINT", "")
+    p.add_argument("--checkpoint", metavar="PLACE", default=default, help=text + " (default: $SHOAL_CHECKPOINT)")
+    p.add_argument("--resume", action="store_true", help="go on from the newest good one there, if there is one")
 
 
 def run_options(o: argparse.Namespace) -> dict[str, Any]:
-    """What `shoal.scheduler.local.JobConfig` is told."""
+    """What `shoal.scheduler.job.JobConfig` is told."""
     return {"snapshot_every": o.snapshot_every, "replicas": o.replicas}
+
+
+def checkpoint_variables(o: argparse.Namespace) -> dict[str, str]:
+    """What workers are told of checkpoints; which one they go on from is fixed here, for all that come.
+
+    Raises:
+        ConfigError: ``--resume`` without a place; or its protocol is unknown, or needs a package that is not there.
+        CheckpointError: the place cannot be looked at.
+    """
+    if not o.checkpoint:
+        if o.resume:
+            raise ConfigError("--resume needs the place of the checkpoints: --checkpoint PLACE")
+        return {}
+    from shoal.ops.remote import check, is_url
+    from shoal.worker.checkpoints import Checkpoints
+
+    place = o.checkpoint if is_url(o.checkpoint) else os.path.abspath(o.checkpoint)
+    if is_url(place):
+        check(place)  # workers would find out after an epoch, and go on without
+    newest = Checkpoints(place).newest() if o.resume else ""
+    return {"SHOAL_CHECKPOINT": place, **({"SHOAL_RESUME": newest} if newest else {})}
 
 
 def add_server_options(p: argparse.ArgumentParser) -> None:
     """Of ``shoal server``."""
-    state = "directory of its snapshots, the same for all servers of a run (default: it takes none)"
+    state = "directory of its snapshots, the same for all servers of a run (default: $SHOAL_SERVER_STATE, or none)"
     p.add_argument("--state", metavar="DIR", default=os.environ.get("SHOAL_SERVER_STATE", ""), help=state)
     p.add_argument("--snapshot-every", metavar="EVERY", type=_every, default=EVERY, help=f"as of run ({EVERY})")
     replaces = "the server of this --rank is dead: take its place, with its snapshots in --state"

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["ROOT", "Container", "containers", "document", "interpolate"]
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
 
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-+])(?P<word>[^}]*))?\}")
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,20 @@ class Container:
 
 
 def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
-    """``${NAME:-default}`` in every text of a document, as the compose specification has it."""
+    """``${NAME:-default}`` and ``${NAME:+if set}`` in every text of a document, as the compose specification has it."""
     match value:
         case str():
-            return _VARIABLE.sub(lambda m: variables.get(m["name"]) or m["default"] or "", value)
+            return _VARIABLE.sub(lambda m: _filled(m, variables.get(m["name"]) or ""), value)
         case dict():
             return {k: interpolate(v, variables) for k, v in value.items()}
         case list():
             return [interpolate(v, variables) for v in value]
     return value
+
+
+def _filled(m: re.Match[str], value: str) -> str:
+    word = m["word"] or ""
+    return (value and word) if m["how"] == "+" else value or word
 
 
 def document(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -64,17 +69,20 @@ def document(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
     return filled
 
 
-def containers(variables: Mapping[str, str] | None = None, scale: Mapping[str, int] | None = None) -> list[Container]:
-    """What ``docker compose up`` starts, with these variables set and these ``--scale`` options, in order."""
+def containers(
+    variables: Mapping[str, str] | None = None, scale: Mapping[str, int] | None = None, profiles: Sequence[str] = ()
+) -> list[Container]:
+    """What ``docker compose up`` starts of our image with these variables, ``--scale`` options and profiles."""
     return [
         container
         for name, service in document(variables)["services"].items()
+        if service["image"].startswith("shoal:") and set(service.get("profiles", profiles)) <= set(profiles)
         for container in _replicas(name, service, (scale or {}).get(name))
     ]
 
 
 def _replicas(name: str, service: Mapping[str, Any], scaled: int | None) -> Iterator[Container]:
-    count = scaled or int(service.get("deploy", {}).get("replicas", 1))
+    count = scaled if scaled is not None else int(service.get("deploy", {}).get("replicas", 1))
     for number in range(1, count + 1):
         yield Container(
             service=name,

@@ -76,6 +76,7 @@ class Algo:
             else:
                 raise ConfigError(
                     f"algorithm {spec!r}: expected gate=, rule=, strategy= or codec= after the first word, got {word!r}"
+                    f": say which it is, such as codec={word}"
                 )
         return made.checked()
 
@@ -114,7 +115,8 @@ class Algo:
         if self.rule and name != "gradient":
             return f"rule {self.rule!r} corrects gradients, and strategy {name!r} pushes differences of weights"
         if self.rule and gate is not None and (gate.rounds or gate.late == "drop"):
-            return f"rule {self.rule!r} corrects what is old, and under gate {mode_label(gate.name)!r} nothing is"
+            what = f"rule {self.rule!r} corrects what is old, and under gate {mode_label(gate.name)!r} nothing is"
+            return f"{what}: leave it out, or use gate async"
         if gate is not None and name in _SYNCHRONOUS and not (gate.rounds or (gate.waits and gate.late == "drop")):
             return (
                 f"strategy {name!r} averages the weights of the workers; under gate {mode_label(gate.name)!r} each "
@@ -129,7 +131,8 @@ class Algo:
     def _unsound_codec(self, strategy: str) -> str:
         codec = codecs.Plan.of(self.codec).push if self.codec else None
         if codec is not None and codec.gradients_only and strategy != "gradient":
-            return f"codec {codec.name!r} keeps a momentum of gradients; strategy {strategy!r} pushes differences"
+            what = f"codec {codec.name!r} keeps a momentum of gradients; strategy {strategy!r} pushes differences"
+            return f"{what}: use topk"
         if codec is not None and codec.name in ("sign", "demo") and self.rule:
             return f"codec {codec.name!r} sends signs or frequencies; rule {self.rule!r} needs the gradient itself"
         return ""

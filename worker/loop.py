@@ -1,5 +1,6 @@
 """`fit` and `evaluate`: the training loop, written once."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,16 +8,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from shoal.errors import ConfigError
+from shoal.errors import CheckpointError, ConfigError, StoreError
 from shoal.ops import autograd
 from shoal.worker import record
+from shoal.worker.checkpoints import Checkpoints, place_of_run, resumed
 from shoal.worker.data.course import current_course
 from shoal.worker.data.dataset import Dataset
 from shoal.worker.metrics import EvalMetric
 from shoal.worker.metrics import create as create_metric
+from shoal.worker.resuming import go_on
+from shoal.worker.resuming import kept as kept_of
 from shoal.worker.trainer import Trainer
 
 __all__ = ["Callback", "History", "evaluate", "fit"]
+
+log = logging.getLogger("shoal.checkpoint")
 
 Metrics: TypeAlias = str | EvalMetric | Sequence[str | EvalMetric]
 
@@ -81,7 +87,8 @@ def fit(
         train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
         loss: from (output, label) to a loss for each sample.
         trainer: what updates the parameters.
-        initial_epoch: where to begin, to go on with a run that was interrupted.
+        initial_epoch: where to begin, to go on with a run that was interrupted; with ``shoal run --checkpoint PLACE
+            --resume`` that is where the newest checkpoint was made, and the weights are its.
         val_data: as ``train_data``; every worker should pass all of it, unsharded.
     Returns:
         Losses and metrics of each epoch.
@@ -91,6 +98,8 @@ def fit(
     _check_batches(train_data, "train_data")
     _check_batches(val_data, "val_data")
     history = History()
+    kept = place_of_run()
+    initial_epoch = max(initial_epoch, _go_on(net, trainer))
     for c in callbacks:
         c.on_train_begin()
     for epoch in range(initial_epoch, epochs):
@@ -99,6 +108,8 @@ def fit(
             seen = not math.isnan(logs["loss"])  # else somebody else has evaluated this epoch
             found = _validate(net, val_data, metrics, loss, trainer) if seen else _nothing(metrics)
             logs |= {f"val_{k}": v for k, v in found.items()}
+        if kept is not None and current_course().leads and not math.isnan(logs["loss"]):
+            _keep(kept, net, trainer, epoch + 1, logs)
         history.epochs.append(logs)
         for c in callbacks:
             c.on_epoch_end(epoch, logs)
@@ -108,6 +119,31 @@ def fit(
     for c in callbacks:
         c.on_train_end()
     return history
+
+
+def _go_on(net: Any, trainer: Trainer) -> int:
+    """Give ``net`` and ``trainer`` what the checkpoint has that this run goes on from; how many epochs were behind it.
+
+    Raises:
+        CheckpointError: it is of another model.
+    """
+    found = resumed()
+    if found is None:
+        return 0
+    params = net.collect_params()
+    if found.params.keys() != params.keys():
+        raise CheckpointError(f"$SHOAL_RESUME has parameters {sorted(found.params)}, this model has {sorted(params)}")
+    go_on(net, trainer, found)
+    return int(found.meta["epoch"])
+
+
+def _keep(kept: Checkpoints, net: Any, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
+    """Save the global weights and the rest after an epoch; training goes on if that fails, with a warning."""
+    try:
+        now = kept_of(net, trainer)
+        kept.save(epoch, now.params, {**now.meta, "metrics": logs}, now.states)
+    except (CheckpointError, StoreError) as e:
+        log.warning("no checkpoint after epoch %d: %s", epoch, e)
 
 
 def _check_batches(data: Any, name: str) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from shoal.errors import ConfigError, MembershipError, NodeLostError, ShoalError, StaleWorkerError
 from shoal.kvstore import api, dumps, exposition
@@ -22,6 +22,8 @@ from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.dumps import Recent
 from shoal.kvstore.gates import mode_label
+from shoal.kvstore.group import GROUPED
+from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.kvstore.ring.vitals import vitals as ring_vitals
@@ -30,18 +32,22 @@ from shoal.kvstore.wire.keys import LOOPBACK, Access
 from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Left, Member, Moved, Rebalance, Roster
 from shoal.kvstore.wire.transport import tune_malloc
-from shoal.ops import random
+from shoal.ops import context, random
 from shoal.scheduler.address import address_towards, advertised
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record, tracing
 from shoal.worker.algo import Algo
+from shoal.worker.grouped import grouped
 from shoal.worker.meeting import Meeting, Past
 from shoal.worker.numbers import worker_families
 
 __all__ = ["Session", "run_script"]
 
 log = logging.getLogger("shoal.worker")
+
+Store: TypeAlias = DistKVStore | AllReduceKVStore | GroupStore
+"""What a script makes in a cluster."""
 
 LAST_WAIT_S = 7 * 24 * 3600.0
 """How long a worker that is done waits for the others; the dead ones are found by their leases."""
@@ -111,7 +117,7 @@ class Session:
         self.past: Past | None = None
         self.left = ""  # why it goes before it is done
         self.meeting: Meeting | None = None
-        self.stores: list[DistKVStore | AllReduceKVStore] = []
+        self.stores: list[Store] = []
         self.aborted = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="shoal-io", daemon=True)
 
@@ -215,11 +221,14 @@ class Session:
         killer.daemon = True
         killer.start()
 
-    def store(self, mode: str, reduce: str) -> DistKVStore | AllReduceKVStore:
+    def store(self, mode: str, reduce: str) -> Store:
         """A store on the run's servers, or, if the mode is "allreduce", among its workers."""
         if self.shell is None:
             raise MembershipError("this worker has not joined a cluster yet")
         run = self.membership.mode
+        if mode in set(GROUPED.values()):
+            self.stores.append(grouped(self.membership, self.shell, self.ring, mode, reduce, self.timeout_s))
+            return self.stores[-1]
         if (mode or run) != "allreduce":
             codec = Algo.parse(self.membership.algo).codec or None
             store = DistKVStore(mode, reduce, self.membership, self.shell, self.timeout_s, compression=codec)
@@ -249,7 +258,7 @@ class Session:
         """The script has ended well: settle every store, wait for the others, and account for what was done."""
         for store in self.stores:
             store.close()
-        weights = None
+        weights, replicas = None, False
         if self.stores:
             self.membership.barrier("finish", LAST_WAIT_S)
             replicas = all(isinstance(s, AllReduceKVStore) for s in self.stores)  # then every worker has the weights
@@ -258,7 +267,7 @@ class Session:
                 stored = {k: v for s in self.stores for k, v in _weights(s).items()}
                 values = elsewhere() if elsewhere is not None else stored
                 weights = weights_sha256(values) if values else None
-        return {**record.current().summary(), **self._accounts(), "weights_sha256": weights}
+        return {**record.current().summary(), **self._accounts(), "weights_sha256": weights, "replica": replicas}
 
     def _accounts(self) -> dict[str, Any]:
         """What this worker has sent, to servers and in all-reduces; ``taken``: what it has taken from its peers."""
@@ -296,9 +305,9 @@ class Session:
         self.ring.close()
 
 
-def _weights(store: DistKVStore | AllReduceKVStore) -> dict[str, Any]:
+def _weights(store: Store) -> dict[str, Any]:
     """By the names that tell the stores of a run apart."""
-    if isinstance(store, AllReduceKVStore):
+    if isinstance(store, AllReduceKVStore | GroupStore):
         return store.held()
     keys = store.keys()
     names = [store.layout(k).key for k in keys]
@@ -319,11 +328,13 @@ def run_script(
     advertise: str = "",
     access: Access = LOOPBACK,
     replaces: bool = False,
+    device: str = "cpu",
     on_session: Callable[[Session], None] = lambda session: None,
 ) -> int:
     """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
 
     Args:
+        device: where tensors are made; "gpu" is the one of the worker's rank.
         on_session: is given the session as soon as it has joined, so that a signal handler can `Session.take_leave`.
     Returns:
         The exit code: the script's own, 0 if it was told to leave, or 1 if it raised or the run failed.
@@ -341,6 +352,7 @@ def run_script(
     m = session.membership
     session.take_place()
     random.set_address(seed=m.seed, worker=m.rank, step=0)
+    context.set_device(context.of_worker(device, m.rank))
     report: dict[str, Any] = {}
     try:
         code, failed, _ = _attempt(session, script, lambda: _execute(script, args))

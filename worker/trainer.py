@@ -15,18 +15,23 @@ from shoal.ops import optim, probe, random
 from shoal.ops.nn.block import Block
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer
-from shoal.worker import cluster, record, strategies
+from shoal.worker import cluster, record, resuming, strategies
 from shoal.worker.algo import Algo
 from shoal.worker.algo import Spec as AlgoSpec
 from shoal.worker.checkpoint import load_checkpoint, save_checkpoint
 from shoal.worker.data.course import Work, current_course
+from shoal.worker.scaling import GradScaler
 from shoal.worker.strategies import Site, Snapshot, lag_matched_momentum
-from shoal.worker.strategies.gradient import Gradient, Reduced
+from shoal.worker.strategies.device import OnDevice, device_of
+from shoal.worker.strategies.gradient import Gradient, OnStore, Reduced
 from shoal.worker.strategies.site import applies_at_once, copied
 
 __all__ = ["Trainer"]
 
 log = logging.getLogger("shoal.worker")
+
+SYNCHRONOUS = ("local", "device", "dist_sync", "dist_device_sync")
+"""Stores that update, and that have a moment at which all gradients of a step are reduced."""
 
 SYNC_MOMENTUM = 0.9
 """The momentum that ``momentum="auto"`` stands for in a synchronous run."""
@@ -52,6 +57,8 @@ class Trainer:
             ``"diloco:h=50"``; ``docs/strategies.md`` lists the strategies.
         algo: the whole algorithm in one word, such as ``"ssp:s=3"``, ``"dcasgd"`` or ``"easgd:tau=8"``, or by its
             parts; ``docs/algorithms.md`` lists them. What it leaves open, ``shoal run --algo`` may decide.
+    Attributes:
+        scaler: of losses in float16; see `shoal.amp.init_trainer`.
     Raises:
         ConfigError: an option is not what it should be, or options contradict each other; for instance an asynchronous
             store that shall not update.
@@ -98,7 +105,9 @@ class Trainer:
             self._compress(compression_params)
         self._ready = False
         self._course = current_course()
-        self._steps = 0
+        self._steps = self._behind = 0
+        self._asked = rule.spec().params
+        self.scaler: GradScaler | None = None
         if self._kvstore is not None and attached():
             self._take_part(self._kvstore)
 
@@ -130,7 +139,7 @@ class Trainer:
                 f"update_on_kvstore=True: a store of type {store.type!r} only reduces, so that every worker makes the "
                 "update itself. Leave update_on_kvstore out."
             )
-        elif not self._on_store and _updates(store) and store.type not in ("local", "dist_sync"):
+        elif not self._on_store and _updates(store) and store.type not in SYNCHRONOUS:
             raise ConfigError(
                 f"update_on_kvstore=False needs a synchronous store: under {store.type!r} there is no moment at which "
                 "all gradients of a step are reduced. Leave update_on_kvstore out."
@@ -159,6 +168,11 @@ class Trainer:
     def kvstore(self) -> KVStore | None:
         """The store, if there is one."""
         return self._kvstore
+
+    @property
+    def learning(self) -> Mapping[str, Parameter]:
+        """The parameters that learn, each once."""
+        return self._site.params
 
     @property
     def steps(self) -> int:
@@ -217,6 +231,13 @@ class Trainer:
             StoreTimeoutError, NodeLostError: names who is waited for, or lost.
         """
         self._begin(batch_size, ignore_stale_grad)
+        if self.scaler is None or self.scaler.admits(self):
+            self._exchange(batch_size)
+        self._count(batch_size)
+        self._course.stepped()
+
+    def _exchange(self, batch_size: int) -> None:
+        """Push what the gradients give, pull the weights; or what the strategy has in their place."""
         if self._kvstore is not None and not self._stepper.own_weights:
             self._kvstore.note_read()  # these are the weights that the gradients were computed from
         if probe.note is None:
@@ -224,8 +245,6 @@ class Trainer:
         else:
             with probe.span("exchange"):
                 self._stepper.step(batch_size)
-        self._count(batch_size)
-        self._course.stepped()
 
     def overlap(self, batch_size: int) -> AbstractContextManager[None]:
         """A context for the last backward pass before `step`: it sends gradients as soon as they are final.
@@ -249,7 +268,8 @@ class Trainer:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
-        return self._stepper.overlap(batch_size) if self._ready else nullcontext()
+        early = self._ready and self.scaler is None  # a scaled gradient leaves when all are known to be finite
+        return self._stepper.overlap(batch_size) if early else nullcontext()
 
     def wait(self) -> None:
         """Wait until the weights of the last step have arrived; needed only by who has kept `Parameter.data` itself."""
@@ -270,7 +290,8 @@ class Trainer:
         if self._on_store:
             raise ConfigError("update needs update_on_kvstore=False: the store applies the update in step()")
         self._begin(batch_size, ignore_stale_grad)
-        self._site.update(self._site.gradients(batch_size))
+        if self.scaler is None or self.scaler.admits(self, together=False):  # what is reduced is the same everywhere
+            self._site.update(self._site.gradients(batch_size))
         self._count(batch_size)
         self._course.stepped()
 
@@ -316,38 +337,92 @@ class Trainer:
             for name, p in self._site.params.items():
                 p.set_data(own[name])
 
+    def kept(self) -> Snapshot:
+        """The global weights, what the optimizer keeps of them, and the place in the run: what `go_on` takes.
+
+        One worker calls it, between two steps; the others go on meanwhile.
+
+        Raises:
+            StoreError: see `KVStore.snapshot`.
+        """
+        self._prepare()
+        self.wait()
+        found = self._stepper.kept()
+        with self.global_weights():
+            params = copied(self._site.weights()) if found.params is None else found.params
+        return Snapshot(found.states, {**found.meta, **self._place()}, params)
+
+    def go_on(self, kept: Snapshot) -> bool:
+        """Before the first step, on every worker: begin where `kept` was taken, with the weights that parameters have.
+
+        States of another optimizer or strategy are left out, with a warning. Hyper-parameters that were changed in the
+        course of that run are as they had become, unless the script gives others now than it did then.
+
+        Returns:
+            Whether it does; false if this trainer has begun already.
+        """
+        if self._ready or self._behind:
+            return False
+        was, now = resuming.makers(kept.meta), resuming.makers(self._place())
+        if was == now:
+            self._site.optimizer = resuming.optimizer_of(kept.meta, self.optimizer, self._asked)
+            self._stepper.begin_from({n: s for n, s in kept.states.items() if n in self._site.params})
+        else:
+            log.warning("the checkpoint has states of %s, this trainer is %s: they begin anew", was, now)
+        self._behind = int(kept.meta.get("steps", 0))
+        self._resume(self._steps)
+        if self.scaler is not None and kept.meta.get("scaler"):
+            self.scaler.load_state_dict(kept.meta["scaler"])
+        return True
+
     def save_states(self, path: str | os.PathLike[str]) -> None:
         """Write weights, optimizer states and update counts, to go on from later (see `shoal.worker.checkpoint`).
 
+        In a cluster one worker calls it, between two steps.
+
         Raises:
-            ConfigError: the states are on the servers of a cluster.
+            ConfigError: there are states of which this kind of store, or of strategy, does not tell.
         """
         self._prepare()
         kept = self._stepper.snapshot()
-        place = {"steps": self._steps, "optimizer": self.optimizer.spec().name, "strategy": self.strategy.name}
-        save_checkpoint(path, self._site.weights(), kept.states, {**kept.meta, **place})
+        params = self._site.weights() if kept.params is None else kept.params
+        save_checkpoint(path, params, kept.states, {**kept.meta, **self._place()})
 
     def load_states(self, path: str | os.PathLike[str]) -> None:
-        """Go on from what `save_states` wrote.
+        """Go on from what `save_states` wrote. In a cluster every worker calls it, before the first step.
 
         Raises:
             CheckpointError: it is of another model, another optimizer or another strategy.
-            ConfigError: the states belong on the servers of a cluster.
+            ConfigError: the states belong on the servers of a cluster, and training has begun.
         """
-        self._prepare()
         found, params = load_checkpoint(path), self._site.params
-        was = found.meta.get("optimizer"), found.meta.get("strategy", "gradient")
-        now = self.optimizer.spec().name, self.strategy.name
+        was, now = resuming.makers(found.meta), resuming.makers(self._place())
         if found.params.keys() != params.keys() or was != now:
             raise CheckpointError(
-                f"{os.fspath(path)!r} has {' '.join(map(str, was))} states of {sorted(found.params)}; "
-                f"this trainer is {' '.join(now)} for {sorted(params)}"
+                f"{os.fspath(path)!r} has {was} states of {sorted(found.params)}; this trainer is {now} for "
+                f"{sorted(params)}"
             )
-        self._stepper.restore(found.params, Snapshot(found.states, found.meta))
+        kept = Snapshot(found.states, found.meta)
+        if not self._ready and isinstance(self._stepper, OnStore):
+            for name, p in params.items():
+                p.set_data(found.params[name])
+            self.go_on(kept)
+            self._prepare()
+            return
+        self._prepare()
+        self._stepper.restore(found.params, kept)
         for name, p in params.items():
             p.set_data(found.params[name])
         self._steps = int(found.meta["steps"])
         random.set_address(step=self._steps)
+
+    def _place(self) -> dict[str, Any]:
+        """Where this trainer is, and with what, for checkpoints."""
+        altered = self._kvstore.altered if self._kvstore is not None and isinstance(self.strategy, Gradient) else {}
+        spec = altered_optimizer(self.optimizer, altered).spec()
+        place = {"steps": self._steps, "optimizer": spec.name, "strategy": self.strategy.name}
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        return {**place, "hyper": {"asked": self._asked, "now": spec.params}, **scaler}
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -364,6 +439,13 @@ class Trainer:
                     todo = "it has no value: call initialize() on the model, and run one batch through it first"
                 raise DeferredInitializationError(f"parameter {name!r}: {todo}") from e
         record.current().start()
+        device = device_of(self._site)
+        if device is not None and self._kvstore is not None and isinstance(self.strategy, Gradient):
+            if not self._on_store:
+                raise ConfigError(
+                    "update_on_kvstore=False with parameters on a GPU: the store applies the update; leave it out"
+                )
+            self._stepper = OnDevice(self._site, device)
         self._stepper.prepare()
         self._ready = True
 
@@ -404,9 +486,9 @@ class Trainer:
         return all(p.is_initialized for p in self._site.params.values())
 
     def _resume(self, steps: int) -> None:
-        """Go on as a worker that has so many steps behind it."""
-        self._steps = steps
-        random.set_address(step=steps)
+        """Go on as a worker that has so many steps of this run behind it."""
+        self._steps = self._behind + steps
+        random.set_address(step=self._steps)
 
     def _forget_gradients(self) -> None:
         """Gradients that were computed before the weights had come do not count."""

@@ -1,5 +1,6 @@
 """docker-compose.yml and deploy/Dockerfile agree with the specification, with the command line, and with each other."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from shoal.kvstore.wire.keys import FILE, load_keys, new_keys
+from shoal.lab.chaos.alone import parse_alone
 from shoal.scheduler.gather import Count, parse_count
 from tests.composefile import ROOT, Container, containers, document
 
+BOARD = json.loads((ROOT / "deploy" / "observe" / "shoal.json").read_text())
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-SERVICES = ("scheduler", "server", "worker")
+SERVICES = ("scheduler", "server", "worker", "worker-gpu", "worker-chaos")
+MEMBERS = SERVICES[1:]
+OURS = ("gpu", "chaos")
 
 
 def first(service: str, variables: Mapping[str, str] | None = None) -> Container:
-    return next(c for c in containers(variables) if c.service == service)
+    return next(c for c in containers(variables, profiles=OURS) if c.service == service)
 
 
 def options(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -28,6 +34,11 @@ def options(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in container.environment.items():
         monkeypatch.setenv(name, value)
     return cli._parser()[0].parse_args(container.argv)
+
+
+def observe(name: str) -> Any:
+    """A file of deploy/observe."""
+    return YAML(typ="safe", pure=True).load((ROOT / "deploy" / "observe" / name).read_text())
 
 
 def help_of(command: str) -> str:
@@ -45,20 +56,20 @@ def test_the_file_obeys_the_compose_specification() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_command_line_is_one_that_ours_takes(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert options(first(service), monkeypatch).command == service
+    assert options(first(service), monkeypatch).command == service.split("-")[0]
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_variable_is_one_that_the_command_documents(service: str) -> None:
-    text = help_of(service)
+    text = help_of(service.split("-")[0])
     ours = {name for name in first(service).environment if name.startswith("SHOAL_")}
-    assert {name for name in ours if name not in text} <= {"SHOAL_LOG"}
+    assert {name for name in ours if name not in text} <= {"SHOAL_LOG", "SHOAL_CHAOS", "SHOAL_LEASE_S"}
     assert "SHOAL_LOG" in help_of("")
 
 
 def test_the_members_look_for_the_scheduler_where_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     listening = options(first("scheduler"), monkeypatch)
-    for service in ("server", "worker"):
+    for service in MEMBERS:
         host, port = options(first(service), monkeypatch).scheduler.split(":")
         assert host in document()["services"] and int(port) == listening.port
     assert listening.host == "0.0.0.0"
@@ -84,9 +95,9 @@ def test_scaling_leaves_the_scheduler_to_count(monkeypatch: pytest.MonkeyPatch) 
     assert parse_count(scaled[0].environment["SHOAL_WORKERS"]).more
 
 
-@pytest.mark.parametrize("service", ["server", "worker"])
+@pytest.mark.parametrize("service", MEMBERS)
 def test_a_service_that_scales_has_no_fixed_name_rank_or_port(service: str) -> None:
-    fixed = {"container_name", "hostname", "ports", "profiles"} & set(document()["services"][service])
+    fixed = {"container_name", "hostname", "ports"} & set(document()["services"][service])
     assert not fixed and "SHOAL_RANK" not in first(service).environment
 
 
@@ -95,7 +106,7 @@ def test_containers_may_do_little(service: str) -> None:
     s = document()["services"][service]
     assert s["cap_drop"] == ["ALL"] and s["read_only"] is True and s["init"] is True
     assert s["security_opt"] == ["no-new-privileges:true"] and s["user"] == "10001:10001"
-    assert s["restart"] == "no" and all(name in s for name in ("mem_limit", "cpus", "pids_limit", "shm_size"))
+    assert all(name in s for name in ("mem_limit", "cpus", "pids_limit", "shm_size", "stop_grace_period"))
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -120,8 +131,10 @@ def test_the_script_makes_a_key_as_the_command_does_and_keeps_one_that_is_there(
 
 def test_nothing_is_reachable_from_outside() -> None:
     d = document()
-    assert all(network["internal"] for network in d["networks"].values())
-    assert all(s["networks"] == ["cluster"] and "ports" not in s for s in d["services"].values())
+    assert d["networks"]["cluster"]["internal"]
+    assert all(d["services"][name]["networks"] == ["cluster"] for name in SERVICES)
+    published = [port for s in d["services"].values() for port in s.get("ports", [])]
+    assert published == ["127.0.0.1:3000:3000"], "the board, to this machine only"
 
 
 def test_the_image_of_the_file_is_the_one_that_the_dockerfile_builds() -> None:
@@ -156,11 +169,128 @@ def test_the_image_gets_every_package_and_nothing_that_is_not_named() -> None:
 
 def test_everything_that_is_installed_into_the_image_is_checked_by_its_hash() -> None:
     installs = re.findall(r"pip install (.*)", DOCKERFILE)
-    assert len(installs) == 3
+    assert len(installs) == 3 and "pip wheel --no-deps --no-build-isolation" in DOCKERFILE
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
+
+
+# --- profiles, restarts, references -----------------------------------------------------------------------------------
+
+
+def test_without_a_profile_the_services_are_those_for_cpus() -> None:
+    of = {name: s.get("profiles", []) for name, s in document()["services"].items()}
+    assert [name for name, profiles in of.items() if not profiles] == ["scheduler", "server", "worker"]
+    assert {p for profiles in of.values() for p in profiles} == {"gpu", "observe", "chaos"}
+
+
+def test_every_network_secret_volume_and_service_that_is_named_is_there() -> None:
+    d = document()
+    for name, s in d["services"].items():
+        assert set(s["networks"]) <= set(d["networks"]), name
+        assert set(s.get("secrets", [])) <= set(d["secrets"]), name
+        assert set(s.get("depends_on", [])) <= set(d["services"]), name
+        for source in (mount.split(":")[0] for mount in s.get("volumes", [])):
+            assert source in d["volumes"] or (ROOT / source).exists(), f"{name}: {source}"
+
+
+def test_every_lock_that_an_image_is_built_from_is_there_with_hashes_and_reaches_the_builder() -> None:
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in SERVICES:
+        lock = document()["services"][name]["build"]["args"]["LOCK"]
+        text = (ROOT / lock).read_text()
+        pins = re.findall(r"^[\w.\[\]-]+==.*\\$", text, re.M)
+        assert f"!{lock}" in allowed and pins, lock
+        assert all("--hash=sha256:" in block for block in re.split(r"^(?=[\w.-]+==)", text, flags=re.M)[1:]), lock
+
+
+def test_the_locks_of_the_images_agree_about_what_they_share() -> None:
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "requirements.lock", *sorted((ROOT / "deploy").glob("*.lock"))):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.M):
+            found.setdefault(name, set()).add(version)
+    assert {name: v for name, v in found.items() if len(v) > 1 and name not in ("numpy", "setuptools")} == {}
+
+
+def test_no_step_of_the_image_names_a_processor() -> None:
+    assert not re.search(r"x86|amd64|aarch|arm64", re.sub(r"^#.*$", "", DOCKERFILE, flags=re.M))
+
+
+def test_with_restarts_there_is_something_to_come_back_to() -> None:
+    on = {"SHOAL_RESTART": "on-failure:3"}
+    assert all(document()["services"][name]["restart"] == "no" for name in SERVICES)
+    assert all(document(on)["services"][name]["restart"] == "on-failure:3" for name in SERVICES)
+    assert first("scheduler").environment["SHOAL_STATE"] == "" != first("scheduler", on).environment["SHOAL_STATE"]
+    assert first("server", on).environment["SHOAL_SERVER_STATE"] and first("server", on).mounts["/runs"] == "runs"
+    for name in MEMBERS:
+        assert first(name).environment["SHOAL_COMES_BACK"] == "" != first(name, on).environment["SHOAL_COMES_BACK"]
+
+
+def test_the_worker_that_has_a_bad_day_understands_what_it_is_told() -> None:
+    calm = parse_alone(first("worker-chaos").environment["SHOAL_CHAOS"])
+    rough = parse_alone(first("worker-chaos", {"SHOAL_RESTART": "always"}).environment["SHOAL_CHAOS"])
+    assert (calm.drop, calm.kill_s, rough.kill_s) == (2.0, 0.0, 30.0)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_health_check_is_a_command_of_ours(service: str) -> None:
+    test = document()["services"][service]["healthcheck"]["test"]
+    from shoal import cli
+
+    assert test[:2] == ["CMD", "shoal"]
+    parsed = cli._parser()[0].parse_args(test[2:])
+    assert parsed.command == "doctor" and parsed.role == service.split("-")[0]
+
+
+# --- the board --------------------------------------------------------------------------------------------------------
+
+
+def exported() -> set[str]:
+    """Metrics that the code makes, as Prometheus names their series."""
+    made = [m for p in ROOT.glob("*/**/*.py") for m in re.findall(r'Family\(\s*"(shoal_\w+)", "(\w+)"', p.read_text())]
+    suffixes = {"histogram": ("_bucket", "_sum", "_count")}
+    return {name + suffix for name, kind in made for suffix in suffixes.get(kind, ("",))}
+
+
+def test_every_query_of_the_board_names_metrics_that_processes_export() -> None:
+    panels = BOARD["panels"]
+    queries = [t["expr"] for panel in panels for t in panel["targets"]]
+    used = {name for query in queries for name in re.findall(r"shoal_\w+", query)}
+    assert len(panels) >= 15 and used <= exported(), used - exported()
+    kept = {"shoal_step_seconds_bucket", "shoal_staleness_bucket", "shoal_samples_total", "shoal_node_silence_seconds"}
+    assert kept <= used
+
+
+def test_the_board_asks_the_source_that_is_provisioned_and_its_panels_do_not_overlap() -> None:
+    (source,) = observe("datasource.yml")["datasources"]
+    asked = {t["datasource"]["uid"] for panel in BOARD["panels"] for t in panel["targets"]}
+    assert asked == {source["uid"]} and source["url"] == "http://prometheus:9090"
+    cells = [
+        (x, y)
+        for g in (panel["gridPos"] for panel in BOARD["panels"])
+        for x in range(g["x"], g["x"] + g["w"])
+        for y in range(g["y"], g["y"] + g["h"])
+    ]
+    assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24
+
+
+def test_prometheus_reads_every_service_where_it_serves_its_metrics() -> None:
+    (job,) = observe("prometheus.yml")["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert sorted(found["names"]) == sorted(SERVICES)
+    assert {first(name).environment["SHOAL_METRICS"] for name in SERVICES} == {f"0.0.0.0:{found['port']}"}
+    assert "cluster" in document()["services"]["prometheus"]["networks"]
+
+
+def test_what_grafana_and_prometheus_are_told_to_read_is_mounted_there() -> None:
+    mounts = {m.split(":")[1] for s in document()["services"].values() for m in s.get("volumes", [])}
+    grafana = document()["services"]["grafana"]["environment"]
+    board = grafana["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    (provider,) = observe("boards.yml")["providers"]
+    assert board in mounts and board.startswith(provider["options"]["path"] + "/")
+    (config,) = [c for c in document()["services"]["prometheus"]["command"] if "config.file" in c]
+    assert config.partition("=")[2] in mounts
 
 
 def test_every_variable_of_the_file_is_in_its_documentation() -> None:
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
-    documented = set(re.findall(r"`(SHOAL_\w+|PYTHON_IMAGE)`", (ROOT / "docs" / "compose.md").read_text()))
+    documented = set(re.findall(r"`(SHOAL_\w+|\w+_IMAGE)`", (ROOT / "docs" / "compose.md").read_text()))
     assert used == documented

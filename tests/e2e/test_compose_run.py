@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,15 @@ WHO = re.compile(r"(worker|server) (\d+) \(host \S+, pid (\d+)\)")
 class Up:
     """``docker compose up`` with these variables and ``--scale`` options."""
 
-    def __init__(self, volumes: Path, variables: Mapping[str, str], scale: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        volumes: Path,
+        variables: Mapping[str, str],
+        scale: Mapping[str, int] | None = None,
+        profiles: Sequence[str] = (),
+    ) -> None:
         self.volumes = volumes
-        self.containers = containers(variables, scale)
+        self.containers = containers(variables, scale, profiles)
         self._key = str(new_keys(str(volumes / "keys")))
         aliases = {c.service: c.name for c in self.containers if c.number == 1}
         self.lab = Lab([c.name for c in self.containers], aliases)
@@ -70,13 +76,16 @@ class Up:
                     healthy.add(service)
             self.start(container)
 
-    def start(self, container: Container) -> None:
-        """Start one container."""
+    def start(self, container: Container, *, beside: bool = False) -> None:
+        """Start one container; or the same once more beside it, where its port for metrics is taken."""
+        env = self._environment(container)
+        if beside:
+            env.pop("SHOAL_METRICS")
         with open(self._log(container.name), "w") as out:
             self.processes[container.name] = self.lab.popen(
                 container.name,
                 [sys.executable, "-m", "shoal", *(self._here(container, word) for word in container.argv)],
-                env=self._environment(container),
+                env=env,
                 cwd=self._here(container, container.working_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -86,7 +95,8 @@ class Up:
     def _environment(self, container: Container) -> dict[str, str]:
         """With the path of the mounted key here, where it is mounted."""
         here = {f"/run/secrets/{name}": self._key for name in container.secrets}
-        return {"PATH": os.environ["PATH"], **{k: here.get(v, v) for k, v in container.environment.items()}}
+        paths = {k: self._here(container, v) for k, v in container.environment.items() if v.startswith("/runs")}
+        return {"PATH": os.environ["PATH"], **{k: here.get(v, v) for k, v in container.environment.items()}, **paths}
 
     def _here(self, container: Container, path: str) -> str:
         """The folder of this machine that is mounted at a path inside the container."""
@@ -106,7 +116,7 @@ class Up:
             container.name,
         )
 
-    def until(self, ready: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
+    def until(self, ready: Callable[[], bool], what: str, patience_s: float = 120.0) -> None:
         """Wait for something; while waiting nobody may die."""
         deadline = time.monotonic() + patience_s
         while not ready():
@@ -168,7 +178,15 @@ ELASTIC = {**TWO, "SHOAL_SCRIPT": "digits.py --epochs 5", "SHOAL_LEASE_S": "3", 
 
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator[Up]:
-    """A run in the middle of its training, with a lease of 2 s."""
+    """A run in the middle of its training, with the lease that the file has."""
+    with Up(tmp_path, ENDLESS) as up:
+        up.until_training()
+        yield up
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Up]:
+    """The same with a lease of 2 s."""
     with Up(tmp_path, {**ENDLESS, "SHOAL_LEASE_S": "2"}) as up:
         up.until_training()
         yield up
@@ -177,7 +195,7 @@ def endless(tmp_path: Path) -> Iterator[Up]:
 @pytest.mark.parametrize("scale", [{}, {"worker": 4}], ids=["up", "up --scale worker=4"])
 def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: Path, scale: dict[str, int]) -> None:
     with Up(tmp_path, SHORT, scale) as up:
-        codes = up.wait(100)
+        codes = up.wait(200)
         assert set(codes.values()) == {0}, up.everything()
         report = up.report()
         assert "the run is finished" in up.log("scheduler-1") and "weights" in up.log("scheduler-1")
@@ -185,32 +203,30 @@ def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: P
     assert report["accuracy"] > 0.9 and report["ledger"]["balanced"]
 
 
-def test_a_killed_worker_ends_the_composed_run_by_name(tmp_path: Path) -> None:
-    with Up(tmp_path, ENDLESS) as up:  # with the lease that the file has
-        up.until_training()
-        culprit = up.who("worker-2")
-        up.lab.kill(up.processes["worker-2"])
-        codes = up.wait(SOON_S, but="worker-2")
-        assert 0 not in codes.values(), up.everything()
-        assert all(culprit in up.log(name) for name in codes), up.everything()
+def test_a_killed_worker_ends_the_composed_run_by_name(endless: Up) -> None:
+    culprit = endless.who("worker-2")
+    endless.lab.kill(endless.processes["worker-2"])
+    codes = endless.wait(SOON_S, but="worker-2")
+    assert 0 not in codes.values(), endless.everything()
+    assert all(culprit in endless.log(name) for name in codes), endless.everything()
 
 
 @pytest.mark.parametrize("victim", ["server-1", "worker-1"])
-def test_a_container_without_network_is_named_when_its_lease_is_over(endless: Up, victim: str) -> None:
-    culprit = endless.who(victim)
-    endless.lab.cut(victim)
-    codes = endless.wait(SOON_S)
-    assert 0 not in codes.values(), endless.everything()
-    assert all(culprit in endless.log(name) for name in codes if name != victim), endless.everything()
-    assert "the scheduler (scheduler:9091): silent for" in endless.log(victim)
+def test_a_container_without_network_is_named_when_its_lease_is_over(watched: Up, victim: str) -> None:
+    culprit = watched.who(victim)
+    watched.lab.cut(victim)
+    codes = watched.wait(SOON_S)
+    assert 0 not in codes.values(), watched.everything()
+    assert all(culprit in watched.log(name) for name in codes if name != victim), watched.everything()
+    assert "the scheduler (scheduler:9091): silent for" in watched.log(victim)
 
 
-def test_a_scheduler_without_network_is_named_by_everybody(endless: Up) -> None:
-    endless.lab.cut("scheduler-1")
-    codes = endless.wait(SOON_S)
-    assert 0 not in codes.values(), endless.everything()
+def test_a_scheduler_without_network_is_named_by_everybody(watched: Up) -> None:
+    watched.lab.cut("scheduler-1")
+    codes = watched.wait(SOON_S)
+    assert 0 not in codes.values(), watched.everything()
     members = [name for name in codes if name != "scheduler-1"]
-    assert all("the scheduler (scheduler:9091): silent for" in endless.log(name) for name in members)
+    assert all("the scheduler (scheduler:9091): silent for" in watched.log(name) for name in members)
 
 
 def test_a_server_that_only_the_workers_cannot_reach_is_named_by_them(tmp_path: Path) -> None:
@@ -229,7 +245,7 @@ def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -
     for name, link in (("good", Link()), ("bad", Link(delay_s=0.002, loss=0.01, rate_bytes_s=50e6))):
         with Up(tmp_path / name, settings) as up:
             up.lab.link_all(link)
-            assert set(up.wait(60).values()) == {0}, up.everything()
+            assert set(up.wait(200).values()) == {0}, up.everything()
             hashes.append(up.report()["weights_sha256"])
     assert hashes[0] == hashes[1]
 
@@ -240,10 +256,10 @@ def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: P
         up.until_log("scheduler-1", "declared")
         late = next(c for c in up.containers if c.name == "worker-2")
         early = up.processes.pop("worker-2")
-        up.start(late)
-        assert up.processes.pop("worker-2").wait(20) == 1
+        up.start(late, beside=True)
+        assert up.processes.pop("worker-2").wait(60) == 1
         assert "comes too late: the run has begun, with 2 workers" in up.log("worker-2")
-        assert early.wait(60) == 0 and set(up.wait(60).values()) == {0}, up.everything()
+        assert early.wait(200) == 0 and set(up.wait(200).values()) == {0}, up.everything()
 
 
 def test_stopping_one_container_ends_the_run_and_says_why(endless: Up) -> None:
@@ -257,7 +273,7 @@ def test_stopping_one_container_ends_the_run_and_says_why(endless: Up) -> None:
 def test_a_worker_without_the_key_is_refused_and_said_to_be_by_both_sides(endless: Up) -> None:
     worker = next(c for c in endless.containers if c.name == "worker-1")
     command = [sys.executable, "-m", "shoal", "worker", "--scheduler", "scheduler:9091", "--join-timeout-s", "2"]
-    env = {k: v for k, v in endless._environment(worker).items() if k != "SHOAL_KEYS"}
+    env = {k: v for k, v in endless._environment(worker).items() if k not in ("SHOAL_KEYS", "SHOAL_METRICS")}
     script = str(ROOT / "examples" / "digits.py")
     refused = endless.lab.run("worker-1", [*command, "--insecure", script], env=env)
     assert refused.returncode == 1
@@ -281,7 +297,7 @@ def test_interrupting_everybody_as_ctrl_c_does_ends_everybody_soon(endless: Up) 
 
 def whole(up: Up, but: str = "") -> dict[str, Any]:
     """The report of a run that everybody ``but`` one has seen to its end, with an account that balances."""
-    codes = up.wait(120, but)
+    codes = up.wait(200, but)
     assert set(codes.values()) == {0}, up.everything()
     report = up.report()
     assert report["ledger"]["balanced"] and report["accuracy"] > 0.9, report
@@ -318,9 +334,9 @@ def test_a_worker_that_is_started_while_the_run_is_under_way_takes_part(tmp_path
     with Up(tmp_path, {**ELASTIC, "SHOAL_SCRIPT": "digits.py --epochs 20"}) as up:
         up.until_training()
         early = up.processes.pop("worker-2")
-        up.start(next(c for c in up.containers if c.name == "worker-2"))
+        up.start(next(c for c in up.containers if c.name == "worker-2"), beside=True)
         report = whole(up)
-        assert early.wait(20) == 0, up.everything()
+        assert early.wait(60) == 0, up.everything()
     assert [w["rank"] for w in report["per_worker"] if w["samples"]] == [0, 1, 2], report["per_worker"]
 
 
@@ -340,6 +356,6 @@ def test_stopping_one_worker_lets_it_leave_and_the_others_finish(tmp_path: Path)
         culprit = up.who("worker-2")
         leaves = up.processes.pop("worker-2")
         leaves.terminate()
-        assert leaves.wait(20) in (0, 143), up.everything()
+        assert leaves.wait(60) in (0, 143), up.everything()
         whole(up)
         assert culprit in up.log("scheduler-1")

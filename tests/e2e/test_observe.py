@@ -5,7 +5,8 @@ import socket
 from pathlib import Path
 
 from shoal.scheduler.address import parse_address, recorded_address
-from shoal.scheduler.local import JobConfig, LocalLauncher
+from shoal.scheduler.job import JobConfig
+from shoal.scheduler.local import LocalLauncher
 from tests.kvstore.exposition_parser import parse
 
 SCRIPT = """

@@ -1,5 +1,6 @@
 """Real clusters of real processes train a real model: what must not change the weights does not."""
 
+import functools
 import json
 import re
 import subprocess
@@ -43,42 +44,47 @@ if shoal.rank() == 0:
 """
 
 
+STEPS = 20
+
+
 class Runner:
-    """Runs the script in a cluster, or alone."""
+    """Runs the script in a cluster, or alone; each of them once, unless it is to be repeated."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.script = folder / "train.py"
         self.script.write_text(SCRIPT)
-        self.runs = 0
 
+    @functools.cache  # noqa: B019 - there is one, and it lives as long as the module's tests
     def cluster(
-        self, workers: int, servers: int, mode: str = "sync", steps: int = 20
+        self, workers: int, servers: int, mode: str = "sync", *, repeat: int = 0
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The final report, and the weights of worker 0."""
-        self.runs += 1
-        out, report = self.folder / f"w{self.runs}.safetensors", self.folder / f"r{self.runs}.json"
+        name = f"{workers}-{servers}-{mode}-{repeat}"
+        out, report = self.folder / f"w{name}.safetensors", self.folder / f"r{name}.json"
         command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", str(servers), "--mode", mode]
-        command += ["--report", str(report), "--no-progress", str(self.script), str(out), str(steps)]
+        command += ["--report", str(report), "--no-progress", str(self.script), str(out), str(STEPS)]
         got = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert got.returncode == 0, got.stdout + got.stderr
         return json.loads(report.read_text()), load_tensors(out)[0]
 
-    def alone(self, steps: int = 20) -> tuple[str, dict[str, Any]]:
+    @functools.cache  # noqa: B019
+    def alone(self) -> tuple[str, dict[str, Any]]:
         """The hash it prints, and the weights."""
         out = self.folder / "alone.safetensors"
-        command = [sys.executable, str(self.script), str(out), str(steps)]
+        command = [sys.executable, str(self.script), str(out), str(STEPS)]
         got = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
         return got.stdout.split()[-1], load_tensors(out)[0]
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    return Runner(tmp_path)
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    return Runner(tmp_path_factory.mktemp("runs"))
 
 
 def test_synchronous_weights_are_the_same_bits_over_repeats_and_numbers_of_servers(runner: Runner) -> None:
-    digests = [runner.cluster(2, servers)[0]["weights_sha256"] for servers in (1, 2, 2, 3)]
+    runs = [runner.cluster(2, 1), runner.cluster(2, 2), runner.cluster(2, 2, repeat=1), runner.cluster(2, 3)]
+    digests = [report["weights_sha256"] for report, _ in runs]
     assert len(set(digests)) == 1
 
 
@@ -102,14 +108,14 @@ def test_the_number_of_workers_changes_no_more_than_rounding(runner: Runner) -> 
 def test_the_report_accounts_for_everything(runner: Runner, mode: str) -> None:
     report, _ = runner.cluster(2, 2, mode)
     book = report["ledger"]
-    pushes = 2 * 20  # workers, steps; the parameters, all of them small, share a slice
+    pushes = 2 * STEPS  # workers, steps; the parameters, all of them small, share a slice
     assert {name: book[name] for name in ("sent", "acknowledged", "applied")} == dict.fromkeys(
         ("sent", "acknowledged", "applied"), pushes
     )
     assert book["balanced"] and not any(book[name] for name in ("rejected", "dropped", "skipped", "duplicate"))
     assert (report["mode"], report["workers"], report["servers"]) == (mode, 2, 2)
     weights_bytes = 4 * (64 * 32 + 32 + 32 * 10 + 10)
-    assert report["bytes_pushed"] == 2 * 20 * weights_bytes
+    assert report["bytes_pushed"] == 2 * STEPS * weights_bytes
     assert report["samples_per_s"] > 0 and report["seconds"] > 0 and len(report["weights_sha256"]) == 64
     if mode == "sync":
         assert report["staleness_mean"] == 0
@@ -130,7 +136,7 @@ def by_hand(runner: Runner, order: list[tuple[str, int]]) -> str:
         assert address is not None
         at = ("--scheduler", address[1])
         for role, rank in order:
-            script = (str(runner.script), str(runner.folder / "w"), "20") if role == "worker" else ()
+            script = (str(runner.script), str(runner.folder / "w"), str(STEPS)) if role == "worker" else ()
             processes[role, rank] = started(role, *at, "--rank", str(rank), *script)
         said = {place: p.communicate(timeout=60)[0] for place, p in processes.items()}
         assert all(p.returncode == 0 for p in processes.values()), said

@@ -117,6 +117,12 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
         optim.create("sgd", momentun=0.9)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("lr", "learning_rate"), ("weight_decay", "wd"), ("momentun", "momentum")])
+def test_what_others_call_differently_is_named(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"has no parameter {name!r}.* Did you mean {meant!r}\?"):
+        optim.create("sgd", **{name: 0.1})
+
+
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [

@@ -149,7 +149,11 @@ def test_files_that_are_not_idx_are_refused_by_name(content: bytes, message: str
             read_idx(tmp_path / name)
 
 
-@pytest.mark.parametrize("stored", [b"", b"plain text", gzip.compress(GOOD)[:-12], gzip.compress(GOOD)[:20]])
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"plain text", gzip.compress(GOOD)[:-12], gzip.compress(GOOD)[:20]],
+    ids=["empty", "text", "without its end", "its beginning"],
+)
 def test_damaged_compression_is_refused_by_name(stored: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(stored)
     with pytest.raises(DataError, match=r"a\.gz"):

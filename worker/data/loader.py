@@ -9,7 +9,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, DataError
 from shoal.ops import random
-from shoal.ops.tensor import Tensor
+from shoal.ops.creation import here
 from shoal.worker import cluster
 from shoal.worker.data.course import Course, current_course
 from shoal.worker.data.dataset import Indices
@@ -268,4 +268,4 @@ def _tensors(batch: Any) -> Any:
     """Every NumPy array of a batch as a tensor, sequences as tuples; what else there is stays as it is."""
     if isinstance(batch, tuple | list):
         return tuple(_tensors(part) for part in batch)
-    return Tensor(batch) if isinstance(batch, np.ndarray) else batch
+    return here(batch) if isinstance(batch, np.ndarray) else batch

@@ -48,10 +48,15 @@ class Strategy(Hyper, ABC):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a stepper must remember beside the parameters: update counts and arrays by parameter, and numbers."""
+    """What a stepper must remember beside the parameters: update counts and arrays by parameter, and numbers.
+
+    Args:
+        params: the global weights in the same state, where a store has them; None: those of the parameters.
+    """
 
     states: States
     meta: Mapping[str, Any]
+    params: Mapping[str, Array] | None = None
 
 
 class Stepper(ABC):
@@ -90,6 +95,18 @@ class Stepper(ABC):
     def optimizer_changed(self) -> None:
         """``site.optimizer`` is another one, of the same name. One that runs here is simply used from now on."""
         return
+
+    def kept(self) -> Snapshot:
+        """What a checkpoint of the run holds: the global weights, and what the optimizer keeps that updates them."""
+        store = self.site.store
+        if not store.is_capable("states"):
+            return Snapshot({}, {})
+        shot = store.snapshot(list(self.site.params), states=True)
+        return Snapshot(shot.states, {}, shot)
+
+    def begin_from(self, states: States) -> None:
+        """Before `prepare`: let the optimizer that updates the global weights begin with these states, not anew."""
+        self.site.given = states
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
@@ -159,5 +176,5 @@ def needs_every_push(strategy: Strategy, site: Site) -> None:
 def gate_of(store: KVStore) -> Gate | None:
     """The gate of a store that has one."""
     if store.type.startswith("dist_"):
-        return parse_gate(store.type.removeprefix("dist_"))
+        return parse_gate(store.type.removeprefix("dist_").removeprefix("device_"))
     return parse_gate("asp") if store.type == "hogwild" else None

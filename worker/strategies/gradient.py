@@ -16,7 +16,7 @@ from shoal.worker import record
 from shoal.worker.strategies.base import Snapshot, Stepper, Strategy
 from shoal.worker.strategies.overlap import Outbox
 from shoal.worker.strategies.registry import register
-from shoal.worker.strategies.site import Site, wait
+from shoal.worker.strategies.site import Site, States, wait
 
 __all__ = ["Gradient", "local_store"]
 
@@ -45,6 +45,12 @@ class Alone(Stepper):
 
     def read(self) -> None:
         """The weights here are the weights."""
+
+    def kept(self) -> Snapshot:
+        return self.snapshot()
+
+    def begin_from(self, states: States) -> None:
+        self.site.states = dict(states)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.site.states, {})
@@ -120,7 +126,9 @@ class OnStore(Stepper):
         self.site.store.set_optimizer(self.site.optimizer, *self.site.multipliers(), self.site.correction or None)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(local_store(self.site).optimizer_states(), {})
+        if not self.site.store.is_capable("states"):
+            raise ConfigError(f"{self.site.store!r} does not tell what its optimizer keeps: save net.save_parameters()")
+        return self.kept()
 
     def restore(self, params: Mapping[str, Array], snapshot: Snapshot) -> None:
         local_store(self.site).restore(params, snapshot.states)
@@ -147,7 +155,7 @@ def local_store(site: Site) -> LocalKVStore:
     store: Any = site.store
     if not isinstance(store, LocalKVStore):
         raise ConfigError(
-            "the optimizer's states are on the servers; save the weights with net.save_parameters(), "
-            "or train with update_on_kvstore=False to keep the states here"
+            "weights and the optimizer's states are on the servers: load states before the first step. Of a strategy "
+            "with local steps shoal.fit keeps what is global (docs/cloud.md); save the rest with net.save_parameters()"
         )
     return store

@@ -40,6 +40,7 @@ class Site:
         clock: seconds, on any clock that never goes back.
     Attributes:
         states: of the updates that are made here.
+        given: states that the store's optimizer shall begin with, if it is not to begin anew.
         stale: parameters whose gradient is an old one, to be left out of this step.
         pushes: how often every parameter has been pushed.
     """
@@ -56,6 +57,7 @@ class Site:
         self.params, self.optimizer, self.clock = params, optimizer, clock
         self.on_store, self.correction = on_store, correction
         self.states: States = {}
+        self.given: States = {}
         self.stale: frozenset[str] = frozenset()
         self.pushes = 0
         self._store = store
@@ -179,6 +181,9 @@ class Site:
             self.store.init(apart, [weights[n] for n in apart], rows=True)
         if rule is not None:
             self.store.set_optimizer(rule, lr_mult, wd_mult, self.correction or None)
+        if rule is not None and self.given:
+            self.store.load_states({n: kept for n, kept in self.given.items() if n in weights})
+            self.given = {}
         self.store.pull(names, values)
 
     @cached_property
@@ -219,13 +224,15 @@ class Site:
 
 def keeps_rows(store: KVStore) -> bool:
     """Whether rows of a key can be pushed to the store."""
+    if store.type.startswith("dist_device"):
+        return False
     return store.type in ("local", "hogwild") or store.type.startswith("dist_")
 
 
 def applies_at_once(store: KVStore) -> bool:
     """Whether the store applies each contribution as it comes, without gathering any."""
     if store.type.startswith("dist_"):
-        return parse_gate(store.type.removeprefix("dist_")).need == 1
+        return parse_gate(store.type.removeprefix("dist_").removeprefix("device_")).need == 1
     return store.type == "hogwild"
 
 

@@ -1,0 +1,155 @@
+"""``shoal run --on ssh`` with OpenSSH's own server, on hosts that are network namespaces."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_launcher import MARK, Crowd, until
+from tests.e2e.test_remote_run import STEADY, TRAIN, WAITS
+from tests.netlab import Lab, why_not
+
+SSHD = "/usr/sbin/sshd"
+
+pytestmark = [
+    pytest.mark.net,
+    pytest.mark.netns,
+    pytest.mark.skipif(not os.path.exists(SSHD), reason=f"there is no {SSHD} (Debian package openssh-server)"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh (Debian package openssh-client)"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+]
+
+SERVER = """
+ListenAddress 0.0.0.0
+Port 22
+HostKey {root}/host
+AuthorizedKeysFile {root}/user.pub
+PidFile none
+StrictModes no
+PermitRootLogin prohibit-password
+UsePAM no
+PasswordAuthentication no
+"""
+
+CLIENT = """
+Host *
+  IdentityFile {root}/user
+  IdentitiesOnly yes
+  StrictHostKeyChecking no
+  UserKnownHostsFile {root}/known
+  LogLevel ERROR
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A launcher's machine and two hosts, each with an ssh server."""
+    root = tmp_path / "ssh"
+    root.mkdir(mode=0o700)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / name)], check=True)
+    (root / "sshd_config").write_text(SERVER.format(root=root))
+    (root / "ssh_config").write_text(CLIENT.format(root=root))
+    os.makedirs("/run/sshd", exist_ok=True)
+    with Lab(["here", "h1", "h2"]) as lab:
+        for host in ("h1", "h2"):
+            lab.popen(host, [SSHD, "-D", "-e", "-f", str(root / "sshd_config")], stderr=subprocess.DEVNULL)
+        client = ["ssh", "-F", str(root / "ssh_config"), "-o", "BatchMode=yes"]
+        for host in ("h1", "h2"):
+            assert until(lambda h=host: ask(lab, [*client, h, "true"]) == 0, 20)  # type: ignore[misc]
+        yield lab
+
+
+def ask(lab: Lab, command: list[str]) -> int:
+    process = lab.popen("here", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return process.wait(30)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "digits"
+    place.mkdir()
+    (place / "train.py").write_text(TRAIN)
+    (place / "wait.py").write_text(WAITS)
+    (place / "words.txt").write_text("hello there")
+    jobs = {host: tmp_path / host for host in ("h1", "h2")}
+    (place / "hosts.txt").write_text("".join(f"root@{h} dir={d}\n" for h, d in jobs.items()))
+    monkeypatch.chdir(place)
+    return place
+
+
+def start(lab: Lab, tmp_path: Path, mark: str, *args: str) -> "subprocess.Popen[str]":
+    env = {**os.environ, MARK: mark, "SHOAL_SSH": f"ssh -F {tmp_path}/ssh/ssh_config"}
+    command = [sys.executable, "-m", "shoal", "run", "--no-progress", "--on", "ssh:hosts.txt", "-n", "2", "--env", MARK]
+    return lab.popen("here", [*command, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def test_a_run_over_real_ssh_trains_on_both_hosts_and_leaves_nobody(lab: Lab, folder: Path, tmp_path: Path) -> None:
+    crowd = Crowd()
+    process = start(lab, tmp_path, crowd.mark, "-s", "2", "train.py")
+    out, _ = process.communicate(timeout=110)
+    assert process.returncode == 0, out
+    assert "[worker 0] tone None False hello there" in out and "[worker 1] tone None False hello there" in out
+    assert (tmp_path / "h1" / "train.py").exists() and (tmp_path / "h2" / "train.py").exists() and crowd.gone(20)
+
+
+def test_a_launcher_that_is_killed_takes_what_it_started_over_real_ssh_with_it(
+    lab: Lab, folder: Path, tmp_path: Path
+) -> None:
+    crowd = Crowd()
+    process = start(lab, tmp_path, crowd.mark, "wait.py")
+    try:
+        assert until(lambda: len(crowd.pids("worker")) == 2, 60)
+        process.kill()
+        assert crowd.gone(30)
+    finally:
+        crowd.end()
+
+
+def kill_all(lab: Lab, host: str) -> None:
+    """Every process of the host dies, the ssh server among them."""
+    for pid in subprocess.run(
+        ["ip", "netns", "pids", lab.namespace(host)], capture_output=True, text=True
+    ).stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def lost_under_way(lab: Lab, folder: Path, tmp_path: Path, hosts: str, lose: Callable[[], None]) -> tuple[int, str]:
+    """Exit code and output of a run whose host h2 is lost while it trains."""
+    (folder / "steady.py").write_text(STEADY)
+    (folder / "hosts.txt").write_text(hosts.format(h1=f"root@h1 dir={tmp_path}/h1", h2=f"root@h2 dir={tmp_path}/h2"))
+    crowd = Crowd()
+    process = start(lab, tmp_path, crowd.mark, "-s", "1", "--lease-s", "5", "steady.py")
+    try:
+        assert process.stdout is not None
+        out = ""
+        while "well under way" not in out and (line := process.stdout.readline()):
+            out += line
+        lose()
+        rest, _ = process.communicate(timeout=120)
+        return process.returncode, out + rest
+    finally:
+        crowd.end()
+
+
+def test_the_worker_of_a_host_that_is_cut_off_goes_on_elsewhere(lab: Lab, folder: Path, tmp_path: Path) -> None:
+    code, out = lost_under_way(lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: lab.cut("h2"))
+    assert code == 0, out
+    assert "worker 1 (h2, pid " in out and "has lost its connection" in out and "it is started again" in out, out
+    assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
+
+
+def test_a_run_whose_only_server_was_on_a_host_that_is_lost_ends_and_names_it(
+    lab: Lab, folder: Path, tmp_path: Path
+) -> None:
+    code, out = lost_under_way(
+        lab, folder, tmp_path, "{h1} slots=2 servers=0\n{h2} slots=0 servers=1\n", lambda: kill_all(lab, "h2")
+    )
+    assert code == 1 and "the run has failed: server 0 (h2, pid " in out and "has lost its connection" in out, out
