@@ -11,6 +11,7 @@ from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
 from shoal.kvstore.codecs.registry import register
 from shoal.kvstore.codecs.scratch import full, scratch
 from shoal.kvstore.codecs.signs import block_size
+from shoal.kvstore.codecs.sums import row_sums
 from shoal.ops.optim.hyper import flag, whole
 
 __all__ = ["QSGD", "Int8"]
@@ -162,14 +163,18 @@ def _signed(codes: Array, offset: int, out: Array) -> None:
 def norms(rows: Array) -> Array:
     """The Euclidean norm of each row; infinite only if it is beyond the dtype.
 
-    Where squares would overflow or vanish, norms are taken relative to the largest magnitude.
+    Where squares would overflow or vanish, the norm is taken relative to the largest magnitude.
     """
+    info = np.finfo(rows.dtype)
     with np.errstate(over="ignore", under="ignore"):
-        squares: Array = np.vecdot(rows, rows)
-        info = np.finfo(rows.dtype)
-        if squares.size and info.tiny / info.eps**2 < squares.min() and squares.max() <= info.max:
-            return np.sqrt(squares)
-        top = np.abs(rows).max(axis=1)
-        relative = rows / np.maximum(top, info.tiny)[:, None]
-        length: Array = top * np.sqrt(np.vecdot(relative, relative))
+        squares = row_sums(
+            np.multiply(rows, rows, out=scratch("scaled", rows.size, rows.dtype.type).reshape(rows.shape))
+        )
+        length: Array = np.sqrt(squares)
+        odd = ~((squares > info.tiny / info.eps**2) & (squares <= info.max))
+        if odd.any():
+            some = rows[odd]
+            top = np.abs(some).max(axis=1)
+            relative = some / np.maximum(top, info.tiny)[:, None]
+            length[odd] = top * np.sqrt(row_sums(relative * relative))
     return length

@@ -12,6 +12,7 @@ from shoal.kvstore.codecs.bits import lookup, pack1, pack2
 from shoal.kvstore.codecs.blockwise import BLOCK, Blockwise, Part, Place
 from shoal.kvstore.codecs.registry import register
 from shoal.kvstore.codecs.scratch import full, scratch
+from shoal.kvstore.codecs.sums import wide_sums
 from shoal.ops.optim.hyper import real, whole
 
 __all__ = ["EFSign", "OneBit", "OneBitMean", "Sign", "TwoBit", "block_size", "vote"]
@@ -127,8 +128,9 @@ class OneBitMean(Blockwise):
         count = np.bitwise_count(parts[0].reshape(len(rows), -1)).sum(axis=1, dtype=np.int64)
         means, zeros = parts[1].reshape(-1, 2), full(self.block, values.dtype.type(0))
         part = scratch("part", values.size, values.dtype.type).reshape(rows.shape)
-        means[:, 0] = _sums(np.minimum(rows, zeros, out=part)) / np.maximum(size - count, 1)
-        means[:, 1] = _sums(np.maximum(rows, zeros, out=part)) / np.maximum(count, 1)
+        means[:, 0] = wide_sums(np.minimum(rows, zeros, out=part)) / np.maximum(size - count, 1)
+        means[:, 1] = wide_sums(np.maximum(rows, zeros, out=part)) / np.maximum(count, 1)
+        means += values.dtype.type(0)  # no -0, whichever zero of two a processor calls the smaller one
 
     def restore(self, parts: list[Array], out: Array) -> None:
         """0 and 1 by table, times the mean; and the other way round."""
@@ -139,15 +141,6 @@ class OneBitMean(Blockwise):
             rows = target.reshape(-1, self.block)
             rows *= means[:, column]
         out += below
-
-
-def _sums(rows: Array) -> Array:
-    """Of each row, in float64; sums of float32 are taken in it only where they overflow otherwise."""
-    with np.errstate(over="ignore"):
-        sums: Array = np.einsum("ij->i", rows)
-    if np.isfinite(sums).all():
-        return sums.astype(np.float64)
-    return np.asarray((rows * 2.0**-16).sum(axis=1, dtype=np.float64) * 2.0**16)
 
 
 @dataclass(kw_only=True)
@@ -214,7 +207,7 @@ class EFSign(_Signs):
         rows = np.abs(values, out=scratch("part", values.size, values.dtype.type)).reshape(-1, self.block)
         size = np.full(len(rows), self.block)
         size[-1] -= values.size - place.valid
-        parts[1][:] = _sums(rows) / size
+        parts[1][:] = wide_sums(rows) / size
         parts[0].view(np.uint8)[:] = pack1(self.bits(values, place))
 
     def restore(self, parts: list[Array], out: Array) -> None:
