@@ -197,11 +197,18 @@ class Membership:
         return f"the scheduler at {self.core.config.scheduler} does not let this process in: {why}" * bool(why)
 
     def _hush(self, hush: Hush) -> None:
-        who, where = f"{self.core.config.role} {self.rank}", self.core.config.scheduler
+        who, where = self.core.config.role, self.core.config.scheduler
+        if self.core.welcome is not None:
+            who = f"{who} {self.rank}"
         if hush.back:
             text = "%s: the scheduler (%s) is back after %.1f s (term %d): attached again"
             extra = event("scheduler is back", f"silent for {hush.silent_s:.1f} s", term=hush.term)
             log.warning(text, who, where, hush.silent_s, hush.term, extra=extra)
+        elif self.core.welcome is None:
+            text = "%s: no scheduler has answered at %s for %.1f s, of at most %g: is it running, is the address right?"
+            most_s = self.core.config.join_timeout_s
+            extra = event("scheduler does not answer", f"for {hush.silent_s:.1f} s", join_timeout_s=most_s)
+            log.warning(text, who, where, hush.silent_s, most_s, extra=extra)
         else:
             text = "%s: the scheduler (%s) has been silent for %.1f s; what does not need it goes on, for up to %g s"
             extra = event("scheduler is silent", f"for {hush.silent_s:.1f} s", grace_s=self.core.grace_s)

@@ -60,6 +60,9 @@ SCHEDULER = "scheduler"
 JOIN_RETRY_S = (0.2, 1.0)
 """First and longest time between two tries to join."""
 
+JOIN_NOTICE_S = 5.0
+"""How long nobody answers a process that joins before it says so."""
+
 ASK_RETRY_S = 1.0
 """Time between two repetitions of a barrier or a declaration."""
 
@@ -93,7 +96,10 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Hush:
-    """The scheduler, which may come back, has been silent for so long; or it is ``back``, under this ``term``."""
+    """The scheduler, which may come back, has been silent for so long; or it is ``back``, under this ``term``.
+
+    One that has never been heard of is silent, too; its first answer is not worth a word.
+    """
 
     silent_s: float
     back: bool = False
@@ -228,6 +234,7 @@ class MemberCore:
         back, self.hushed, self._usurper = self.hushed, False, ""
         known, self.term = self.term, max(self.term, getattr(m, "term", 0))
         later = self.term > known > 0 and self.welcome is not None
+        back = back and self.welcome is not None
         told: list[Action] = [Hush(silent_s, back=True, term=self.term)] if back or later else []
         return [*told, *(self._attach() if later else [])]
 
@@ -300,7 +307,10 @@ class MemberCore:
             return []
         self._next_send = self._now + self._retry_s
         self._retry_s = min(self._retry_s * 1.5, JOIN_RETRY_S[1])
-        return self._send(self._join())
+        hush: list[Action] = []
+        if not self.hushed and self._now >= self._began + JOIN_NOTICE_S:
+            self.hushed, hush = True, [Hush(self._now - self._began)]
+        return [*hush, *self._send(self._join())]
 
     def _join(self) -> Join:
         c = self.config

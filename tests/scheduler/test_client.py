@@ -64,6 +64,16 @@ def test_a_scheduler_that_is_not_there_is_named(cluster: Cluster) -> None:
         cluster.member(join_timeout_s=0.2).wait_roster()
 
 
+def test_a_scheduler_that_does_not_answer_is_told_before_it_is_given_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shoal.scheduler.member.JOIN_NOTICE_S", 0.1)
+    cluster.address = "127.0.0.1:9"
+    with pytest.raises(MembershipError, match="no scheduler answered"):
+        cluster.member(join_timeout_s=2.0).wait_roster()
+    assert len([r for r in caplog.messages if "worker: no scheduler has answered at 127.0.0.1:9" in r]) == 1
+
+
 def test_a_refused_process_is_told_why(cluster: Cluster) -> None:
     cluster.running(workers=1)
     with pytest.raises(JoinRefusedError, match="all 1 workers are here"):

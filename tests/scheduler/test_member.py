@@ -99,6 +99,18 @@ def test_a_scheduler_that_never_answers_is_named_with_its_address() -> None:
     assert "no scheduler answered at h:1 for 3 s: is it running" in fail.reason
 
 
+def test_a_scheduler_that_does_not_answer_is_missed_once_long_before_it_is_given_up() -> None:
+    hushes = [(t, a) for t, a in Node().sleep(50.0) if isinstance(a, Hush)]
+    assert len(hushes) == 1 and 5.0 <= hushes[0][0] <= 6.0
+
+
+def test_a_first_answer_that_comes_late_is_no_return() -> None:
+    node = Node()
+    node.sleep(10.0)
+    assert not [a for a in node.hear(welcome()) if isinstance(a, Hush)]
+    assert not node.core.hushed
+
+
 def test_a_refused_join_fails_with_the_schedulers_text() -> None:
     (fail,) = Node().hear(Refused(seq=0, error="JoinRefusedError", text="rank 1 is taken"))
     assert isinstance(fail, Fail) and (fail.error, fail.reason) == ("JoinRefusedError", "rank 1 is taken")
