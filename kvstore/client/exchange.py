@@ -96,7 +96,7 @@ class Exchange:
             target = None if targets is None else targets[i]
             overlaps = array is not None and isinstance(target, np.ndarray) and np.may_share_memory(array, target)
             self.alone.append(Alone(i, entry, array, target, overlaps))
-        self.fused = []
+        self.fused: list[Fused] = []
         for bundle, indices in bundles.values():
             parts = None
             if arrays is not None:
@@ -114,25 +114,21 @@ class Exchange:
 
     def behind(self, n: int) -> "Exchange":
         """The same without the first ``n`` keys that have slices of their own."""
-        made = object.__new__(Exchange)
-        made.entries, made.results, made.nbytes, made.fused = self.entries, self.results, self.nbytes, self.fused
-        made.alone, made.large = self.alone[n:], self.large
-        return made
+        return self._with(self.alone[n:], self.fused, self.large)
 
     def into(self, alone: Sequence[Flat], fused: Sequence[Flat]) -> "Exchange":
         """The same, but for where the values go."""
-        made = object.__new__(Exchange)
-        made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
-        made.alone = [a._replace(target=t) for a, t in zip(self.alone, alone, strict=True)]
-        made.fused = [f._replace(target=t) for f, t in zip(self.fused, fused, strict=True)]
-        made.large = _large(made.alone)
-        return made
+        moved = [a._replace(target=t) for a, t in zip(self.alone, alone, strict=True)]
+        return self._with(moved, [f._replace(target=t) for f, t in zip(self.fused, fused, strict=True)], _large(moved))
 
     def copied(self, copy: Callable[[Alone], Array | None]) -> "Exchange":
         """The same, but for the pushes of keys with slices of their own: what ``copy`` makes of them."""
+        return self._with([a._replace(array=copy(a)) for a in self.alone], self.fused, self.large)
+
+    def _with(self, alone: list[Alone], fused: list[Fused], large: bool) -> "Exchange":
         made = object.__new__(Exchange)
-        made.entries, made.results, made.nbytes, made.fused = self.entries, self.results, self.nbytes, self.fused
-        made.alone, made.large = [a._replace(array=copy(a)) for a in self.alone], self.large
+        made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
+        made.alone, made.fused, made.large = alone, fused, large
         return made
 
     def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:

@@ -34,7 +34,7 @@ def test_axes_are_those_of_torch(in_axes: Any, out_axes: int) -> None:
     equal(ours, theirs.vmap(lambda a, b: torch.tanh(a) @ b, in_axes, out_axes)(torch.tensor(x), torch.tensor(y)))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
 def test_nested_maps_are_an_outer_product(shape: list[int], data: st.DataObject) -> None:
     i, j = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.integers(0, len(shape) - 1))

@@ -232,7 +232,7 @@ def programs(draw: st.DrawFn) -> Graph:
 
 
 @given(programs(), st.integers(0, 4))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_planned_optimized_and_split_programs_give_the_bits_of_plain_ones(graph: Graph, forward: int) -> None:
     rng = np.random.default_rng(0)
     x, y = (np.round(rng.standard_normal((3, 4)), 2).astype("float32") * 0.3 for _ in range(2))

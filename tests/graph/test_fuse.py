@@ -258,7 +258,7 @@ CHOICES = [
 
 
 @given(st.lists(st.tuples(st.sampled_from(CHOICES), st.integers(0, 99), st.integers(0, 99)), min_size=2, max_size=25))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_fused_graph_has_the_bits_of_the_plain_one(steps: list[Any]) -> None:
     x, y = big("x", (40, 30)), big("y", (40, 30))
     values = [x, y]

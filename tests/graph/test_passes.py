@@ -164,7 +164,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 @given(graphs())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_passes_change_no_bit_of_any_output(made: Graph) -> None:
     x = np.array([1.25, -3.0, 0.0])
     before = run(made, x)
@@ -175,7 +175,7 @@ def test_passes_change_no_bit_of_any_output(made: Graph) -> None:
 
 
 @given(graphs())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_optimizing_twice_changes_nothing_more(made: Graph) -> None:
     once = passes.optimize(made, evaluate)
     assert len(passes.optimize(once, evaluate).calls) == len(once.calls)

@@ -144,7 +144,7 @@ def run(graph: Graph, planned: set[Ref], found: Plan, reads: Sequence[Ref]) -> N
 
 
 @given(graphs(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_read_finds_what_was_written(graph: Graph, data: st.DataObject) -> None:
     planned = {(i, 0) for i, c in graph.operators() if c.op != "view" and data.draw(st.booleans())}
     pinned = data.draw(st.lists(st.sampled_from([(i, 0) for i in range(len(graph.calls))]), max_size=3))

@@ -262,7 +262,7 @@ uneven = st.integers(1, 4).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, uneven, plans)
 def test_round_j_after_a_barrier_is_of_those_who_push_more_than_j_times_before_the_next(
     network: dict, phases: list[list[int]], plan: str
@@ -283,7 +283,7 @@ def test_round_j_after_a_barrier_is_of_those_who_push_more_than_j_times_before_t
 GATES = ["bsp", "ssp:1", "ssp:3", "essp:1", "asp", "fedbuff:3"]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(GATES), uneven, plans)
 def test_every_contribution_counts_exactly_once_however_unequal_they_are_before_barriers(
     network: dict, gate: str, phases: list[list[int]], plan: str
@@ -303,7 +303,7 @@ def test_every_contribution_counts_exactly_once_however_unequal_they_are_before_
     assert not any(d.resting for s in run.net.servers for d in s.core.desks.values())
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(["bsp", "ssp:1", "essp:2"]), st.integers(1, 3), plans)
 def test_barriers_between_equal_pushes_skip_nothing(network: dict, gate: str, workers: int, plan: str) -> None:
     run = Phases(gate, workers, plan, network)

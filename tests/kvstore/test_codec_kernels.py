@@ -44,7 +44,6 @@ def test_all_halves_and_the_middles_between_them_are_rounded_to_even(beside: int
 
 
 @given(st.lists(st.integers(0, (1 << 32) - 1), max_size=50))
-@settings(deadline=None)
 def test_any_bits_become_the_half_that_numpy_gives_or_are_left_to_it(bits: list[int]) -> None:
     values = np.array(bits, np.uint32).view(np.float32)
     out = np.empty(values.size, np.uint16)
@@ -76,7 +75,7 @@ def all_numbers() -> Dither:
 
 
 @given(x=st.floats(-1, 1, width=32), top=st.sampled_from([1, 3, 7, 31, 127, 255]), scale=st.floats(1e-20, 1e20))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_mean_over_all_numbers_is_the_value_as_closely_as_is_promised(x: float, top: int, scale: float) -> None:
     length = np.array([scale], np.float32)
     rows = np.full((1, 1 << 16), np.float32(x) * length[0], np.float32)

@@ -211,14 +211,14 @@ ARRAYS = st.tuples(
 
 
 @given(spec=st.sampled_from(VARIANTS), parts=st.lists(ARRAYS, max_size=4), n=st.integers(0, 40))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_nonsense_is_decoded_or_refused_and_nothing_else(spec: str, parts: list[Any], n: int) -> None:
     with suppress(RemoteProtocolError):
         parse(spec).decode(parts, np.empty(n, np.float32))
 
 
 @given(spec=st.sampled_from(VARIANTS), n=st.integers(1, 40), data=st.binary(min_size=64, max_size=64))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_parts_of_the_right_form_with_any_bits_are_decoded_or_refused(spec: str, n: int, data: bytes) -> None:
     codec = parse(spec)
     parts = codec.encode(normal(n), CodecState(), AT)

@@ -339,7 +339,7 @@ values = st.floats(-4, 4, width=16)
     grads=hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(0, 70)), elements=values),
     rejected=st.lists(st.booleans(), min_size=6, max_size=6),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_what_was_sent_and_what_is_kept_add_up_to_the_gradients(
     spec: str, dtype: str, grads: Any, rejected: list[bool]
 ) -> None:
@@ -361,7 +361,6 @@ def test_what_was_sent_and_what_is_kept_add_up_to_the_gradients(
     grads=hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 40)), elements=values),
     rejected=st.lists(st.booleans(), min_size=6, max_size=6),
 )
-@settings(deadline=None)
 def test_dgc_is_its_recursion(grads: Any, rejected: list[bool]) -> None:
     codec, state = DGC(ratio=0.2, momentum=0.5, warmup=0), CodecState()
     u, v = np.zeros(grads.shape[1]), np.zeros(grads.shape[1])
@@ -481,7 +480,6 @@ def test_shared_randomk_may_be_added_before_it_is_decoded() -> None:
 
 
 @given(data=st.data(), n=st.integers(0, 300), k=st.integers(0, 300))
-@settings(deadline=None)
 def test_the_largest_are_found_and_of_equals_the_first(data: st.DataObject, n: int, k: int) -> None:
     x = data.draw(hnp.arrays(np.float32, n, elements=st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0])))
     order = sorted((i for i in range(n) if x[i]), key=lambda i: (-abs(x[i]), i))

@@ -25,7 +25,7 @@ def announce(net: SimNet, number: int, slack: int, at_clock: int, heard: bool) -
         client.alter(1, told, at_clock)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(["ssp:1", "ssp:3", "essp:2"]), st.integers(1, 3), changes)
 def test_every_contribution_counts_once_whatever_becomes_of_the_slack(
     network: dict[str, Any], gate: str, workers: int, planned: list[tuple[int, int, bool]]

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.kvstore import exposition
@@ -11,7 +11,6 @@ from shoal.kvstore.exposition import Family, Histogram, families, provide, text
 from tests.kvstore.exposition_parser import parse
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.floats() | st.integers(-(10**30), 10**30)), unique_by=lambda x: x[0]))
 @example([(r"\n", 0.0)])
 def test_every_label_and_number_comes_back_as_it_was(samples: list[tuple[str, float]]) -> None:
@@ -25,7 +24,6 @@ def test_every_label_and_number_comes_back_as_it_was(samples: list[tuple[str, fl
         assert got == float(value) or (math.isnan(got) and math.isnan(value))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6)), st.lists(st.floats(0, 1e5), min_size=1, unique=True).map(sorted))
 def test_a_histogram_counts_what_is_at_most_each_bound(values: list[float], bounds: list[float]) -> None:
     h = Histogram(bounds)

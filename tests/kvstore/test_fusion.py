@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, KeyNotInitializedError
@@ -43,7 +43,6 @@ def test_large_keys_keep_slices_of_their_own() -> None:
     assert [len(p.parts) for p in plan(fuse(4, 1 << 20, 4))] == [2, 1, 1]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 20_000), max_size=40))
 def test_every_element_has_one_place_and_no_bucket_is_too_large(sizes: list[int]) -> None:
     places: dict[int, list[tuple[int, int]]] = {}

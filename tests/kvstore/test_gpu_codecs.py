@@ -62,7 +62,7 @@ def test_a_gpu_sends_the_bits_that_the_cpu_sends(spec: str, n: int, xp: Any) -> 
 
 
 @needs_compiler
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.sampled_from(SPECS), st.integers(1, 200), st.integers(0, 2**32), st.sampled_from([1e-30, 0.3, 7.0, 3e4]))
 def test_whatever_the_gradients_are_the_bits_agree(spec: str, n: int, seed: int, spread: float) -> None:
     both = [Both(spec, xp, n) for xp in (CPU, emulate.NAMESPACE)]

@@ -59,7 +59,7 @@ def in_order(arrays: list[Any]) -> Any:
     return total.astype(arrays[0].dtype)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(0, 200), st.sampled_from(["float32", "float64", "float16", "bfloat16", "int64"]))
 def test_every_operation_gives_the_sum_in_rank_order(size: int, n: int, name: str) -> None:
     dtype: Any = BFLOAT16 if name == "bfloat16" else np.dtype(name)
@@ -179,7 +179,6 @@ def test_a_host_can_be_named_to_try_several_on_one(monkeypatch: pytest.MonkeyPat
     assert this_host() != here
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), max_size=30), st.integers(1, 5))
 def test_owners_carry_nearly_equal_bytes(sizes: list[int], members: int) -> None:
     loads = [0] * members

@@ -36,7 +36,7 @@ def train(net: SimNet, rounds: int, keys: int, plan: str) -> None:
     net.run()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, gates, st.integers(1, 3), st.integers(1, 2), st.sampled_from(["pushpull", "push, pull", "push"]))
 def test_every_contribution_counts_exactly_once(
     network: dict, gate: str, workers: int, servers: int, plan: str
@@ -56,7 +56,7 @@ def test_every_contribution_counts_exactly_once(
     assert book["rejected"] == 0
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.integers(1, 4), st.integers(1, 3))
 def test_synchronous_training_is_bit_identical_on_any_network(network: dict, workers: int, servers: int) -> None:
     rng = np.random.default_rng(7)

@@ -152,7 +152,7 @@ def test_what_a_field_cannot_hold_is_a_local_error(m: Message) -> None:
         encode(m)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_anywhere_is_a_protocol_error_or_another_message(data: Any) -> None:
     m = data.draw(

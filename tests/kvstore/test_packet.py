@@ -11,7 +11,6 @@ from shoal.kvstore.wire.packet import PACK_FRAMES, PACKED, pack, size_of, unpack
 frames = st.lists(st.binary(max_size=40), max_size=6)
 
 
-@settings(deadline=None)
 @given(frames)
 def test_what_is_packed_is_unpacked_and_each_frame_is_aligned(some: list[bytes]) -> None:
     packed = pack([some[0], *map(memoryview, some[1:])] if some else [])
@@ -35,7 +34,7 @@ def test_as_many_frames_as_one_byte_can_count() -> None:
     assert len(unpack(pack([b""] * PACK_FRAMES))) == PACK_FRAMES
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(frames, st.data())
 def test_damage_is_a_protocol_error_or_other_frames(some: list[bytes], data: st.DataObject) -> None:
     packed = bytearray(pack(some))

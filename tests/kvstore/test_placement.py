@@ -3,7 +3,7 @@
 from math import prod
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
@@ -23,7 +23,6 @@ specs = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 4, 8]), st.sampled_from([16, 64, 1024]))
 def test_a_cut_covers_everything_once_in_near_equal_parts(size: int, item: int, limit: int) -> None:
     parts = cut(size, item, limit)
@@ -34,7 +33,6 @@ def test_a_cut_covers_everything_once_in_near_equal_parts(size: int, item: int, 
     assert max(sizes) * item <= limit
 
 
-@settings(deadline=None)
 @given(specs, st.integers(1, 5))
 def test_no_server_carries_more_than_the_average_and_one_slice(keys: list[KeySpec], servers: int) -> None:
     p = Placement(servers, slice_bytes=256)
@@ -61,7 +59,6 @@ def test_slices_begin_at_pages(dtype: str) -> None:
     assert all(s.start * ITEM_BYTES[dtype] % 4096 == 0 for s in layout.slices)
 
 
-@settings(deadline=None)
 @given(specs, st.integers(1, 5))
 def test_the_number_of_servers_does_not_change_the_cut(keys: list[KeySpec], servers: int) -> None:
     def ranges(n: int) -> list[list[tuple[int, int]]]:
@@ -70,13 +67,11 @@ def test_the_number_of_servers_does_not_change_the_cut(keys: list[KeySpec], serv
     assert ranges(servers) == ranges(1)
 
 
-@settings(deadline=None)
 @given(specs, st.integers(1, 4))
 def test_placement_is_a_function_of_what_was_declared(keys: list[KeySpec], servers: int) -> None:
     assert Placement(servers).add(keys) == Placement(servers).add(keys)
 
 
-@settings(deadline=None)
 @given(specs)
 def test_slice_ids_are_unique_over_several_calls(keys: list[KeySpec]) -> None:
     p = Placement(2, 256)
@@ -102,7 +97,6 @@ def test_the_largest_slices_are_placed_first() -> None:
     assert placement.load_bytes == [20, 20]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.lists(st.integers(1, 5), max_size=2), st.integers(1, 3))
 def test_a_key_that_is_kept_by_rows_is_cut_between_them(rows: int, rest: list[int], servers: int) -> None:
     width = prod(rest)
@@ -126,7 +120,6 @@ def _carry_out(p: Placement, moves: list[Shift]) -> None:
         p.move(m.slice, m.target)
 
 
-@settings(deadline=None)
 @given(specs, st.integers(1, 4), st.integers(1, 2))
 def test_after_rebalancing_the_fullest_server_exceeds_the_emptiest_by_a_slice_at_most(
     keys: list[KeySpec], servers: int, more: int
@@ -148,7 +141,6 @@ def test_after_rebalancing_the_fullest_server_exceeds_the_emptiest_by_a_slice_at
     assert _loads(p) == p.load_bytes
 
 
-@settings(deadline=None)
 @given(specs, st.integers(2, 5), st.data())
 def test_a_drained_server_has_nothing_and_nothing_else_has_moved(
     keys: list[KeySpec], servers: int, data: st.DataObject

@@ -84,7 +84,7 @@ def test_an_urgent_key_after_the_greeting_goes_first(monkeypatch: pytest.MonkeyP
     assert s.order == [1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_after_each_credit_the_first_layer_that_waits_goes(data: st.DataObject) -> None:
     """The recorded order is sorted by layer among what was there when each slice left."""

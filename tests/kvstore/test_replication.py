@@ -210,7 +210,7 @@ KINDS = ["enter", "enter", "arrive", "copy", "lose", "ack", "ackcopy", "wait"]
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 50)), max_size=80)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(steps=STEPS, parts=st.sampled_from([0, 0, 3]))
 def test_nothing_is_answered_before_the_replica_has_it_and_all_is_in_the_end(
     steps: list[tuple[str, int]], parts: int

@@ -71,7 +71,7 @@ def check(net: SimNet) -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from((*GATES, "backup:1", "ksync:2", "kbatch:2")), st.integers(0, 10**6), st.integers(0, 160))
 def test_what_is_frozen_comes_back_the_same(gate: str, seed: int, steps: int) -> None:
     net = network(gate, seed, workers=3, loss=0.1)
@@ -150,7 +150,7 @@ def test_an_old_snapshot_loses_exactly_what_came_after_it(gate: str) -> None:
     assert "3 clocks of worker 0 (pushes 3-5) to 2 keys, 6 in the ledger" in net.servers[1].core.restored[0]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(GATES),
     st.integers(0, 10**6),
@@ -186,7 +186,7 @@ def test_a_server_dies_at_any_point_and_training_goes_on(
     assert all(lane.clock == 6 for c in net.clients for lane in c.lanes.values())
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(GATES), st.integers(0, 10**6), st.integers(0, 250), st.integers(0, 3), st.integers(0, 3))
 def test_a_server_that_dies_about_a_barrier_knows_of_it(gate: str, seed: int, steps: int, a: int, b: int) -> None:
     net = network(gate, seed)

@@ -28,7 +28,7 @@ def part(rank: int, key: int, clock: int, size: int) -> np.ndarray:
     return np.arange(size, dtype=np.int64) * (rank + 1) + 1000 * key + 7 * clock
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bad_networks, st.integers(1, 5), st.sampled_from(["ring", "halving", "doubling"]), st.integers(0, 40), st.randoms()
 )
@@ -60,7 +60,7 @@ def check_the_books(net: RingNet) -> None:
         assert core.counters.sent == core.counters.acknowledged == sum(books)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(["ring", "halving", "doubling"]))
 def test_the_bits_do_not_depend_on_the_order_of_arrival(network: dict, way: str) -> None:
     rng = np.random.default_rng(1)
@@ -76,7 +76,7 @@ def test_the_bits_do_not_depend_on_the_order_of_arrival(network: dict, way: str)
     assert bits(**network) == bits() and len(bits()) == 1
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.integers(1, 4), st.booleans())
 def test_large_arrays_go_in_place_without_a_copy(network: dict, workers: int, in_place: bool) -> None:
     size = 100_000  # pieces above the size that is copied: memory is read when the network delivers
@@ -97,7 +97,7 @@ def test_large_arrays_go_in_place_without_a_copy(network: dict, workers: int, in
         np.testing.assert_array_equal(result, sum(part(r, k, c, size) for r in range(workers)))
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.integers(1, 4), st.integers(0, 30))
 def test_a_broadcast_survives_the_network(network: dict, workers: int, size: int) -> None:
     net = RingNet(workers, **network)

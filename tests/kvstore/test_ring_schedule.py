@@ -40,7 +40,7 @@ def ways(workers: int) -> list[str]:
     return WAYS if workers & (workers - 1) == 0 else ["ring", "auto"]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(1, 9), st.integers(0, 70), st.integers(0, 10), st.data())
 def test_every_worker_ends_with_the_sum_of_all(workers: int, size: int, turn: int, data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(ways(workers)))
@@ -59,7 +59,7 @@ def test_all_workers_end_with_the_same_bits(way: str) -> None:
     np.testing.assert_allclose(results[0], sum(p.astype(np.float64) for p in parts), rtol=1e-3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 7), st.integers(0, 50))
 def test_a_broadcast_gives_everybody_worker_0s_array(workers: int, size: int) -> None:
     parts = [np.full(size, r) for r in range(workers)]

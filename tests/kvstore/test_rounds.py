@@ -137,7 +137,7 @@ def test_a_contribution_is_kept_under_its_clock() -> None:
 GATES = ["bsp", "backup:1", "ksync:2", "kbatch:2", "kasync:2", "fedbuff:3", "ssp:1", "essp:2", "asp", "asp:max=1"]
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(GATES), st.integers(1, 4), st.sampled_from(["pushpull", "push, pull", "push"]))
 def test_every_contribution_is_applied_once_or_dropped_once(network: dict, gate: str, workers: int, plan: str) -> None:
     net = SimNet(workers, 2, gate, **network)
@@ -191,7 +191,7 @@ def test_an_eager_reader_sees_everything_up_to_its_slack(loss: float) -> None:
         assert net.values[id(job)][:3].min() >= clock - slack
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(bad_networks, st.sampled_from(["backup:1", "ksync:2", "kbatch:2", "kasync:2"]), st.integers(2, 4))
 def test_every_slice_takes_the_same_contributions_into_a_round(network: dict, gate: str, workers: int) -> None:
     """What one slice applies together another applies together: nobody waits on two slices for two others."""

@@ -58,7 +58,7 @@ RULES = {
 # --- what an update is ------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(0, 11), max_size=8), min_size=1, max_size=5))
 def test_plain_descent_gives_exactly_what_dense_gradients_give(batches: list[list[int]]) -> None:
     sparse, dense = kept(optim.SGD(learning_rate=0.1)), kept(optim.SGD(learning_rate=0.1))

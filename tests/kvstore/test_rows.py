@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import DTypeError, ShapeError
@@ -27,7 +27,6 @@ def slow_dense(r: RowSparse) -> Any:
 row_ids = st.lists(st.integers(0, 8), max_size=20)
 
 
-@settings(deadline=None)
 @given(row_ids, st.sampled_from([(9,), (9, 3), (9, 2, 2), (9, 0)]))
 def test_repeated_rows_add_up(ids: list[int], shape: tuple[int, ...]) -> None:
     r = sparse(ids, shape)
@@ -37,7 +36,6 @@ def test_repeated_rows_add_up(ids: list[int], shape: tuple[int, ...]) -> None:
     assert np.array_equal(merged.dense(), r.dense())
 
 
-@settings(deadline=None)
 @given(row_ids, st.integers(0, 9), st.integers(0, 9))
 def test_a_part_has_the_rows_of_its_range(ids: list[int], a: int, b: int) -> None:
     start, stop = min(a, b), max(a, b)
@@ -45,7 +43,6 @@ def test_a_part_has_the_rows_of_its_range(ids: list[int], a: int, b: int) -> Non
     assert np.array_equal(r.between(start, stop).dense(), r.dense()[start:stop])
 
 
-@settings(deadline=None)
 @given(st.lists(row_ids, min_size=1, max_size=4), st.sampled_from(["sum", "mean"]))
 def test_contributions_are_reduced_as_dense_ones_are(parts: list[list[int]], reduce: str) -> None:
     rows = [sparse(ids, (9, 3), seed).merged() for seed, ids in enumerate(parts)]

@@ -63,7 +63,7 @@ SCHEDULES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SCHEDULES)
 def test_the_rate_follows_the_number_of_updates(schedule: optim.LRScheduler) -> None:
     kv, rule = LocalKVStore(), optim.SGD(lr_scheduler=schedule)

@@ -122,7 +122,7 @@ def test_a_container_without_a_limit_has_what_the_machine_has(tmp_path: Path, mo
 # --- space ------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 5000), st.sampled_from([64, 4096])), max_size=60))
 def test_blocks_never_overlap_and_what_is_given_back_is_whole_again(steps: list[tuple[bool, int, int]]) -> None:
     space, taken = Space(64, 1 << 16), []

@@ -167,7 +167,7 @@ def check(net: Network, steps: int) -> None:
         assert not any(c.followers for c in s.table.cells.values()) and not s.branches._made
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bad_networks,
     st.sampled_from(GATES),

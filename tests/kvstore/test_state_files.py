@@ -97,7 +97,7 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert kept.read() == kept.state()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), max_size=12), gate=st.sampled_from(["asp", "bsp"])
 )

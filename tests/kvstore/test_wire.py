@@ -67,7 +67,7 @@ def push() -> Push:
 
 @pytest.mark.parametrize("cls", KINDS.values(), ids=lambda c: c.__name__)
 def test_every_message_survives_the_wire(cls: type[Message]) -> None:
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     @given(build(cls))
     def round_trip(m: Message) -> None:
         assert decode([bytes(f) for f in encode(m)]) == m
@@ -154,14 +154,14 @@ def test_what_is_not_the_protocol_says_why(frames: list[bytes], says: str) -> No
     assert says in str(e.value)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.binary(max_size=60), max_size=3))
 def test_noise_is_never_more_than_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(RemoteProtocolError):
         decode(frames)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_message_is_a_protocol_error_or_another_message(data: Any) -> None:
     frames = [bytearray(f) for f in encode(push())]

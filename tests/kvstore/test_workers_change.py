@@ -300,7 +300,7 @@ def done(net: SimNet, rank: int) -> int:
 deaths_of = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 250)), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(GATES), st.integers(0, 10**6), deaths_of, st.sampled_from([0.0, 0.2]))
 def test_whoever_dies_and_is_replaced_every_batch_is_counted_once_in_every_slice(
     gate: str, seed: int, deaths: list[tuple[int, int]], loss: float
@@ -320,7 +320,7 @@ def test_whoever_dies_and_is_replaced_every_batch_is_counted_once_in_every_slice
     assert net.ledger()["applied"] == 3 * 4 * 6
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(("backup:1", "ksync:2", "kbatch:2", "kasync:2")),
     st.integers(0, 10**6),

@@ -24,7 +24,7 @@ def test_the_sets_have_the_sizes_that_their_names_say() -> None:
 
 
 @given(workers=st.integers(1, 5), rounds=st.integers(0, 40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_closed_form_of_sgd_is_that_of_exact_arithmetic(workers: int, rounds: int) -> None:
     value = np.zeros(130, np.float32)
     for _ in range(rounds):

@@ -117,7 +117,7 @@ def test_a_gradient_sees_the_weights_that_its_worker_has_read() -> None:
 LAWS = st.sampled_from([Constant(1.0), Exponential(1.0), LogNormal(1.0, 1.0), Pareto(0.3, 1.5)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(law=LAWS, workers=st.integers(1, 6), seed=st.integers(0, 99), delay=st.sampled_from([0.0, 0.2]))
 def test_a_looser_gate_is_never_slower_on_equal_workers(law: Law, workers: int, seed: int, delay: float) -> None:
     """The same durations under every gate: each worker comes to each of its steps no later under the looser one."""
@@ -284,7 +284,7 @@ def _large_enough(gate: str, workers: int) -> bool:
     return True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     gate=ANY_GATE,
     workers=st.integers(1, 5),

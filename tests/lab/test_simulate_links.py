@@ -79,7 +79,7 @@ MESSAGES = st.lists(
 
 
 @given(MESSAGES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_nothing_is_faster_than_the_pipe_and_nothing_waits_while_it_is_idle(
     messages: list[tuple[float, str, float]],
 ) -> None:

@@ -151,7 +151,7 @@ def test_dtypes_are_described() -> None:
     assert xp.result_type(xp.int8, 3, xp.float32) == xp.float32
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_subscripts_of_the_standard(data: Any) -> None:
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=4))

@@ -300,7 +300,7 @@ def test_a_single_truth_value_takes_all_or_nothing(key: Any) -> None:
         np.testing.assert_array_equal(x.asnumpy(), A * (not plain))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_write_is_numpys_on_and_off_the_tape_and_its_gradients_cover_all(data: Any) -> None:
     shape = data.draw(hnp.array_shapes(max_dims=3, max_side=4))

@@ -539,7 +539,7 @@ def test_a_custom_function_cannot_become_part_of_a_graph() -> None:
 # -- the whole
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(["mul", "add", "tanh", "sin", "reuse", "scale"]), min_size=1, max_size=12),
     st.integers(0, 2**32 - 1),

@@ -154,7 +154,7 @@ def strided(x: Any, how: int) -> Any:
     return x[::-1][::-1] if how == 3 and x.ndim else x
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_two_shapes_that_broadcast_in_any_memory_order(data: Any) -> None:
     shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=2, min_dims=0, max_dims=4, min_side=0, max_side=3))
@@ -178,7 +178,7 @@ def test_any_two_shapes_that_broadcast_in_any_memory_order(data: Any) -> None:
             np.testing.assert_allclose(grad.asnumpy(), full.sum(axis=axes).reshape(shape), rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_reductions_over_any_axes_of_any_shape(data: Any) -> None:
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as onp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import autograd, npx, random
@@ -31,7 +31,6 @@ def start_of_a_run() -> Any:
     random.set_address(worker=0, step=0)
 
 
-@settings(deadline=None)
 @given(ADDRESS, ADDRESS)
 def test_equal_addresses_have_equal_streams_and_different_ones_different_streams(a: Any, b: Any) -> None:
     first = random.stream(*a).random(4)

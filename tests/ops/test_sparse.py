@@ -126,7 +126,7 @@ def test_products_from_the_left_and_of_row_sparse_tensors() -> None:
         sparse.dot(csr, csr)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 6), st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_any_matrix_survives_being_compressed(rows: int, columns: int, density: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -268,7 +268,7 @@ def test_a_wrong_subscript_is_explained(key: Any, error: type[Exception], words:
     assert words in str(caught.value)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_basic_subscript_is_numpys(data: Any) -> None:
     x = np.arange(24.0).reshape(2, 3, 4)

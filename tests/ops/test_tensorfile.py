@@ -47,7 +47,7 @@ dtypes = st.sampled_from(["bool", "uint8", "int16", "int64", "float16", "float32
 some_arrays = dtypes.flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, max_dims=3, max_side=4)))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tensors=st.dictionaries(st.text(min_size=1, max_size=8), some_arrays), transpose=st.booleans())
 def test_a_round_trip_keeps_every_bit(tmp_path_factory: Any, tensors: dict[str, Any], transpose: bool) -> None:
     path = tmp_path_factory.mktemp("round") / "a.params"

@@ -84,7 +84,7 @@ def test_integers_can_be_taken_from_the_nearest_only() -> None:
         npx.interpolate(x, 3, mode="linear")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @hypothesis.given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["nearest", "nearest-exact"]))
 def test_the_nearest_is_pytorchs_for_all_lengths(length: int, size: int, mode: str) -> None:
     x = onp.arange(length, dtype="float32").reshape(1, 1, length)
@@ -92,7 +92,7 @@ def test_the_nearest_is_pytorchs_for_all_lengths(length: int, size: int, mode: s
     assert onp.array_equal(npx.interpolate(Tensor(x), size, mode=mode).asnumpy(), expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @hypothesis.given(
     st.integers(1, 12),
     st.integers(1, 12),

@@ -146,7 +146,7 @@ def test_a_long_running_sum_in_float32_is_accurate() -> None:
     assert abs(np.cumsum(Tensor(x)).asnumpy()[-1] / x.astype("float64").sum() - 1) < 1e-7
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     arrays_of.arrays("float64", (7, 2), elements=st.sampled_from([0.0, -1.0, 0.5, 2.0])),
     st.booleans(),
@@ -160,7 +160,7 @@ def test_a_linear_recurrence_is_its_definition(decay: Any, reverse: bool) -> Non
     onp.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(arrays_of.arrays("float64", (2, 6), elements=st.sampled_from([0.0, 1.0, -2.0, 0.5])))
 def test_the_gradient_of_a_running_product_is_right_at_zeros(x: Any) -> None:
     compare(lambda t: np.cumprod(t, 1), lambda t: t.cumprod(1), [x], 1e-12)

@@ -114,7 +114,7 @@ def test_the_incomplete_gamma_function_has_pytorchs_gradient_of_x() -> None:
         out.backward()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.0, 1.0))
 def test_the_incomplete_beta_function_is_a_binomial_sum(a: int, b: int, x: float) -> None:
     n = a + b - 1
@@ -123,7 +123,7 @@ def test_the_incomplete_beta_function_is_a_binomial_sum(a: int, b: int, x: float
     onp.testing.assert_allclose(found, [expected], rtol=1e-10, atol=1e-14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-0.999, 0.999))
 def test_the_inverse_error_function_inverts(y: float) -> None:
     x = npx.erfinv(Tensor(onp.array([y])))
@@ -197,7 +197,7 @@ def test_einsum_takes_numbers_for_letters() -> None:
     onp.testing.assert_allclose(np.einsum(x, [0, ...], x, [0, ...]), onp.einsum("a...,a...", x, x))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True), min_size=1, max_size=4), st.data()
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
@@ -46,7 +46,6 @@ OPTIMIZERS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(rule=OPTIMIZERS)
 def test_what_travels_makes_the_same_optimizer_exactly(rule: optim.Optimizer) -> None:
     spec = rule.spec()
@@ -56,7 +55,6 @@ def test_what_travels_makes_the_same_optimizer_exactly(rule: optim.Optimizer) ->
     assert optim.from_spec(optim.OptimizerSpec(spec.name, text)) == rule
 
 
-@settings(deadline=None)
 @given(rule=OPTIMIZERS, t=st.integers(1, 2000))
 def test_what_travels_has_the_same_rate_at_every_update(rule: optim.Optimizer, t: int) -> None:
     assert optim.from_spec(rule.spec()).rate(t) == rule.rate(t)

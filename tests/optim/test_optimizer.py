@@ -53,7 +53,7 @@ def random(shape: Any, dtype: str = "float32", seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     case=st.sampled_from(list(RULES)),
     dtype=st.sampled_from(["float16", "float32", "float64"]),

@@ -36,7 +36,7 @@ def test_without_momentum_every_contribution_counts_1_over_n() -> None:
     assert run(optim.create("dn", learning_rate=1.0, beta=0.0, n=4), np.ones((4, 1)), [0.0])[0] == pytest.approx(-1.0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(cut=st.integers(1, 99), n=st.integers(1, 4), seed=st.integers(0, 99))
 def test_delayed_nesterov_has_the_same_bits_in_slices(cut: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def test_delayed_nesterov_has_the_same_bits_in_slices(cut: int, n: int, seed: in
     np.testing.assert_array_equal(np.concatenate(parts), run(rule, grads, start))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=9), st.randoms())
 def test_sums_do_not_depend_on_the_order(pushes: list[int], shuffle: Any) -> None:
     rule, mixed = optim.create("accumulate"), list(pushes)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
@@ -45,14 +45,12 @@ def rates(schedule: LRScheduler, updates: int) -> list[float]:
     return [schedule(t) for t in range(1, updates + 1)]
 
 
-@settings(deadline=None)
 @given(step=st.integers(1, 20), factor=st.floats(0.1, 1.0), stop=st.sampled_from([1e-8, 0.01, 0.2]))
 def test_factor_gives_the_rates_of_mxnet(step: int, factor: float, stop: float) -> None:
     schedule = FactorScheduler(step=step, factor=factor, stop_factor_lr=stop, base_lr=0.5)
     assert rates(schedule, 60) == pytest.approx(mxnet_factor(step, factor, stop, 0.5, 60), rel=1e-12)
 
 
-@settings(deadline=None)
 @given(steps=st.sets(st.integers(1, 50), min_size=1).map(sorted), factor=st.floats(0.1, 1.0))
 def test_multi_factor_gives_the_rates_of_mxnet(steps: list[int], factor: float) -> None:
     schedule = MultiFactorScheduler(step=steps, factor=factor, base_lr=0.5)
@@ -92,7 +90,6 @@ def test_a_constant_warm_up_keeps_its_rate() -> None:
     assert rates(schedule, 4) == [0.2, 0.2, 1.0, 1.0]
 
 
-@settings(deadline=None)
 @given(order=st.lists(st.integers(1, 100), min_size=1, max_size=20))
 def test_asking_changes_nothing(order: list[int]) -> None:
     asked = CosineScheduler(max_update=80, base_lr=0.3, warmup_steps=7)

@@ -44,7 +44,7 @@ def test_many_blocks_have_one_norm(name: str) -> None:
     np.testing.assert_allclose(mirrored[::-1], moved, rtol=1e-5, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
 def test_lars_and_lans_do_not_depend_on_the_scale_of_the_gradient(scale: float, seed: int) -> None:
     value, grads = normal(20, seed, "float64"), [normal(20, seed + i, "float64") for i in (1, 2)]
@@ -52,7 +52,7 @@ def test_lars_and_lans_do_not_depend_on_the_scale_of_the_gradient(scale: float, 
         np.testing.assert_allclose(run(rule, value, [scale * g for g in grads]), run(rule, value, grads), rtol=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 100))
 def test_lamb_moves_a_parameter_by_the_rate_times_its_norm(scale: float, seed: int) -> None:
     value = scale * normal(30, seed, "float64")
@@ -82,7 +82,7 @@ def test_a_parameter_of_zeros_moves_at_the_plain_rate(name: str) -> None:
     assert np.array_equal(run(optim.create(name, learning_rate=0.1), np.zeros(4), [np.zeros(4)]), np.zeros(4))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(bound=st.floats(0.01, 20.0), seed=st.integers(0, 100))
 def test_clip_norm_is_what_torch_does_to_one_parameter(bound: float, seed: int) -> None:
     value, grad = normal((3, 4), seed, "float64"), normal((3, 4), seed + 1, "float64")

@@ -30,7 +30,7 @@ DATA = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(value=DATA)
 def test_what_is_written_is_read_back(value: Any) -> None:
     assert read(to_yaml(value)) == value

@@ -65,7 +65,7 @@ def test_an_empty_file_is_a_log_that_has_not_begun() -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_torn_end_costs_the_last_step_and_nothing_before_it(data: Any) -> None:
     whole, last = written(EVERY[:3], EVERY[3:5]), write_line(2, EVERY[5:])
     cut = data.draw(st.integers(1, len(last) - 2))
@@ -81,7 +81,7 @@ def test_a_torn_first_line_is_an_empty_log(cut: int) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_changed_byte_is_refused_wherever_it_is(data: Any) -> None:
     whole = bytearray(written(EVERY[:3], EVERY[3:5], EVERY[5:]))
     at = data.draw(st.integers(0, len(whole) - 1))

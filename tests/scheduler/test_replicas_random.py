@@ -60,7 +60,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(steps=STEPS)
 def test_there_is_one_primary_and_it_has_everything(steps: list[tuple[str, int]]) -> None:
     world = World()

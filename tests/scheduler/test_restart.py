@@ -351,4 +351,4 @@ class Restarts(RuleBasedStateMachine):
 
 
 TestRestarts = Restarts.TestCase
-TestRestarts.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestRestarts.settings = settings(max_examples=60, stateful_step_count=40)

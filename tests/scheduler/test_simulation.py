@@ -186,7 +186,7 @@ networks = st.fixed_dictionaries(
 
 
 @given(networks)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_bad_network_changes_nothing(network: dict[str, Any]) -> None:
     sim = Simulation(**network, deaths=0)
     sim.run()
@@ -207,7 +207,7 @@ def everybody_is_done(sim: Simulation) -> None:
 
 
 @given(networks, st.integers(1, 3))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_scheduler_that_dies_and_comes_back_changes_nothing(network: dict[str, Any], crashes: int) -> None:
     sim = Simulation(**network, deaths=0, crashes=crashes)
     sim.run()
@@ -215,7 +215,7 @@ def test_a_scheduler_that_dies_and_comes_back_changes_nothing(network: dict[str,
 
 
 @given(networks, st.integers(1, 2), st.integers(1, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_death_beside_that_of_the_scheduler_ends_the_run_for_everybody_or_comes_too_late(
     network: dict[str, Any], crashes: int, deaths: int
 ) -> None:
@@ -228,7 +228,7 @@ def test_a_death_beside_that_of_the_scheduler_ends_the_run_for_everybody_or_come
 
 
 @given(networks, st.integers(1, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_death_ends_the_run_for_everybody_or_comes_too_late(network: dict[str, Any], deaths: int) -> None:
     sim = Simulation(**network, deaths=deaths)
     sim.run()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
@@ -36,7 +36,6 @@ def test_what_is_no_node_list_is_refused(text: str) -> None:
         expand_nodes(text)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9999), min_size=1, max_size=20, unique=True), st.integers(1, 5))
 def test_every_number_of_a_list_comes_once_in_its_order(numbers: list[int], width: int) -> None:
     names = tuple(f"n{str(i).zfill(width)}" for i in numbers)

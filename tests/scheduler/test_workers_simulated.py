@@ -189,7 +189,7 @@ class Crowd(Simulation):
 times = st.floats(0.5, 9.0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @example(99349, 2, 0.0, 0, {}, {}, [1.5, 5.1875])
 @given(
     st.integers(0, 2**32),

@@ -77,7 +77,7 @@ def test_a_pass_that_was_left_early_does_not_change_the_next() -> None:
     assert batches(one) == batches(other)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(epochs=st.integers(0, 2), steps=st.integers(0, 5), prefetch=st.integers(0, 3))
 def test_a_restored_loader_goes_on_where_the_other_stood(epochs: int, steps: int, prefetch: int) -> None:
     one, other = (DataLoader(ArrayDataset(NUMBERS), 2, shuffle=True, prefetch=prefetch) for _ in range(2))

@@ -28,7 +28,6 @@ def rest(plan: Plan, rank: int, place: int, passes: int) -> list[tuple[int, list
     return [(t.number, plan.places(at, rank, t).tolist()) for t in plan.upcoming(at, rank, place, passes - 1)]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.sampled_from(["discard", "keep", "pad"]))
 def test_without_a_change_the_plan_is_the_sharding(samples: int, size: int, workers: int, last: str) -> None:
     plan = Plan(samples, size, last, range(workers))
@@ -97,7 +96,7 @@ def histories(draw: Callable[[Any], Any]) -> World:
     return world
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(histories())
 def test_no_sample_comes_twice_in_a_pass_and_less_than_a_global_batch_is_left_out(world: World) -> None:
     plan = world.plan
@@ -109,7 +108,7 @@ def test_no_sample_comes_twice_in_a_pass_and_less_than_a_global_batch_is_left_ou
         assert plan.num_samples - len(seen) <= allowed
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(histories())
 def test_all_workers_of_a_segment_have_equally_many_batches_of_equal_size(world: World) -> None:
     for at, segment in enumerate(world.plan.segments):
@@ -175,7 +174,6 @@ def test_padding_begins_again_with_the_pass() -> None:
     assert [rest(plan, r, 0, 1) for r in (0, 1)] == [[(0, [2, 3]), (0, [6, 0])], [(0, [4, 5]), (0, [1, 2])]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), unique=True))
 def test_places_are_written_down_as_runs(places: list[int]) -> None:
     assert from_ranges(as_ranges(np.array(places, dtype=np.int64))).tolist() == places

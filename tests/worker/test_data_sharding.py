@@ -26,7 +26,7 @@ def workers(last_batch: str, **params: Any) -> list[Sharding]:
         return []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(last_batch=st.sampled_from(LAST_BATCH), epoch=st.integers(0, 5), params=st.fixed_dictionaries(shapes))
 def test_the_workers_parts_make_the_global_batch_in_order_of_rank(
     last_batch: str, epoch: int, params: dict[str, Any]
@@ -38,7 +38,7 @@ def test_the_workers_parts_make_the_global_batch_in_order_of_rank(
         assert np.array_equal(np.concatenate(parts), shards[0].global_indices(epoch, step))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(last_batch=st.sampled_from(["discard", "keep"]), epoch=st.integers(0, 5), params=st.fixed_dictionaries(shapes))
 def test_no_sample_occurs_twice_and_only_the_stated_ones_are_left_out(
     last_batch: str, epoch: int, params: dict[str, Any]
@@ -52,7 +52,7 @@ def test_no_sample_occurs_twice_and_only_the_stated_ones_are_left_out(
     assert len(seen) == params["num_samples"] - params["num_samples"] % unit
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(params=st.fixed_dictionaries(shapes))
 def test_padding_sees_every_sample_in_full_batches(params: dict[str, Any]) -> None:
     shards = workers("pad", **params)
@@ -62,7 +62,7 @@ def test_padding_sees_every_sample_in_full_batches(params: dict[str, Any]) -> No
     assert sum(map(len, batches)) - params["num_samples"] < shards[0].global_batch_size
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(num_samples=st.integers(4, 300), quarter=st.integers(1, 10), seed=st.integers(0, 99), epoch=st.integers(0, 3))
 def test_one_two_and_four_workers_see_the_same_global_batches(
     num_samples: int, quarter: int, seed: int, epoch: int
@@ -78,7 +78,7 @@ def test_one_two_and_four_workers_see_the_same_global_batches(
             assert np.array_equal(many.global_indices(epoch, step), alone.indices(epoch, step))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(num_samples=st.integers(1, 300), seed=st.integers(0, 99), epochs=st.lists(st.integers(0, 50), min_size=1))
 def test_indices_depend_on_nothing_but_the_arguments(num_samples: int, seed: int, epochs: list[int]) -> None:
     shard = Sharding(num_samples=num_samples, batch_size=1, seed=seed)

@@ -53,7 +53,6 @@ def test_parameters_of_different_kinds_and_dtypes_are_apart() -> None:
     assert [b.names for b in planned(items)] == [("c",), ("b",), ("d", "a")]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.sampled_from([F32, F16])), min_size=1, max_size=9), st.integers(1, 3000)
 )
@@ -171,7 +170,7 @@ class World:
         return [w.get() for w in self.path.weights]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 8), st.sampled_from(WIRES), st.integers(0, 4))
 def test_in_whatever_order_streams_and_answers_come_the_numbers_are_those_of_the_plain_path(
     seed: int, slots: int, wire: str, between: int
@@ -251,7 +250,7 @@ def test_the_compute_stream_waits_for_nothing_before_weights_are_used() -> None:
         assert all(s.carried_out == 0 for s in gpu.timeline.streams[1:])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.sampled_from(WIRES))
 def test_a_step_that_is_recorded_once_and_replayed_has_the_same_numbers(seed: int, wire: str) -> None:
     choices = random.Random(seed)

@@ -165,7 +165,7 @@ def test_several_outputs_are_counted_together() -> None:
     assert value("mae", [np.zeros(1), np.zeros(3)], [np.ones(1), np.zeros(3)]) == 0.25
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 30), max_size=4), name=st.sampled_from(["acc", "mse", "ce", "perplexity", "rmse"]))
 def test_cutting_into_batches_changes_nothing(cuts: list[int], name: str) -> None:
     bounds = [0, *sorted(cuts), 30]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
@@ -43,7 +43,6 @@ def test_the_scale_stays_within_its_bounds() -> None:
     assert LossScale(scale=2.0**30, growth_interval=1).after(False).scale == 2.0**30
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5))
 def test_the_scale_is_the_product_of_what_happened(overflows: list[bool], interval: int) -> None:
     state = after(LossScale(scale=1024.0, growth_interval=interval), *overflows)

@@ -46,7 +46,7 @@ def test_what_a_strategy_says_of_itself_can_be_read_back(name: str) -> None:
     assert parse(str(parse(name))) == parse(name)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(h=st.integers(1, 10**6), lr=st.floats(1e-6, 10.0), mu=st.floats(0.0, 0.999))
 def test_numbers_come_back_exactly(h: int, lr: float, mu: float) -> None:
     assert parse(str(DiLoCo(h=h, lr=lr, mu=mu))) == DiLoCo(h=h, lr=lr, mu=mu)

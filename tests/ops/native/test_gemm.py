@@ -39,7 +39,7 @@ def bound(k: int) -> float:
 @given(
     m=st.sampled_from(LENGTHS), n=st.sampled_from((*LENGTHS, 513, 600)), k=st.sampled_from((*LENGTHS, 256, 257, 520))
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_product_is_that_of_float64(m: int, n: int, k: int) -> None:
     a, b, bias = normal(m, k), normal(k, n), normal(n)
     right = a.astype("d") @ b.astype("d")
@@ -50,7 +50,7 @@ def test_a_product_is_that_of_float64(m: int, n: int, k: int) -> None:
 
 
 @given(m=st.sampled_from(LENGTHS), n=st.sampled_from(LENGTHS), k=st.sampled_from((3, 256, 600)))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_nothing_is_written_beside_the_output(m: int, n: int, k: int) -> None:
     room = np.full(m * n + 64, 7.0, "f")
     multiplied(normal(m, k), normal(k, n), room[32 : 32 + m * n].reshape(m, n))
@@ -71,7 +71,7 @@ def test_a_product_can_be_added() -> None:
     rows=st.integers(1, 20),
     columns=st.integers(1, 40),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_bits_of_an_element_do_not_depend_on_its_neighbours(
     m: int, n: int, k: int, rows: int, columns: int
 ) -> None:

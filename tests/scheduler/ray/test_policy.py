@@ -71,7 +71,7 @@ def test_a_policy_that_makes_no_sense_is_refused(text: str) -> None:
         parse_policy(text, 1, 2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["fit", "throughput:samples_per_s=50", "budget:usd=3,price=0.2,hours=1", "queue:metric=q,each=7"]),
     st.integers(1, 5),
