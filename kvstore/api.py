@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, DTypeError
 from shoal.kvstore.arrays import Array, is_float
-from shoal.kvstore.codecs import Spec
+from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.coordinator import Coordinator
 from shoal.kvstore.gates import canonical_mode, gate_names
 from shoal.kvstore.group import GROUPED
@@ -182,6 +182,20 @@ class KVStore(ABC):
             too soon to say.
         """
         return None
+
+    def encoding(self, key: Key) -> Encoding | None:
+        """How the next push of a key is encoded, for `pushpull_encoded`; None if it is not, or not by slices."""
+        return None
+
+    def pushpull_encoded(self, key: Key, encoded: Encoded, out: Array, priority: int = 0) -> Future[Any]:
+        """`pushpull_async` of a gradient that was encoded elsewhere, as `encoding` says: its parts travel as they are.
+
+        Args:
+            encoded: its parts are copied before this returns. If the store's codec has been changed meanwhile they are
+                decoded, and encoded anew.
+            out: an array of the host, for the new value.
+        """
+        raise ConfigError(f"a store of type {self.type!r} takes no encoded gradients")
 
     def control(self, at_clock: int | None = None, **settings: Any) -> int:
         """Change settings while the store is in use: ``kv.control(lr=0.01, at_clock=500)``. See ``docs/control.md``.

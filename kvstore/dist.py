@@ -42,7 +42,7 @@ from shoal.kvstore.client.initial import init_jobs, key_spec
 from shoal.kvstore.client.reading import InPlace, ReadingGroup
 from shoal.kvstore.client.rowjobs import pull_jobs, push_jobs, row_width
 from shoal.kvstore.client.shell import Call, ClientShell, Group
-from shoal.kvstore.codecs import Compressor, Link, Plan, Spec
+from shoal.kvstore.codecs import Compressor, Encoded, Encoding, Link, Plan, Spec
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.gates import check_workers, mode_label, parse_gate
 from shoal.kvstore.handover import HandingKVStore
@@ -285,6 +285,22 @@ class DistKVStore(HandingKVStore):
 
     def pushpull(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> Any:
         return self._awaited(self._pushpull(key, value, out, priority, waits=True))
+
+    def encoding(self, key: Key) -> Encoding | None:
+        entry = self._entry(as_lists(key)[0][0])
+        compressor = self._reading(entry.layout.slices[0].id)
+        if entry.bundle is not None or compressor is None or not compressor.fits(entry.dtype):
+            return None
+        return compressor.encoding([(s.id, s.start, s.stop) for s in entry.layout.slices])
+
+    def pushpull_encoded(self, key: Key, encoded: Encoded, out: Array, priority: int = 0) -> Future[Any]:
+        self._heed()
+        name = as_lists(key)[0][0]
+        entry = self._entry(name)
+        _, flat = self._target(name, entry, out)
+        self._advise()
+        jobs = self._encoded_jobs(entry, encoded, flat, priority)
+        return self._remember(self._submit(jobs, Group(len(jobs), out)))
 
     def _pushpull(self, key: Key | Sequence[Key], value: Any, out: Any, priority: int, waits: bool) -> Call:
         self._heed()

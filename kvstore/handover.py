@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from shoal.kvstore.client.core import Job
-from shoal.kvstore.client.exchange import Alone, Exchange, Fused
-from shoal.kvstore.client.loading import load, pieces
+from shoal.kvstore.client.exchange import Alone, Entry, Exchange, Fused
+from shoal.kvstore.client.loading import load, load_encoded, pieces
 from shoal.kvstore.client.shell import Call, Group
-from shoal.kvstore.codecs import Landing, whole_rows
+from shoal.kvstore.codecs import Encoded, Landing, whole_rows
 from shoal.kvstore.operated import OperatedKVStore
 from shoal.kvstore.wire.interrupts import Held
 
@@ -49,6 +49,18 @@ class HandingKVStore(OperatedKVStore):
             if target is not None:
                 self._land(job, target[s.start : s.stop], s.stop - s.start, entry.dtype)
             jobs.append(job)
+
+    def _encoded_jobs(self, entry: Entry, encoded: Encoded, target: Any, priority: int) -> list[Job]:
+        """One job for each slice of a key that was encoded elsewhere; ``target`` is where its value goes."""
+        jobs: list[Job] = []
+        self._pushed = True
+        for s, parts in zip(entry.layout.slices, encoded.parts, strict=True):
+            job = Job(server=s.server, slice=s.id, key=entry.layout.key, priority=priority, want=True)
+            dense = np.empty(s.stop - s.start, entry.dtype)
+            load_encoded(job, encoded.spec, parts, dense, self._pushing(s.id))
+            self._land(job, target[s.start : s.stop], dense.size, entry.dtype)
+            jobs.append(job)
+        return jobs
 
     def _begin(self, call: Exchange, priority: int, group: Group, waits: bool) -> Call:
         """Carry a call out. If the caller waits, the first megabytes leave before the rest is looked at.

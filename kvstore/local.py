@@ -24,7 +24,8 @@ from shoal.kvstore.checks import (
     cut_name,
     writable,
 )
-from shoal.kvstore.codecs import Compressor, Link, Plan, Spec, Switch, whole_rows
+from shoal.kvstore.codecs import Compressor, Encoded, Encoding, Link, Plan, Spec, Switch, whole_rows
+from shoal.kvstore.codecs import parse as parse_codec
 from shoal.kvstore.control import altered_optimizer, check_clock, checked_settings
 from shoal.kvstore.events import Contribution
 from shoal.kvstore.gates import parse_gate
@@ -155,6 +156,28 @@ class LocalKVStore(KVStore):
                 return array
             parts.append(compressor.round_trip(s.id, part, whole_rows(array.shape, s.start, s.stop)))
         return np.concatenate(parts).reshape(array.shape)
+
+    def encoding(self, key: Key) -> Encoding | None:
+        (name,), _ = as_lists(key)
+        dtype, slices = self._value(name).dtype, self._layouts[name].slices
+        compressor = self._compressor if self._switch is None else self._switch.now(slices[0].id)
+        if name in self._bundles or compressor is None or not compressor.fits(dtype):
+            return None
+        return compressor.encoding([(s.id, s.start, s.stop) for s in slices])
+
+    def pushpull_encoded(self, key: Key, encoded: Encoded, out: Array, priority: int = 0) -> Future[Any]:
+        (name,), _ = as_lists(key)
+        value, clock = self._value(name), self._versions.get(name, 0)
+        received = np.empty(value.size, value.dtype)
+        for s, parts in zip(self._layouts[name].slices, encoded.parts, strict=True):
+            compressor, part = self._compressing(s.id, clock), received[s.start : s.stop]
+            if compressor is None or not compressor.fits(value.dtype):
+                parse_codec(encoded.spec).decode(parts, part)
+            else:
+                compressor.codec.decode(compressor.take(s.id, encoded.spec, parts, part), part)
+        with self._lock:
+            self._push(name, received.reshape(value.shape))
+        return self.pull_async(key, out, priority)
 
     def _compressing(self, slice_id: int, clock: int) -> Compressor | None:
         if self._switch is None:

@@ -1,12 +1,12 @@
 """Compressed pushes: encoded piece by piece, so that the first is on its way while the next is being made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.client.core import Job
-from shoal.kvstore.codecs import Compressor
+from shoal.kvstore.codecs import Compressor, parse
 
-__all__ = ["load", "pieces"]
+__all__ = ["load", "load_encoded", "pieces"]
 
 PIECE_BYTES = 1 << 20
 """Gradients that are encoded between two hand-overs to the I/O thread."""
@@ -24,13 +24,33 @@ def load(job: Job, part: Array, columns: int, compressor: Compressor | None) -> 
         return
 
     def encode() -> None:
-        parts = compressor.encode(job.slice, part, columns)
-        job.payload, *more = [as_payload(p) for p in parts]
-        job.codec, job.more = compressor.spec, tuple(more)
-        job.payload_bytes = sum(p.nbytes for p in parts)
-        job.undo = lambda: compressor.give_back(job.slice, parts)
+        _fill(job, compressor, compressor.encode(job.slice, part, columns))
 
     job.load, job.sure, job.dense_bytes = encode, compressor.codec.takes(part), part.nbytes
+
+
+def load_encoded(job: Job, spec: str, parts: Sequence[Array], out: Array, compressor: Compressor | None) -> None:
+    """Make ``job`` a push of a slice that somebody else has encoded.
+
+    Args:
+        spec: of the codec that has.
+        out: flat, of the slice's size and dtype: written to if the store's codec is not that one any more.
+        compressor: of the store, if it has one.
+    """
+    job.dense_bytes = out.nbytes
+    if compressor is None or not compressor.fits(out.dtype):
+        parse(spec).decode(parts, out)
+        load(job, out, 0, None)
+        return
+    _fill(job, compressor, compressor.take(job.slice, spec, parts, out))
+
+
+def _fill(job: Job, compressor: Compressor, parts: Sequence[Array]) -> None:
+    """Make ``job`` a push of encoded parts."""
+    job.payload, *more = [as_payload(p) for p in parts]
+    job.codec, job.more = compressor.spec, tuple(more)
+    job.payload_bytes = sum(p.nbytes for p in parts)
+    job.undo = lambda: compressor.give_back(job.slice, parts)
 
 
 def pieces(jobs: list[Job]) -> Iterator[list[Job]]:

@@ -4,6 +4,7 @@ from shoal.kvstore.codecs.base import Address, Codec, CodecState
 from shoal.kvstore.codecs.blockwise import Blockwise, Part, Place
 from shoal.kvstore.codecs.compressor import Compressor, Landing, whole_rows
 from shoal.kvstore.codecs.cost import Cost, Link, pays
+from shoal.kvstore.codecs.encoded import Encoded, Encoding, Span
 from shoal.kvstore.codecs.frequency import DeMo
 from shoal.kvstore.codecs.levels import QSGD, Int8
 from shoal.kvstore.codecs.lowrank import PowerSGD
@@ -29,6 +30,8 @@ __all__ = [
     "Cost",
     "DeMo",
     "EFSign",
+    "Encoded",
+    "Encoding",
     "Int8",
     "Landing",
     "Link",
@@ -41,6 +44,7 @@ __all__ = [
     "RandomK",
     "Replies",
     "Sign",
+    "Span",
     "Spec",
     "Switch",
     "TopK",

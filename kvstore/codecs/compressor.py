@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.errors import ConfigError
-from shoal.kvstore.codecs.base import Address, CodecState
+from shoal.kvstore.codecs.base import Address, CodecState, wide
 from shoal.kvstore.codecs.cost import Cost, Link
+from shoal.kvstore.codecs.encoded import Encoding, Span
 from shoal.kvstore.codecs.plan import Plan
-from shoal.kvstore.codecs.registry import Spec
+from shoal.kvstore.codecs.registry import Spec, parse
 from shoal.kvstore.codecs.replies import Codecs, rounded
 from shoal.ops import random
 from shoal.ops.optim import Optimizer
@@ -43,6 +44,7 @@ class Compressor:
         self._clocks: dict[int, int] = {}
         self._carried: dict[int, Array] = {}
         self._heirs: dict[int, Compressor | None] = {}  # by slice, who has taken over from this one
+        self._taken: dict[int, int] = {}  # sizes of slices that came encoded
         self._advised, self._look = False, 0
 
     @classmethod
@@ -110,10 +112,43 @@ class Compressor:
             self.cost.sent(perf_counter() - began, part.nbytes, sum(p.nbytes for p in parts))
             return parts
 
+    def encoding(self, spans: Sequence[tuple[int, int, int]]) -> Encoding:
+        """How the next push of a key is encoded.
+
+        Args:
+            spans: of each slice the id, and where it begins and ends in the flat value.
+        """
+        with self._lock:
+            found = tuple(Span(i, a, b, self._clocks.get(i, 0)) for i, a, b in spans)
+            return Encoding(self.spec, self._seed, self._worker, found)
+
+    def take(self, slice_id: int, spec: str, parts: Sequence[Array], out: Array) -> list[Array]:
+        """What is sent of a slice that somebody else has encoded: the parts themselves, copied.
+
+        If they are another codec's, or something is held here for the slice, they are decoded and encoded anew.
+
+        Args:
+            out: flat, of the slice's size and dtype; written to in the latter case.
+        """
+        with self._lock:
+            state = self._states.setdefault(slice_id, CodecState())
+            residual = state.arrays.get("residual")
+            if spec == self.spec and slice_id not in self._carried and (residual is None or not residual.any()):
+                self._taken[slice_id], state.dtype = out.size, out.dtype.str
+                self._clocks[slice_id] = self._clocks.get(slice_id, 0) + 1
+                state.counters["encoded"] += 1
+                self.cost.sent(0.0, out.nbytes, sum(p.nbytes for p in parts))
+                return [p.copy() for p in parts]
+        parse(spec).decode(parts, out)
+        return self.encode(slice_id, out)
+
     def give_back(self, slice_id: int, parts: Sequence[Array]) -> None:
         """The push was refused, or came too late: what it held goes back to the residual."""
         with self._lock:
-            self.codec.give_back(parts, self._states[slice_id])
+            state = self._states[slice_id]
+            if self.codec.has_feedback and "residual" not in state.arrays and slice_id in self._taken:
+                state.arrays["residual"] = np.zeros(self._taken[slice_id], wide(np.dtype(state.dtype)))
+            self.codec.give_back(parts, state)
         if slice_id in self._heirs:
             self.hand_over(slice_id, self._heirs[slice_id])
 

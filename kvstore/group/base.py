@@ -12,6 +12,7 @@ from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
+from shoal.kvstore.codecs import Encoded
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import ID_BYTES, Hosts
 from shoal.ops.gpu.device import Gpu
@@ -80,8 +81,21 @@ class GroupStore(KVStore):
         """Make the keys, and put into ``values`` what counts: worker 0's."""
 
     @abstractmethod
+    def average(self, total: Any) -> None:
+        """Make of a group's sum what it contributes, in place: on the host or on a GPU."""
+
+    @abstractmethod
+    def deliver(self, name: str, value: "Array | Encoded", out: Array) -> "Future[Any]":
+        """The owner has what its group contributes: do what follows; ``out`` has the new value when the future is done.
+
+        Args:
+            value: as `average` leaves it; it may be ``out``.
+        """
+
     def contribute(self, name: str, total: Array) -> "Future[Any]":
-        """The owner has the sum of its group: do what follows; ``total`` has the new value when the future is done."""
+        """The owner has the sum of its group: `average`, and `deliver`."""
+        self.average(total)
+        return self.deliver(name, total, total)
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from shoal.errors import ConfigError
 from shoal.kvstore.api import Key
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.codecs import Spec
+from shoal.kvstore.codecs import Encoded, Spec
 from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import Hosts
@@ -47,11 +45,13 @@ class DeviceKVStore(GroupStore):
             if self._owner[name] == self.group.rank:
                 self._local.init(name, value, whole=whole)
 
-    def contribute(self, name: str, total: Array) -> "Future[Any]":
-        """Divide, and update here."""
+    def average(self, total: Any) -> None:
         if self.reduce == "mean":
-            np.divide(total, self.group.size, out=total, casting="unsafe")
-        return self._local.pushpull_async(name, total)
+            total /= total.dtype.type(self.group.size)
+
+    def deliver(self, name: str, value: "Array | Encoded", out: Array) -> "Future[Any]":
+        """Update here."""
+        return self._local.pushpull_async(name, value, out)
 
     def set_optimizer(
         self,

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
-from shoal.kvstore.api import Key, KVStore
+from shoal.kvstore.api import Key, KVStore, key_name
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.codecs import Spec
+from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import Hosts
@@ -56,13 +54,29 @@ class HostsKVStore(GroupStore):
                 store.init(name, value, whole=whole)
                 store.pull(name, value)  # worker 0's
 
-    def contribute(self, name: str, total: Array) -> "Future[Any]":
-        """Divide, push, and pull."""
+    def average(self, total: Any) -> None:
+        kind = total.dtype.type
         if self.reduce == "mean" and self.hosts.even:
-            np.divide(total, self.group.size, out=total, casting="unsafe")
+            total /= kind(self.group.size)
         elif self.reduce == "mean":
-            np.multiply(total, self.hosts.count / self.num_workers, out=total, casting="unsafe")
-        return self._stores[self.group.rank].pushpull_async(name, total)
+            total *= kind(self.hosts.count / self.num_workers)
+
+    def deliver(self, name: str, value: "Array | Encoded", out: Array) -> "Future[Any]":
+        """Push, and pull."""
+        store = self._stores[self.group.rank]
+        if isinstance(value, Encoded):
+            return store.pushpull_encoded(name, value, out)
+        return store.pushpull_async(name, value, out)
+
+    def encoding(self, key: Key) -> Encoding | None:
+        """As the store of this member has it; None for a key that another one owns."""
+        name = key_name(key)
+        self._value(name)
+        return self._stores[self.group.rank].encoding(name) if self._owner[name] == self.group.rank else None
+
+    @property
+    def compression(self) -> str:
+        return self._stores[0].compression
 
     def set_optimizer(
         self,

@@ -14,8 +14,10 @@ from shoal.errors import DTypeError, ShapeError
 from shoal.kvstore.group import base
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.device import DeviceKVStore
+from shoal.kvstore.group.hosts import HostsKVStore
 from shoal.kvstore.group.meeting import Hosts
 from shoal.kvstore.group.shared import SharedCommunicator
+from shoal.kvstore.local import LocalKVStore
 from shoal.ops.gpu.fake import FakeGpu, fake_gpus
 from shoal.ops.gpu.fake.gpu import entered
 from shoal.ops.gpu.nccl import NcclCommunicator
@@ -154,13 +156,31 @@ def test_what_does_not_fit_is_refused() -> None:
             group.all_gather(gpu.xp.zeros(2, np.float32), gpu.xp.zeros(3, np.float32))
 
 
-def test_two_gpus_train_as_two_processes_of_the_host_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    library, lock = Library(2), threading.Lock()
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    """One that paths to a store use; GPUs go on while somebody waits."""
+    made = Library(2)
     monkeypatch.setattr(base, "nccl_id", lambda: bytes(128))
     monkeypatch.setattr(
-        base, "NcclCommunicator", lambda gpu, unique, rank, size: NcclCommunicator(gpu, unique, rank, size, library)
+        base, "NcclCommunicator", lambda gpu, unique, rank, size: NcclCommunicator(gpu, unique, rank, size, made)
     )
     monkeypatch.setattr(DevicePath, "start", lambda self: None)
+    first = DevicePath.__init__
+
+    def idle(self: DevicePath) -> None:
+        for stream in self.gpu.timeline.streams[1:]:  # type: ignore[attr-defined]  # a fake one
+            stream.carry_out(stream.given)
+
+    def path(self: Any, *inputs: Any, **options: Any) -> None:
+        first(self, *inputs, **{"idle": lambda: idle(self), **options})
+
+    monkeypatch.setattr(DevicePath, "__init__", path)
+    return made
+
+
+@pytest.mark.usefixtures("library")
+def test_two_gpus_train_as_two_processes_of_the_host_do() -> None:
+    lock = threading.Lock()
 
     def trained(device: str, group: Communicator) -> Any:
         with lock:  # parameters are numbered as they are made
@@ -182,17 +202,6 @@ def test_two_gpus_train_as_two_processes_of_the_host_do(monkeypatch: pytest.Monk
         trainer.finish()
         return {n: p.data().asnumpy() for n, p in net.collect_params().items()}
 
-    def idle(self: DevicePath) -> None:
-        for stream in self.gpu.timeline.streams[1:]:  # type: ignore[attr-defined]  # a fake one
-            stream.carry_out(stream.given)
-
-    first = DevicePath.__init__
-
-    def made(self: Any, *inputs: Any, **options: Any) -> None:
-        first(self, *inputs, **{"idle": lambda: idle(self), **options})
-
-    monkeypatch.setattr(DevicePath, "__init__", made)
-
     def on_gpu(gpu: FakeGpu, rank: int) -> Any:
         return trained(f"gpu:{rank}", SharedCommunicator("nccl-test-gpu", rank, 2, timeout_s=60.0))
 
@@ -201,3 +210,76 @@ def test_two_gpus_train_as_two_processes_of_the_host_do(monkeypatch: pytest.Monk
     for name in a:
         assert np.array_equal(a[name], b[name]) and np.array_equal(c[name], d[name])
         assert np.allclose(a[name], c[name], rtol=1e-5, atol=1e-7), name
+
+
+class Owned(LocalKVStore):
+    """Stands for the servers of one owner's keys, which every member of the host initialises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Any] = []
+
+    def init(self, key: Any, value: Any, **options: Any) -> None:
+        if key not in self.keys():
+            super().init(key, value, **options)
+
+    def set_gradient_compression(self, compression_params: Any) -> None:
+        if not self.compression:
+            super().set_gradient_compression(compression_params)
+
+    def pushpull_encoded(self, key: Any, encoded: Any, out: Any, priority: int = 0) -> Any:
+        self.given.append(encoded.spec)
+        return super().pushpull_encoded(key, encoded, out, priority)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("codec", ["", "bf16", "int8", "2bit:threshold=0.01", "topk:ratio=0.2", "randomk:ratio=0.3"])
+@pytest.mark.parametrize("hosts", [(0, 0), (0, 0, 1)], ids=["even", "uneven"])
+def test_the_owner_of_a_bucket_encodes_the_sum_of_its_host_on_its_gpu(codec: str, hosts: tuple[int, ...]) -> None:
+    """The members' GPUs add up, the owner takes the mean, encodes, pushes and pulls, and hands the weights round."""
+    lock = threading.Lock()
+
+    def trained(device: str, group: Communicator, stores: list[Owned]) -> Any:
+        with lock:
+            shoal.random.seed(4)
+            net = nn.HybridSequential(
+                nn.Dense(16, "tanh", use_bias=False, in_units=16), nn.Dense(8, use_bias=False, in_units=16)
+            )
+            net.initialize()
+            if device != "cpu":
+                net.to(device)
+            store = HostsKVStore(Hosts(hosts, group.rank), group, "mean", stores)
+            if codec:
+                store.set_gradient_compression(codec)
+            assert (store.compression == "") == (codec == "")
+            params = net.collect_params()
+            for i, p in enumerate(params.values()):
+                p.lr_mult = 1.0 + i  # each has a bucket of its own, as it has a key of its own on the host
+            trainer = shoal.Trainer(params, "sgd", {"learning_rate": 0.1}, kvstore=store)
+        rng = np.random.default_rng(group.rank)
+        for _ in range(3):
+            x = shoal.np.array(rng.standard_normal((3, 16)).astype(np.float32), device=device)
+            with autograd.record():
+                loss = (net(x) ** 2).sum()
+            with trainer.overlap(3):
+                loss.backward()
+            trainer.step(3)
+        trainer.finish()
+        return [p.data().asnumpy() for p in params.values()]
+
+    owners = 2 if hosts == (0, 0) else 1
+    found: list[list[Any]] = []
+    for place in ("gpu", "cpu"):
+        stores = [Owned() for _ in range(owners)]
+
+        def work(gpu: FakeGpu, rank: int, place: str = place, stores: list[Owned] = stores) -> Any:
+            group = SharedCommunicator(f"owners-{place}-{len(hosts)}-{codec[:4]}", rank, 2, timeout_s=60.0)
+            return trained(f"gpu:{rank}" if place == "gpu" else "cpu", group, stores)
+
+        found += on_each(2, work)
+        encoded = place == "gpu" and codec not in ("", "bf16")
+        assert [len(s.given) for s in stores] == [6 // owners if encoded else 0] * owners
+    for a, b, c in zip(found[0], found[1], found[2], strict=True):
+        assert np.array_equal(a, b)
+        if owners == 2 or codec in ("", "bf16", "2bit:threshold=0.01"):
+            assert np.allclose(a, c, rtol=1e-5, atol=1e-6)

@@ -15,20 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
+import shoal.worker.strategies.device
 from shoal import amp, autograd, nn
 from shoal.errors import AutogradError, ConfigError, StoreError, StoreTimeoutError
-from shoal.kvstore.codecs import parse
+from shoal.kvstore.codecs import Encoded, Span, parse
 from shoal.kvstore.codecs.base import Address, CodecState
 from shoal.ops.gpu.check import chosen, run
 from shoal.ops.gpu.fake import FakeGpu, fake_gpus
 from shoal.ops.gpu.fake.timeline import FakeStream
 from shoal.ops.precision import BFLOAT16
 from shoal.worker.device import checks
-from shoal.worker.device import path as path_module
 from shoal.worker.device.path import DevicePath
 from shoal.worker.device.plan import ALIGN_BYTES, Bucket, Item, planned
 from shoal.worker.device.ring import Ring
-from shoal.worker.device.wires import wire_of
 
 F32, F16 = np.dtype(np.float32), np.dtype(np.float16)
 
@@ -93,7 +92,9 @@ class Store:
         self.sent: list[int] = []
         self.in_use: list[Any] = []
 
-    def send(self, i: int, values: Any) -> Future[Any]:
+    def send(self, i: int, given: Any, values: Any) -> Future[Any]:
+        if isinstance(given, Encoded):
+            given.decode([Span(i, 0, values.size)], values)
         assert not any(np.shares_memory(values, other) for other in self.in_use), "a slot is filled while it is in use"
         future: Future[Any] = Future()
         self.in_use.append(values)
@@ -116,6 +117,8 @@ GRADS = [[RNG.standard_normal(b.size).astype(np.float32) for b in BUCKETS] for _
 
 
 WIRES = ["", "bf16", "fp16", "sign", "2bit:threshold=0.2", "1bit"]
+WIRES += ["int8:block=32", "int8:block=32,feedback=true", "qsgd:bucket=32", "onebit:block=32", "efsign:block=32"]
+WIRES += ["topk:ratio=0.2", "topk:ratio=1.0", "randomk:ratio=0.2"]
 
 
 def sent(wire: str, i: int, values: Any, clock: int, states: dict[int, CodecState]) -> Any:
@@ -202,9 +205,10 @@ def test_what_a_codec_held_back_goes_with_the_next_gradients_when_it_is_changed(
         world = World(gpu, lambda n: 0 if n else None, wire="2bit:threshold=0.2")
         total = [np.zeros(b.size, np.float32) for b in BUCKETS]
 
-        def send(i: int, values: Any) -> Future[Any]:
+        def send(i: int, given: Any, values: Any) -> Future[Any]:
+            found = Store.send(world.store, i, given, values)
             total[i] += values
-            return Store.send(world.store, i, values)
+            return found
 
         world.path._send = send
         for n, step in enumerate(GRADS):
@@ -327,8 +331,8 @@ def test_a_step_does_not_begin_before_weights_are_taken() -> None:
         world.path.ready(0, 1.0)
         with pytest.raises(ConfigError, match="1 buckets were not taken"):
             world.path.begin()
-        with pytest.raises(ConfigError, match="codec 'topk' runs on the host"):
-            DevicePath(gpu, BUCKETS, world.store.send, wire="topk")
+        with pytest.raises(ConfigError, match="codec 'dgc' runs on the host"):
+            DevicePath(gpu, BUCKETS, world.store.send, wire="dgc")
         with pytest.raises(ConfigError, match="1 buckets were not taken"):
             world.path.change_wire("sign")
 
@@ -483,20 +487,54 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_as_on_the_host() -> N
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("codec", ["fp16", "bf16", "2bit:threshold=0.05", "1bit", "int8", "topk:ratio=0.3"])
+@pytest.mark.parametrize("codec", ["fp16", "bf16", "2bit:threshold=0.05", "1bit"])
 def test_training_with_a_codec_has_the_numbers_of_the_host(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2bit, 1bit, fp16 and bf16 work value by value: slices and buckets make no difference."""
-    wires = []
-    monkeypatch.setattr(path_module, "wire_of", lambda *a: wires.append(wire_of(*a)) or wires[-1])
+    """These work value by value: it makes no difference that a bucket holds several parameters."""
+    monkeypatch.setattr(shoal.worker.strategies.device, "planned", lambda items: planned(items, 400))
     options: dict[str, Any] = {"learning_rate": 0.01, "codec": codec}
-    found, there = trained("gpu", **options)
-    on_gpu = codec not in ("int8", "topk:ratio=0.3")
-    assert wires and all((type(w).__name__ != "_AsItIs") == on_gpu for w in wires)
-    if on_gpu:
-        expected, weights = trained("cpu", **options)
-        assert np.allclose(found, expected, rtol=1e-5)
-        for name, value in weights.items():
-            assert np.allclose(there[name], value, rtol=1e-5, atol=1e-7), name
+    (found, there), (expected, weights) = trained("gpu", **options), trained("cpu", **options)
+    assert np.allclose(found, expected, rtol=1e-5)
+    for name, value in weights.items():
+        assert np.allclose(there[name], value, rtol=1e-5, atol=1e-7), name
+
+
+CODECS = [
+    "int8",
+    "int8:feedback=true",
+    "qsgd",
+    "onebit",
+    "efsign",
+    "topk:ratio=0.1",
+    "randomk:ratio=0.3",
+    "sign",
+    "2bit",
+]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("codec", CODECS)
+def test_one_parameter_that_fills_its_bucket_trains_with_the_bits_of_the_host(codec: str) -> None:
+    def run(device: str) -> Any:
+        shoal.random.seed(4)
+        net = nn.Dense(16, use_bias=False, in_units=16)
+        net.initialize()
+        if device != "cpu":
+            net.to(device)
+        trainer = shoal.Trainer(
+            net.collect_params(), "sgd", {"learning_rate": 0.01}, kvstore="local", compression_params=codec
+        )
+        for n in range(5):
+            x = np.random.default_rng(n).standard_normal((4, 16)).astype(np.float32)
+            with autograd.record():
+                loss = (net(shoal.np.array(x, device=device)) ** 2).sum()
+            loss.backward()
+            trainer.step(4)
+        trainer.finish()
+        if device != "cpu":
+            assert [type(w).__name__ for w in trainer._stepper.path._wires] == ["_Encoded"]
+        return net.weight.data().asnumpy()
+
+    assert run("gpu").tobytes() == run("cpu").tobytes()
 
 
 @pytest.mark.usefixtures("gpu")
@@ -505,7 +543,7 @@ def test_a_codec_that_is_changed_in_the_store_changes_on_the_gpu() -> None:
     net.initialize()
     net.to("gpu")
     trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1}, kvstore="local")
-    for codec in (None, "2bit", "int8", "sign"):
+    for codec in (None, "2bit", "dgc", "int8", "topk:ratio=1.0", "bf16", "sign"):
         assert trainer.kvstore is not None
         trainer.kvstore.set_gradient_compression(codec)
         with autograd.record():
@@ -513,8 +551,30 @@ def test_a_codec_that_is_changed_in_the_store_changes_on_the_gpu() -> None:
         loss.backward()
         trainer.step(1)
         kinds = [type(w).__name__ for w in trainer._stepper.path._wires]
-        assert kinds == ["_Encoded" if codec in ("2bit", "sign") else "_AsItIs"]
+        assert kinds == [{None: "_AsItIs", "dgc": "_AsItIs", "bf16": "_Rounded"}.get(codec, "_Encoded")]
     trainer.finish()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_codec_that_a_run_changes_at_a_clock_is_met_by_parts_of_the_one_before() -> None:
+    """The step that takes the change has been encoded on the GPU already: the host decodes it, and encodes it anew."""
+    net = nn.Dense(16, use_bias=False, in_units=16)
+    net.initialize()
+    net.to("gpu")
+    options = {"learning_rate": 0.1}
+    trainer = shoal.Trainer(net.collect_params(), "sgd", options, kvstore="local", compression_params="2bit")
+    kinds = []
+    for n in range(4):
+        with autograd.record():
+            loss = net(shoal.np.ones((1, 16), device="gpu")).sum()
+        loss.backward()
+        trainer.step(1)
+        kinds.append(trainer._stepper.path._wires[0]._codec.codec.name)
+        if n == 0:
+            assert trainer.kvstore is not None
+            trainer.kvstore.control(codec="int8", at_clock=2)
+    trainer.finish()
+    assert kinds == ["2bit", "2bit", "2bit", "int8"]
 
 
 @pytest.mark.usefixtures("gpu")
@@ -602,6 +662,11 @@ def test_a_scaled_loss_in_float16_trains_on_a_gpu_and_skips_an_overflow() -> Non
 
 @pytest.mark.usefixtures("gpu")
 def test_the_steps_of_gpu_check_pass_on_a_fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "SIZES", (1, 1000))
-    found = run(chosen("codecs,path"), tmp_path, 200.0, 1, lambda text: None)
-    assert {n: (r.passed, r.failures) for n, r in found.items()} == {"codecs": (21, {}), "path": (6, {})}
+    monkeypatch.setattr(checks, "SIZES", (1000,))
+    monkeypatch.setattr(checks, "SPECS", ("2bit", "int8", "topk:ratio=0.1"))
+    monkeypatch.setattr(checks, "CODECS", ("", "int8"))
+    found = run(chosen("codecs,path"), tmp_path, 250.0, 1, lambda text: None)
+    assert {n: (r.passed, r.failures) for n, r in found.items()} == {
+        "codecs": (7, {}),
+        "path": (4, {}),
+    }

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, StoreError, StoreTimeoutError
+from shoal.kvstore.codecs.encoded import Encoding, Span
 from shoal.kvstore.group.communicator import Communicator
 from shoal.ops.gpu.device import Event, Gpu
 from shoal.worker.device.plan import Bucket
@@ -29,8 +30,9 @@ from shoal.worker.device.wires import Wire, wire_of
 
 __all__ = ["DevicePath", "Send"]
 
-Send = Callable[[int, Any], "Future[Any]"]
-"""Pushes the gradient of a bucket, given as flat host memory, and pulls its new weights into the same memory."""
+Send = Callable[[int, Any, Any], "Future[Any]"]
+"""Pushes the gradient of a bucket, flat host memory or an `Encoded`, and pulls its new weights into flat host memory,
+which may be the same."""
 
 
 @dataclass(slots=True)
@@ -52,11 +54,14 @@ class DevicePath:
         buckets: of `shoal.worker.device.plan.planned`.
         send: to the store.
         wire: "" copies gradients as they are; "bf16" rounds float32 to bfloat16 on the GPU, so that half as much is
-            copied; a codec of `shoal.kvstore.codecs.ongpu`, such as "2bit:threshold=0.5", encodes them there. The store
-            is given float32 in all cases: what was decoded.
+            copied, and the store is given float32; a codec of `shoal.kvstore.codecs.ongpu`, such as
+            "2bit:threshold=0.5", encodes them there, and the store is given what was encoded.
+        encodings: for a codec: of each bucket, how the store would encode it. By default a bucket is a slice, whose
+            number is its own.
         slots: of pinned memory; as many as there are buckets for steps that are recorded.
         group: the GPUs of this host, which add up their gradients first.
         owner: of each bucket, the member of the group that sends it; by default the first.
+        average: makes of a bucket's sum what the store is given, in place on the GPU.
         timeout_s: how long `arrived` waits.
         idle: called where there is nothing to do but to wait; tests let the GPU go on here.
 
@@ -72,25 +77,26 @@ class DevicePath:
         send: Send,
         *,
         wire: str = "",
+        encodings: Sequence[Encoding | None] | None = None,
         slots: int = 3,
         group: Communicator | None = None,
         owner: Sequence[int] = (),
+        average: Callable[[Any], None] | None = None,
         timeout_s: float = 600.0,
         idle: Callable[[], None] = lambda: time.sleep(20e-6),
     ) -> None:
         self.gpu, self.buckets, self._send, self._idle = gpu, list(buckets), send, idle
         self._group, self._owner, self._timeout_s = group, list(owner) or [0] * len(self.buckets), timeout_s
+        self._average, self.step = average, 0
         self._comm, self._d2h, self._h2d = gpu.stream(priority=-1), gpu.stream(), gpu.stream()
         with gpu.use():
             self.grads = [gpu.xp.zeros(b.size, b.dtype) for b in self.buckets]
             self.weights = [gpu.xp.zeros(b.size, b.dtype) for b in self.buckets]
-            self._wires = self._made(wire)
+            self._wires = self._made(wire, encodings)
             self._word = gpu.xp.zeros(1, np.uint32)
         self._carried: dict[int, Any] = {}  # residuals of a codec that is not used any more
         self._used: list[Any] = []  # those that this step adds: kept until it is over
-        most = max(b.size * b.dtype.itemsize for b in self.buckets)
-        self.ring = Ring(gpu, slots, max(most, *[w.nbytes for w in self._wires]), most)
-        self.step = 0
+        self.ring = self._ring(slots)
         self._flights: list[_Flight] = []
         self._deferred: deque[int] = deque()
         self._staged: dict[int, Event] = {}
@@ -102,10 +108,20 @@ class DevicePath:
         self._thread: threading.Thread | None = None
         self._work, self._closing = threading.Event(), False
 
-    def _made(self, wire: str) -> list[Wire]:
-        return [wire_of(wire, self.gpu, g) for g in self.grads]
+    def _made(self, wire: str, encodings: Sequence[Encoding | None] | None) -> list[Wire]:
+        """The ways out; a bucket that another member of the group sends has none."""
+        if encodings is None:
+            encodings = [Encoding(wire, 0, 0, (Span(i, 0, b.size),)) for i, b in enumerate(self.buckets)]
+        return [
+            wire_of(wire if self._mine(i) else "", self.gpu, grad, encodings[i], self.step)
+            for i, grad in enumerate(self.grads)
+        ]
 
-    def change_wire(self, wire: str) -> None:
+    def _ring(self, slots: int) -> Ring:
+        most = max(b.size * b.dtype.itemsize for b in self.buckets)
+        return Ring(self.gpu, slots, max(most, *[w.nbytes for w in self._wires]), most)
+
+    def change_wire(self, wire: str, encodings: Sequence[Encoding | None] | None = None) -> None:
         """Between steps: gradients leave another way from now on. What a codec held back goes with the next ones.
 
         Raises:
@@ -115,13 +131,18 @@ class DevicePath:
         if self._fixed:
             raise ConfigError(f"a recorded step leaves as it was recorded; it cannot change to {wire!r}")
         with self.gpu.use():
-            made = self._made(wire)
+            made = self._made(wire, encodings)
         for i, old in enumerate(self._wires):
             if old.residual is not None:
                 with self._comm:
                     before = self._carried.get(i)
                     self._carried[i] = old.residual if before is None else before + old.residual
         self._wires = made
+        if max(w.nbytes for w in made) > self.ring.wire_bytes:
+            while self._flights:  # the last copies of new weights
+                if not self.poll():
+                    self._idle()
+            self.ring = self._ring(self.ring.count)
 
     def _mine(self, i: int) -> bool:
         return self._group is None or self._owner[i] == self._group.rank
@@ -159,6 +180,8 @@ class DevicePath:
             if self._group is not None:
                 self._group.reduce(grad, self._owner[i])
             if self._mine(i):
+                if (average := self._average) is not None:
+                    gpu.launch("average", lambda: average(grad), self._comm, reads=[grad], writes=[grad])
                 if i in self._carried:
                     held = self._carried.pop(i)
                     self._used.append(held)
@@ -292,10 +315,12 @@ class DevicePath:
                 return False
             wire = self._wires[i]
             values = self.ring.values(slot, bucket.size, bucket.dtype)
-            why = wire.unpack(self.ring.wire(slot, wire.nbytes, np.uint8), values)
-            if why:
-                raise StoreError(f"step {self.step}: bucket {i} ({bucket.names[0]!r} ...) cannot be sent: {why}")
-            flight.answer = self._send(i, values)
+            try:
+                given = wire.unpack(self.ring.wire(slot, wire.nbytes, np.uint8), values)
+            except StoreError as error:
+                where = f"step {self.step}: bucket {i} ({bucket.names[0]!r} ...)"
+                raise StoreError(f"{where} cannot be sent: {error}") from None
+            flight.answer = self._send(i, given, values)
             return True
         if not flight.returning:
             if not flight.answer.done():

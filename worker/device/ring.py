@@ -31,7 +31,7 @@ class Ring:
         self.filled = gpu.pinned((count,), np.uint32)
         self.emptied = gpu.pinned((count,), np.uint32)
         self._free = deque(range(count))
-        self.count = count
+        self.count, self.wire_bytes = count, wire_bytes
 
     def take(self) -> int | None:
         """A slot that nobody uses; None if there is none."""

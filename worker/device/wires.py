@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from shoal.errors import StoreError
+from shoal.kvstore.codecs.encoded import Encoding
 from shoal.kvstore.codecs.ongpu import GpuCodec, gpu_codec
 from shoal.ops.gpu.device import Gpu
 from shoal.ops.precision import BFLOAT16
@@ -30,8 +32,12 @@ class Wire(Protocol):
     def pack(self, step: Any) -> None:
         """Work on the GPU before the copy; ``step`` is its number, one uint32 there."""
 
-    def unpack(self, raw: Any, values: Any) -> str:
-        """What has come, as bytes, to the numbers that the store wants; why not, if it cannot be sent."""
+    def unpack(self, raw: Any, values: Any) -> Any:
+        """What the store is given of what has come, as bytes: ``values``, filled, or what was encoded.
+
+        Raises:
+            StoreError: it cannot be sent; says why.
+        """
 
 
 class _AsItIs:
@@ -43,10 +49,10 @@ class _AsItIs:
     def pack(self, step: Any) -> None:
         """Nothing to do."""
 
-    def unpack(self, raw: Any, values: Any) -> str:
+    def unpack(self, raw: Any, values: Any) -> Any:
         """A copy."""
         np.copyto(values, raw.view(values.dtype))
-        return ""
+        return values
 
 
 class _Rounded:
@@ -62,10 +68,10 @@ class _Rounded:
         """One kernel."""
         self.source[...] = self._grad
 
-    def unpack(self, raw: Any, values: Any) -> str:
+    def unpack(self, raw: Any, values: Any) -> Any:
         """Exactly."""
         np.copyto(values, raw.view(BFLOAT16), casting="unsafe")
-        return ""
+        return values
 
 
 class _Encoded:
@@ -73,33 +79,35 @@ class _Encoded:
         self._codec, self._grad = codec, grad
         self.residual: Any = codec.residual
         self.source, self.nbytes = codec.out, int(codec.out.nbytes)
-        self.writes: Sequence[Any] = [codec.out, *([] if codec.residual is None else [codec.residual])]
+        self.writes: Sequence[Any] = codec.used
 
     def pack(self, step: Any) -> None:
         """Some kernels."""
         self._codec.encode(self._grad, step)
 
-    def unpack(self, raw: Any, values: Any) -> str:
-        """By the codec of the CPU."""
-        if self._codec.decode(raw, values):
-            return ""
-        return (
+    def unpack(self, raw: Any, values: Any) -> Any:
+        """Views of it."""
+        encoded = self._codec.encoded(raw)
+        if encoded is not None:
+            return encoded
+        raise StoreError(
             f"codec {self._codec.codec.name} has met a value that is infinite, not a number, or too large. Lower the "
             "learning rate, clip or scale the gradients, or use bf16, which passes it on"
         )
 
 
-def wire_of(spec: str, gpu: Gpu, grad: Any) -> Wire:
+def wire_of(spec: str, gpu: Gpu, grad: Any, encoding: Encoding | None = None, after: int = 0) -> Wire:
     """The way out for a flat gradient.
 
     Args:
         spec: "" as it is, "bf16", or a codec. Gradients that are not float32 leave as they are.
+        encoding: of a codec: the slices of the store; without it the gradient leaves as it is.
+        after: number of the last step before the first one that leaves this way.
     Raises:
         ConfigError: a codec that runs on the host only, or none.
     """
-    if spec and spec != "bf16":
-        codec = gpu_codec(spec, gpu.xp, int(grad.size))
-        return _Encoded(codec, grad) if grad.dtype == np.float32 else _AsItIs(grad)
-    if grad.dtype == np.float32 and spec:
+    if grad.dtype != np.float32 or not spec:
+        return _AsItIs(grad)
+    if spec == "bf16":
         return _Rounded(gpu, grad)
-    return _AsItIs(grad)
+    return _AsItIs(grad) if encoding is None else _Encoded(gpu_codec(encoding, gpu.xp, after=after), grad)

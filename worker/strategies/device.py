@@ -7,10 +7,10 @@ from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.codecs.encoded import Encoded
 from shoal.kvstore.codecs.ongpu import runs_on_gpu
 from shoal.kvstore.codecs.plan import Plan
 from shoal.kvstore.group.base import GroupStore
-from shoal.kvstore.group.communicator import Communicator
 from shoal.ops.gpu.device import Gpu, gpu
 from shoal.worker import record
 from shoal.worker.device.path import DevicePath
@@ -69,25 +69,38 @@ class OnDevice(Stepper):
             kind = name if apart else (p.lr_mult, p.wd_mult)
             items[name] = Item(tuple(p.current().data.shape), p.current().data.dtype, kind)
         buckets = planned(items)
-        group, owner, send = self._ends(buckets)
-        self._codec = site.store.compression
-        self._path = DevicePath(self.device, buckets, send, wire=on_gpu(self._codec), group=group, owner=owner)
+        self._path = self._ends(buckets)
         self._move_in(buckets)
         self._share(buckets)
+        self._encode()
         self._path.start()
         record.current().weights = self._host_weights  # the store has them by buckets
 
-    def _ends(self, buckets: list[Bucket]) -> tuple[Communicator | None, list[int], Any]:
-        """The GPUs of this host, who sends each bucket, and how."""
+    def _ends(self, buckets: list[Bucket]) -> DevicePath:
+        """The path: with the GPUs of this host, if there are others, and who sends each bucket."""
         store = self.site.store
+        if isinstance(store, GroupStore):
+            owner = store.dealt([b.size * b.dtype.itemsize for b in buckets])
+            group = store.on_gpus(self.device)
 
-        def send(i: int, values: Array) -> Any:
-            return store.pushpull_async(_key(i), values, priority=buckets[i].priority)
+            def deliver(i: int, value: Any, out: Array) -> Any:
+                return store.deliver(_key(i), value, out)
 
-        if not isinstance(store, GroupStore):
-            return None, [], send
-        owners = store.dealt([b.size * b.dtype.itemsize for b in buckets])
-        return store.on_gpus(self.device), owners, lambda i, values: store.contribute(_key(i), values)
+            return DevicePath(self.device, buckets, deliver, group=group, owner=owner, average=store.average)
+
+        def send(i: int, value: Any, out: Array) -> Any:
+            push = store.pushpull_encoded if isinstance(value, Encoded) else store.pushpull_async
+            return push(_key(i), value, out, priority=buckets[i].priority)
+
+        return DevicePath(self.device, buckets, send)
+
+    def _encode(self) -> None:
+        """Let gradients leave as the store's codec wants them."""
+        store = self.site.store
+        self._codec = store.compression
+        wire = on_gpu(self._codec)
+        found = [store.encoding(_key(i)) for i in range(len(self.path.buckets))]
+        self.path.change_wire(wire, [e if e is not None and e.spec == wire else None for e in found])
 
     def _move_in(self, buckets: list[Bucket]) -> None:
         """Make parameters and gradients parts of the flat arrays."""
@@ -132,8 +145,7 @@ class OnDevice(Stepper):
                     "leaves the GPU any more. Make another Trainer"
                 )
         if self._codec != site.store.compression:  # somebody has changed it
-            self._codec = site.store.compression
-            self.path.change_wire(on_gpu(self._codec))
+            self._encode()
         self.path.begin()
 
     def _leave(self, i: int, batch_size: int) -> None:

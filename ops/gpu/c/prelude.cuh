@@ -36,6 +36,14 @@ DEV float widen(f16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bi
 DEV float widen(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
 #endif
 
+#ifdef SHOAL_HOST
+DEV float as_float(uint32_t x) { return host_as_float(x); }
+DEV uint32_t as_word(float x) { return host_as_word(x); }
+#else
+DEV float as_float(uint32_t x) { return __uint_as_float(x); }
+DEV uint32_t as_word(float x) { return __float_as_uint(x); }
+#endif
+
 template <class T, class A> struct Narrow { DEV T to(A x) { return (T)x; } };
 #ifdef SHOAL_HOST
 template <class A> struct Narrow<f16, A> { DEV f16 to(A x) { f16 y; y.bits = host_to_half((float)x); return y; } };
@@ -149,4 +157,15 @@ template <class Op, class A> DEV A row_reduce(A v, A *room) {
     v = room[0];
     for (int k = 1; k < warps; k++) v = Op::of(v, room[k]);
     return v;
+}
+
+/* NumPy's Philox 4x64-10 (Salmon et al., SC 2011): four random words of a counter `c` of four, in its place. */
+DEV void philox(uint64_t *c, uint64_t k0, uint64_t k1) {
+#pragma unroll
+    for (int r = 0; r < 10; r++) {
+        const uint64_t m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
+        const uint64_t n0 = __umul64hi(m1, c[2]) ^ c[1] ^ k0, n2 = __umul64hi(m0, c[0]) ^ c[3] ^ k1;
+        c[1] = m1 * c[2]; c[3] = m0 * c[0]; c[0] = n0; c[2] = n2;
+        k0 += 0x9E3779B97F4A7C15ull; k1 += 0xBB67AE8584CAA73Bull;
+    }
 }

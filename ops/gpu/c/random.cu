@@ -1,14 +1,5 @@
 /* Random numbers, the very ones of the CPU: NumPy's Philox 4x64-10 (Salmon et al., SC 2011). `key` is in the memory of
    the GPU, five words: two of the key, index, step and worker; so a recorded step draws new numbers when they change. */
-DEV void philox(uint64_t *c, uint64_t k0, uint64_t k1) {
-#pragma unroll
-    for (int r = 0; r < 10; r++) {
-        const uint64_t m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
-        const uint64_t n0 = __umul64hi(m1, c[2]) ^ c[1] ^ k0, n2 = __umul64hi(m0, c[0]) ^ c[3] ^ k1;
-        c[1] = m1 * c[2]; c[3] = m0 * c[0]; c[0] = n0; c[2] = n2;
-        k0 += 0x9E3779B97F4A7C15ull; k1 += 0xBB67AE8584CAA73Bull;
-    }
-}
 /* The four words of block b of the stream; the generator counts before it draws. */
 #define WORDS(b) \
     uint64_t c[4] = {(uint64_t)(b) + 1, key[2], key[3], key[4]}; \
