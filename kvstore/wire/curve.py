@@ -2,6 +2,8 @@
 
 The listening side asks for its clients' public key (ZAP, RFC 27) in its own thread: the handler is a socket of the same
 context, in the same loop. The connecting side hears of handshakes that fail and can say why nobody answers.
+
+Who hears of connections also sees to their buffers: ZeroMQ leaves those of unix sockets as they are.
 """
 
 import logging
@@ -9,8 +11,8 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import zmq
@@ -19,7 +21,7 @@ from zmq.utils import z85
 from shoal.errors import ConfigError
 from shoal.kvstore.wire.keys import Keys
 
-__all__ = ["Door"]
+__all__ = ["Door", "socket_of"]
 
 log = logging.getLogger("shoal.wire")
 
@@ -29,6 +31,11 @@ HANDSHAKE_S = 10
 MAX_ADDRESSES = 1024
 """Addresses that are counted each by itself; refusals of further ones are counted together."""
 
+BUFFER_BYTES = 384 << 10
+"""What a unix connection may hold that is sent and not yet read; the kernel doubles it, and may set a limit. With the
+usual 208 KB in all, reader and writer wake each other too often; with several megabytes what is read has left the
+processor's cache."""
+
 _DOMAIN = b"shoal"
 _ZAP = "inproc://zeromq.zap.01"
 _POLLIN = int(zmq.POLLIN)
@@ -36,6 +43,7 @@ _FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_
 _REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _LISTENER = _FAILED | int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _DIALER = _FAILED | _REFUSED | int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_BULK = " bulk"  # behind the peer's name, for its second connection
 _EVENT = struct.Struct("=HI")
 _OTHER_MECHANISM = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 
@@ -80,6 +88,7 @@ class Door:
         with suppress(zmq.ZMQError):  # a system without such sockets
             router.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # an abstract name has no mode
         if self._keys is None:
+            self._monitor("", router, int(zmq.EVENT_ACCEPTED), _widen)
             return
         self._zap = self._context.socket(zmq.ROUTER)
         self._zap.setsockopt(zmq.LINGER, 0)
@@ -107,6 +116,7 @@ class Door:
 
     def _seen_listening(self, peer: str, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
+            _widen(peer, event, value)
             self._accepted[value] = _address_of(value, self._port) or "an address that hung up at once"
         elif event & _FAILED:
             self._failing += 1
@@ -139,14 +149,20 @@ class Door:
         if peer:
             self._monitor(peer, dealer, _DIALER, self._seen_connecting)
 
+    def widen(self, dealer: Any, peer: str) -> None:
+        """Prepare the connection for large messages to ``peer`` through a unix socket, before it connects."""
+        self._monitor(peer + _BULK, dealer, int(zmq.EVENT_CONNECTED), _widen)
+
     def leave(self, peer: str) -> None:
-        """The connection to ``peer`` is about to be closed."""
+        """The connections to ``peer`` are about to be closed."""
         self.shut.pop(peer, None)
         self._forget(peer)
+        self._forget(peer + _BULK)
 
     def _seen_connecting(self, peer: str, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.leave(peer)
+            self.shut.pop(peer, None)
+            self._forget(peer)
             return
         other = event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _OTHER_MECHANISM
         if self._keys is None:
@@ -213,15 +229,27 @@ def _nine(frames: list[bytes]) -> list[bytes]:
 
 def _address_of(fd: int, port: int) -> str:
     """Host of the peer of a TCP connection to ``port``; "" if the connection has gone, or is none."""
-    with suppress(OSError):
-        ours = os.dup(fd)  # by now the number may be that of something else
-        try:
-            accepted = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=ours)
-            try:
-                here = accepted.getsockname()  # a text, of a unix socket
-                return str(accepted.getpeername()[0]) if isinstance(here, tuple) and here[1] == port else ""
-            finally:
-                accepted.detach()
-        finally:
-            os.close(ours)
+    with suppress(OSError), socket_of(fd) as accepted:
+        here = accepted.getsockname()  # a text, of a unix socket
+        return str(accepted.getpeername()[0]) if isinstance(here, tuple) and here[1] == port else ""
     return ""
+
+
+def _widen(peer: str, event: int, fd: int) -> None:
+    """A connection has come about: should it be a unix socket's, let it hold more."""
+    with suppress(OSError), socket_of(fd) as connected:
+        if connected.family == socket.AF_UNIX and connected.type == socket.SOCK_STREAM:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+
+
+@contextmanager
+def socket_of(fd: int) -> Iterator[socket.socket]:
+    """The socket with this descriptor, which is another's; OSError if there is none any more."""
+    ours = os.dup(fd)  # by now the number may be that of something else
+    try:
+        found = socket.socket(fileno=ours)
+    except OSError:
+        os.close(ours)
+        raise
+    with found:
+        yield found

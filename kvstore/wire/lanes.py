@@ -157,6 +157,8 @@ class Lanes:
         dealer.setsockopt(zmq.IDENTITY, self.identity.encode() + _BULK * len(lanes))
         dealer.setsockopt(zmq.AFFINITY, 2 if lanes else 1)
         self.door.present(dealer, "" if lanes else peer)
+        if lanes and self._addresses[peer].startswith("ipc:"):
+            self.door.widen(dealer, peer)
         try:
             dealer.connect(self._addresses[peer])
         except zmq.ZMQError as e:
