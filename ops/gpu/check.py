@@ -30,7 +30,7 @@ from typing import Any
 from shoal.errors import ConfigError
 from shoal.version import VERSION
 
-__all__ = ["Check", "Result", "Skipped", "Step", "chosen", "main_folder", "run", "step", "steps", "table"]
+__all__ = ["Check", "Result", "Skipped", "Step", "chosen", "main_folder", "read", "run", "step", "steps", "table"]
 
 TEXT = 2000
 """How many characters of an error are kept."""
@@ -254,6 +254,77 @@ def _write(results: dict[str, Result], out: Path, gpus: int) -> None:
         json.dump(found, f, indent=1)
         f.write("\n")
     os.replace(f.name, out / "result.json")
+
+
+FIELDS: dict[str, tuple[type, ...]] = {
+    "passed": (int,),
+    "failed": (int,),
+    "skipped": (int,),
+    "failures": (dict,),
+    "skip_reasons": (dict,),
+    "numbers": (dict,),
+    "notes": (dict,),
+    "seconds": (int, float),
+    "out_of_time": (bool,),
+}
+"""What ``result.json`` has of a step."""
+
+HEAD: dict[str, tuple[type, ...]] = {
+    "shoal": (str,),
+    "python": (str,),
+    "platform": (str,),
+    "gpus": (int,),
+    "steps": (dict,),
+}
+"""What it has in front of them."""
+
+
+def read(path: Path) -> tuple[dict[str, Result], int]:
+    """The results of an earlier run, perhaps on another machine, and how many GPUs that had.
+
+    Args:
+        path: of its ``result.json``.
+    Raises:
+        ConfigError: it is none; says where.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no result of gpu-check: {error}") from None
+    _has(path, "the file", found, HEAD)
+    results = {}
+    for name, data in found["steps"].items():
+        where = f"step {name!r}"
+        _has(path, where, data, FIELDS)
+        texts, counts, numbers = data["failures"], data["skip_reasons"], data["numbers"]
+        sound = (
+            all(isinstance(v, str) for v in texts.values())
+            and all(type(v) is int and v > 0 for v in counts.values())
+            and all(isinstance(v, dict) and set(v) == {"value", "unit"} for v in numbers.values())
+            and all(isinstance(v["value"], int | float) and isinstance(v["unit"], str) for v in numbers.values())
+        )
+        if not sound:
+            what = "a failure is text, a skip a count from 1 on, a number has a value and a unit"
+            raise ConfigError(f"{path} is no result of gpu-check: {where}: {what}")
+        measured = {n: (float(v["value"]), v["unit"]) for n, v in numbers.items()}
+        r = Result(data["passed"], texts, counts, measured, data["notes"], float(data["seconds"]), data["out_of_time"])
+        if (r.failed, r.skipped) != (data["failed"], data["skipped"]) or r.passed < 0:
+            raise ConfigError(f"{path} is no result of gpu-check: {where}: its counts are not those of its cases")
+        results[name] = r
+    return results, int(found["gpus"])
+
+
+def _has(path: Path, where: str, data: Any, fields: dict[str, tuple[type, ...]]) -> None:
+    """Refuse what has not exactly these fields."""
+    if not isinstance(data, dict) or set(data) != set(fields):
+        got = ", ".join(sorted(data)) if isinstance(data, dict) else type(data).__name__
+        raise ConfigError(f"{path} is no result of gpu-check: {where}: expected {', '.join(sorted(fields))}; got {got}")
+    for name, kinds in fields.items():
+        if type(data[name]) not in kinds:
+            expected = " or ".join(k.__name__ for k in kinds)
+            raise ConfigError(
+                f"{path} is no result of gpu-check: {where}: {name} is {expected}, got {type(data[name]).__name__}"
+            )
 
 
 def _line(name: str, r: Result) -> str:

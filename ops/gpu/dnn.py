@@ -8,6 +8,7 @@ Which attention goes to cuDNN is decided by `why_not_attention`: its versions ha
 a mask (NVIDIA/cudnn-frontend 1072 and 160, pytorch/pytorch 196678), so only the forms that were clean are used.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import ConfigError
+from shoal.ops.gpu.plans import PlanFolder, folder_of
 from shoal.ops.precision import BFLOAT16
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "why_not_attention",
 ]
 
+log = logging.getLogger("shoal.gpu")
+
 Shape = tuple[int, ...]
 X, WEIGHT, Y = 1, 2, 3
 """Names of a convolution's tensors; their gradients have the same."""
@@ -40,7 +44,11 @@ TYPES: dict[Any, str] = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "H
 
 
 class Convolution(NamedTuple):
-    """Images and filters with the channels last in memory: (batch, channels, height, width), and so on."""
+    """Images and filters with the channels last in memory: (batch, channels, height, width), and so on.
+
+    Attributes:
+        tf32: float32 may be read with 10 bits of mantissa; without it plans that do so are left out.
+    """
 
     x: Shape
     weight: Shape
@@ -49,6 +57,7 @@ class Convolution(NamedTuple):
     pad: tuple[int, int]
     dilate: tuple[int, int]
     dtype: Any
+    tf32: bool = False
 
 
 class Attention(NamedTuple):
@@ -96,6 +105,9 @@ def convolution_graph(cudnn: Any, part: str, c: Convolution, **more: Any) -> Any
         more: ``handle``, or ``device_property`` to plan without a GPU.
     """
     graph = _graph(cudnn, c.dtype, **more)
+    if TYPES[c.dtype] == "FLOAT" and not c.tf32:  # what cuDNN proposes first for float32 are tensor cores, in TF32
+        notes = cudnn.numerical_note
+        graph.deselect_numeric_notes([notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS])
 
     def tensor(uid: int, shape: Shape) -> Any:
         return graph.tensor(uid=uid, dim=list(shape), stride=list(channels_last(shape)))
@@ -167,10 +179,11 @@ class Dnn:
         cudnn: the module ``cudnn`` of nvidia-cudnn-frontend.
         room: gives that many bytes of the GPU's memory, as something with ``ptr``; what it gave is kept for good, since
             a recorded step uses it.
+        kept: plans on the disk; None keeps none.
     """
 
-    def __init__(self, cudnn: Any, room: Callable[[int], Any]) -> None:
-        self.cudnn, self._room = cudnn, room
+    def __init__(self, cudnn: Any, room: Callable[[int], Any], kept: PlanFolder | None = None) -> None:
+        self.cudnn, self._room, self._folder = cudnn, room, kept
         self._handles: dict[int, Any] = {}
         self._plans: dict[Any, Any] = {}
         self._kept: dict[int, list[tuple[int, Any]]] = {}  # by stream, since plans of two may run at once
@@ -198,8 +211,26 @@ class Dnn:
         key = (part, what, stream)
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = build(self.cudnn, part, what, handle=handle)
+            plan = self._plans[key] = self._plan(build, part, what, handle)
         plan.execute(dict(where), self._workspace(int(plan.get_workspace_size()), stream), handle=handle)
+
+    def _plan(self, build: Callable[..., Any], part: str, what: Any, handle: Any) -> Any:
+        """A plan from the disk, if it is there and the library takes it; else built, and kept there."""
+        if self._folder is None:
+            return build(self.cudnn, part, what, handle=handle)
+        key = (part, what)
+        known = self._folder.read(key)
+        if known is not None:
+            plan = self.cudnn.pygraph(handle=handle)
+            try:
+                plan.deserialize(handle, known)
+            except Exception as error:  # of any kind: the library's own; what is built instead is right
+                log.warning("a plan of %s is built anew: the one on the disk is refused (%s)", part, error)
+            else:
+                return plan
+        plan = build(self.cudnn, part, what, handle=handle)
+        self._folder.write(key, bytes(plan.serialize(as_bytes=True)))
+        return plan
 
     def _workspace(self, size_bytes: int, stream: int) -> int:
         """The address of room for a plan: the stream's largest so far, since its plans run one after another."""
@@ -223,7 +254,9 @@ def _module() -> Any:
 @cache
 def _of_gpu(xp: Any, index: int) -> Dnn | None:
     module = _module()
-    return None if module is None else Dnn(module, lambda n: xp.module.cuda.alloc(n))
+    if module is None:
+        return None
+    return Dnn(module, lambda n: xp.module.cuda.alloc(n), folder_of(xp, module, index))
 
 
 _installed: list[Dnn] = []

@@ -12,7 +12,7 @@ import pytest
 from shoal.errors import ConfigError
 from shoal.ops import gpucheck
 from shoal.ops.gpu import check, checks, contract
-from shoal.ops.gpu.check import Check, Result, Skipped, Step, chosen, run, step, steps, table
+from shoal.ops.gpu.check import Check, Result, Skipped, Step, chosen, read, run, step, steps, table
 from shoal.ops.gpu.fake import fake_gpus, names
 from shoal.ops.gpu.fake.module import known
 
@@ -102,6 +102,76 @@ def test_without_a_gpu_steps_that_need_one_are_skipped(tmp_path: Path) -> None:
     found = run(wanted, tmp_path, 60.0, 0, quiet)
     assert found["a"].reasons == {"no GPU": 1} and found["b"].passed == 1
     assert table(found, 0) == "no GPU: 1 passed, 0 failed, 1 skipped"
+
+
+def _work(c: Check) -> None:
+    """Something of everything."""
+    with c.case("right"):
+        pass
+    with c.case("wrong"):
+        raise ValueError("5 is not 4")
+    c.skip("no such library")
+    c.number("h2d", 2.5, "GB/s")
+    c.note("driver", {"version": [13, 0]})
+
+
+def test_a_stored_result_is_read_back_and_shown_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run([one("a", _work), one("b", lambda c: c.count(2))], tmp_path, 60.0, 2, quiet)
+    results, gpus = read(tmp_path / "result.json")
+    seconds = {n: r.seconds for n, r in results.items()}
+    assert gpus == 2 and all(abs(found[n].seconds - s) < 1e-3 for n, s in seconds.items())
+    for name, r in found.items():
+        r.seconds = seconds[name]
+    assert results == found
+    assert gpucheck.main(["--replay", str(tmp_path / "result.json")]) == 1
+    assert capsys.readouterr().out == table(found, 2) + "\n"
+
+
+def test_a_result_without_failures_ends_well_when_it_is_shown(tmp_path: Path) -> None:
+    run([one("a", lambda c: c.count(1))], tmp_path, 60.0, 0, quiet)
+    assert gpucheck.main(["--replay", str(tmp_path / "result.json")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.pop("gpus"), "the file: expected gpus"),
+        (lambda d: d.update(gpus="2"), "gpus is int, got str"),
+        (lambda d: d["steps"]["a"].pop("notes"), "step 'a': expected failed, failures"),
+        (lambda d: d["steps"]["a"].update(passed=1.5), "passed is int, got float"),
+        (lambda d: d["steps"]["a"].update(failed=0), "its counts are not those of its cases"),
+        (lambda d: d["steps"]["a"]["skip_reasons"].update(x=0), "a skip a count from 1 on"),
+        (lambda d: d["steps"]["a"]["numbers"].update(x=3.0), "a number has a value and a unit"),
+        (lambda d: d["steps"].update(a=[]), "step 'a': expected .*; got list"),
+    ],
+)
+def test_what_is_no_result_is_refused_with_the_place(
+    change: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run([one("a", _work)], tmp_path, 60.0, 1, quiet)
+    data = stored(tmp_path)
+    change(data)
+    (tmp_path / "result.json").write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=says):
+        read(tmp_path / "result.json")
+    assert gpucheck.main(["--replay", str(tmp_path / "result.json")]) == 2
+    assert "is no result of gpu-check" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("{")
+    for name in ("a", "b"):
+        with pytest.raises(ConfigError, match="is no result of gpu-check"):
+            read(tmp_path / name)
+
+
+def test_results_of_gpus_that_are_kept_with_the_sources_are_whole_and_have_no_failures() -> None:
+    kept = sorted((Path(__file__).parents[2] / "benchmarks" / "gpu").glob("*.json"))
+    if not kept:
+        pytest.skip("no result of a GPU is kept in benchmarks/gpu: nothing has been run on one")
+    for path in kept:
+        results, gpus = read(path)
+        assert gpus > 0 and not any(r.failed for r in results.values()), path.name
 
 
 def test_the_table_has_a_line_for_each_step_and_each_failure() -> None:

@@ -1,14 +1,18 @@
 """Convolution of images, and its gradients, by cuDNN (`shoal.ops.gpu.dnn`).
 
 Images and filters have their channels last in memory, as the operators' own results have; what lies otherwise is
-copied. Groups, one and three spatial axes, and float64 stay with the array namespace.
+copied. float32 is exact unless `shoal.cuda.set_float32_matmul_precision` says "high". Groups, one and three spatial
+axes, and float64 stay with the array namespace.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from shoal.ops.gpu import dnn
 from shoal.ops.gpu.dnn import TYPES, Convolution, address, dnn_of, stream_of
+from shoal.ops.gpu.kernels.products import get_float32_matmul_precision
 from shoal.ops.gpu.kernels.table import Bound, In, kernel, layout_as, pair
 
 __all__ = ["signature"]
@@ -32,9 +36,10 @@ def _runner(xp: Any, part: str, c: Convolution, names: Sequence[int]) -> Any:
     def run(*arrays: Any) -> None:
         engine = dnn_of(xp)
         assert engine is not None
+        asked = c._replace(tf32=c.dtype == np.float32 and get_float32_matmul_precision() == "high")
         given = [layout_as(xp, a, True) for a in arrays[:-1]]
         where = {name: address(a) for name, a in zip(names, (*given, arrays[-1]), strict=True)}
-        engine.convolve(part, c, where, stream_of(xp))
+        engine.convolve(part, asked, where, stream_of(xp))
 
     return run
 

@@ -30,11 +30,11 @@ _problems: dict[Any, Problem | None] = {}
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """How products of float32 are made on a GPU, in all threads: `torch.set_float32_matmul_precision`.
+    """How products and convolutions of float32 are made on a GPU, in all threads; the name is PyTorch's.
 
     Args:
-        precision: "highest" in float32; "high" reads the operands with 10 bits of mantissa (TF32) and adds up in
-            float32. Recorded steps stay with what they were recorded with. Nothing changes in host memory.
+        precision: "highest" in float32; "high" lets libraries read the operands with 10 bits of mantissa (TF32), and
+            add up in float32. Recorded steps stay with what they were recorded with. Nothing changes in host memory.
     Raises:
         ConfigError: another one.
     """

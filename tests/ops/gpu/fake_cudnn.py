@@ -12,8 +12,11 @@ from shoal.ops.backend import CPU
 from shoal.ops.registry import OPS
 
 data_type = SimpleNamespace(FLOAT=np.float32, HALF=np.float16, BFLOAT16=ml_dtypes.bfloat16)
+numerical_note = SimpleNamespace(TENSOR_CORE="tensor cores", DOWN_CONVERT_INPUTS="narrow inputs")
+__version__ = "1.32.0"
 heur_mode = SimpleNamespace(A="A", FALLBACK="B")
 log: list[Any] = []
+stored: list[Any] = []
 
 
 def create_handle() -> object:
@@ -59,9 +62,32 @@ class Tensor:
 
 
 class pygraph:  # the library's name
-    def __init__(self, io_data_type: Any, intermediate_data_type: Any, compute_data_type: Any, handle: Any) -> None:
-        assert intermediate_data_type == compute_data_type == np.float32 and handle is not None
-        self.io, self.work, self.tensors = io_data_type, None, []
+    def __init__(
+        self,
+        io_data_type: Any = None,
+        intermediate_data_type: Any = None,
+        compute_data_type: Any = None,
+        *,
+        handle: Any,
+    ) -> None:
+        assert intermediate_data_type == compute_data_type and handle is not None
+        self.io, self.work, self.tensors, self.barred = io_data_type, None, [], []
+        self.outputs: list[Tensor] = []
+
+    def deselect_numeric_notes(self, notes: Sequence[str]) -> "pygraph":
+        self.barred += notes
+        return self
+
+    def serialize(self, *, as_bytes: bool) -> bytes:
+        assert as_bytes and self.work is not None
+        stored.append((self.work, self.outputs))
+        return b"plan %d" % (len(stored) - 1)
+
+    def deserialize(self, handle: object, data: bytes) -> None:
+        if not data.startswith(b"plan "):
+            raise RuntimeError("this is no plan")
+        log.append("deserialize")
+        self.work, self.outputs = stored[int(data[5:])]
 
     def tensor(self, **given: Any) -> Tensor:
         made = Tensor(**given)
@@ -74,6 +100,7 @@ class pygraph:  # the library's name
 
     def _convolution(self, name: str, first: Tensor, second: Tensor, how: dict[str, Any], **more: Any) -> Tensor:
         (out,) = self._out(1)
+        self.convolves = True
         attrs = {"stride": tuple(how["stride"]), "pad": tuple(how["padding"]), "dilate": tuple(how["dilation"])}
 
         def work(where: dict[int, int]) -> None:
@@ -130,7 +157,10 @@ class pygraph:  # the library's name
 
     def build(self, modes: Sequence[str]) -> None:
         assert list(modes) == ["A", "B"] and all(t.output and t.uid and t.dim and t.stride for t in self.outputs)
-        log.append("build")
+        assert self.io is not None
+        exact = self.io == np.float32 and hasattr(self, "convolves")
+        assert self.barred in ([], ["tensor cores", "narrow inputs"]) and (exact or not self.barred)
+        log.append("build exactly" if self.barred else "build")
 
     def get_workspace_size(self) -> int:
         return 100 + 10 * len(self.outputs)

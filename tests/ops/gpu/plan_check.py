@@ -75,13 +75,16 @@ def questions() -> Iterator[tuple[str, Callable[[Any, Any], Any]]]:
         (256, 28, 256, 3, 2), (512, 28, 1024, 1, 2), (256, 14, 256, 3, 1), (1024, 14, 512, 1, 1),
         (512, 14, 512, 3, 2), (1024, 14, 2048, 1, 2), (512, 7, 512, 3, 1), (512, 7, 2048, 1, 1),
     ]  # fmt: skip
-    for dtype in (BFLOAT16, np.dtype(np.float16)):
+    single = np.dtype(np.float32)
+    for dtype, tf32 in ((BFLOAT16, False), (np.dtype(np.float16), False), (single, False), (single, True)):
         for c, n, k, r, s in images:
             side = (n + 2 * (r // 2) - r) // s + 1
             x, w, y = (64, c, n, n), (k, c, r, r), (64, k, side, side)
-            given = dnn.Convolution(x, w, y, (s, s), (r // 2, r // 2), (1, 1), dtype)
+            given = dnn.Convolution(x, w, y, (s, s), (r // 2, r // 2), (1, 1), dtype, tf32)
             for part in ("forward", "data", "weight"):
-                yield f"convolution {part} {dtype} {x} * {w}", _conv(part, given)
+                yield f"convolution {part} {dtype}{' tf32' * tf32} {x} * {w}", _conv(part, given)
+        if dtype == single:
+            continue
         for b, h, s, d, causal in [(4, 12, 1024, 64, True), (64, 12, 1024, 64, True), (2, 16, 512, 128, False)]:
             packed = (s * 3 * h * d, d, 3 * h * d, 1)
             size = (b, h, s, d)

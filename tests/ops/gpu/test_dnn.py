@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ from shoal.errors import ConfigError
 from shoal.ops.backend import CPU
 from shoal.ops.gpu import dnn, emulate
 from shoal.ops.gpu.dnn import Attention, Dnn, why_not_attention
-from shoal.ops.gpu.kernels import table
+from shoal.ops.gpu.kernels import products, table
 from shoal.ops.gpu.kernels.table import In, lies_last
+from shoal.ops.gpu.plans import PlanFolder, folder_of
 from shoal.ops.graph.executor import Program
 from shoal.ops.graph.gradient import gradients
 from shoal.ops.graph.symbol import flatten, variable
@@ -60,14 +62,96 @@ def test_convolution_and_its_gradients_are_told_with_channels_last(
         found = OPS[name].forward(XP, first, second, **more, **attrs)
         close(found, OPS[name].plain(CPU, wide(first), wide(second), **more, **attrs), 2.0)
         assert lies_last(found)
-    assert [e for e in fake_cudnn.log if e == "build"] == ["build"] * 3
+    built = [e for e in fake_cudnn.log if "build" in e]
+    assert built == ["build exactly" if dtype == np.float32 else "build"] * 3
 
 
 def test_a_plan_is_built_once_and_run_on_the_given_stream(engine: Dnn) -> None:
     x, w = drawn((1, 2, 4, 4), np.float32), drawn((3, 2, 3, 3), np.float32)
     for _ in range(3):
         OPS["convolution"].forward(XP, x, w)
-    assert fake_cudnn.log == ["handle", ("stream", 0), "build", *[("execute", 1110)] * 3]
+    assert fake_cudnn.log == ["handle", ("stream", 0), "build exactly", *[("execute", 1110)] * 3]
+
+
+def test_float32_is_exact_unless_tf32_is_asked_for_and_each_has_a_plan(engine: Dnn) -> None:
+    x, w = drawn((1, 2, 4, 4), np.float32), drawn((3, 2, 3, 3), np.float32)
+    half = [a.astype(np.float16) for a in (x, w)]
+    assert products.get_float32_matmul_precision() == "highest"
+    try:
+        for precision in ("highest", "high", "highest", "high"):
+            products.set_float32_matmul_precision(precision)
+            OPS["convolution"].forward(XP, x, w)
+            OPS["convolution"].forward(XP, *half)
+    finally:
+        products.set_float32_matmul_precision("highest")
+    assert [e for e in fake_cudnn.log if "build" in e] == ["build exactly", "build", "build"]
+
+
+def test_plans_are_read_back_from_the_disk_for_the_same_machine_only(tmp_path: Path) -> None:
+    x, w = drawn((1, 2, 4, 4), np.float32), drawn((3, 2, 3, 3), np.float32)
+
+    def built(machine: str, folder: Path = tmp_path) -> tuple[list[Any], bytes]:
+        fake_cudnn.log.clear()
+        table._bound.clear()
+        made = Dnn(fake_cudnn, lambda size: SimpleNamespace(ptr=1000 + size), PlanFolder(folder, (machine, 13000)))
+        dnn._installed.append(made)
+        try:
+            y = OPS["convolution"].forward(XP, x, w)
+        finally:
+            dnn._installed.remove(made)
+            table._bound.clear()
+        return [e for e in fake_cudnn.log if e in ("build exactly", "deserialize")], y.tobytes()
+
+    first, bits = built("H200")
+    assert first == ["build exactly"] and built("H200") == (["deserialize"], bits)
+    assert built("B200")[0] == ["build exactly"]
+    (plan, other) = sorted(tmp_path.glob("*.plan"))
+    for raw in (b"", b"x" * 40):  # damaged: not given to the library
+        plan.write_bytes(raw)
+        other.write_bytes(raw)
+        assert built("H200") == (["build exactly"], bits)
+    folder = PlanFolder(tmp_path, ("H200", 13000))
+    c = dnn.Convolution(x.shape, w.shape, (1, 3, 2, 2), (1, 1), (0, 0), (1, 1), np.dtype(np.float32))
+    folder.write(("forward", c), b"nonsense")  # whole, and refused by the library
+    assert built("H200") == (["build exactly"], bits) and built("H200")[0] == ["deserialize"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_and_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    folder = PlanFolder(tmp_path / "file", ())
+    with caplog.at_level("WARNING", "shoal.gpu"):
+        folder.write("a", b"plan")
+    assert folder.read("a") is None and "a plan cannot be kept" in caplog.text
+
+
+def test_the_folder_of_plans_is_asked_for_and_named_by_gpu_driver_and_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"name": b"H200", "major": 9, "minor": 0, "multiProcessorCount": 132}
+    drivers = [13000]
+    runtime = SimpleNamespace(getDeviceProperties=lambda i: found, driverGetVersion=lambda: drivers[-1])
+    xp = SimpleNamespace(module=SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    versions = [91900]
+    cudnn = SimpleNamespace(backend_version=lambda: versions[-1], __version__="1.32.0")
+    monkeypatch.delenv("SHOAL_GPU_PLANS", raising=False)
+    assert folder_of(xp, cudnn, 0) is None
+    monkeypatch.setenv("SHOAL_GPU_PLANS", str(tmp_path))
+
+    def path() -> Path:
+        folder = folder_of(xp, cudnn, 0)
+        assert folder is not None
+        return folder.path("key")
+
+    paths = [path()]
+    drivers.append(13010)
+    paths.append(path())
+    versions.append(92000)
+    paths.append(path())
+    found["name"] = b"H100"
+    paths.append(path())
+    assert len(set(paths)) == 4 and path() == paths[-1]
 
 
 def test_what_cudnn_does_not_take_stays_with_the_array_namespace(engine: Dnn) -> None:
@@ -158,7 +242,7 @@ def test_gradients_of_an_attention_that_cudnn_does_not_take_are_those_of_the_arr
     q, g = drawn((1, 2, 100, 8), np.float16), drawn((1, 2, 100, 8), np.float16, seed=1)
     out, total = OPS["attention"].forward(XP, q, q, q)
     found = OPS["attention_grad"].forward(XP, g, out, total, q, q, q)
-    assert not [e for e in fake_cudnn.log if e == "build"]
+    assert not [e for e in fake_cudnn.log if "build" in e]
     for a, b in zip(found, OPS["attention_grad"].plain(CPU, g, out, total, q, q, q), strict=True):
         np.testing.assert_array_equal(a, b)
 
