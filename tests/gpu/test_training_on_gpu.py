@@ -54,7 +54,8 @@ def test_two_hundred_steps_arrive_whole_through_three_slots(wire: str) -> None:
     rng = np.random.default_rng(1)
     sent: list[tuple[int, Any]] = []
 
-    def send(i: int, values: Any) -> Future[Any]:
+    def send(i: int, given: Any, values: Any) -> Future[Any]:
+        assert given is values
         sent.append((i, values[:64].copy()))
         values += 1.0
         future: Future[Any] = Future()
