@@ -35,6 +35,8 @@ StrictModes no
 PermitRootLogin prohibit-password
 UsePAM no
 PasswordAuthentication no
+ClientAliveInterval 5
+ClientAliveCountMax 2
 """
 
 CLIENT = """
