@@ -188,12 +188,9 @@ class KVStore(ABC):
         return None
 
     def pushpull_encoded(self, key: Key, encoded: Encoded, out: Array, priority: int = 0) -> Future[Any]:
-        """`pushpull_async` of a gradient that was encoded elsewhere, as `encoding` says: its parts travel as they are.
+        """`pushpull_async` of what was encoded elsewhere, as `encoding` says; the new value comes to ``out``.
 
-        Args:
-            encoded: its parts are copied before this returns. If the store's codec has been changed meanwhile they are
-                decoded, and encoded anew.
-            out: an array of the host, for the new value.
+        The parts are copied, and travel as they are: or encoded anew, if the store's codec has been changed meanwhile.
         """
         raise ConfigError(f"a store of type {self.type!r} takes no encoded gradients")
 
