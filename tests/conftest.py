@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from shoal.ops.backend import gpu_count
 from tests.lanes import PASSIVE, pytest_xdist_auto_num_workers, pytest_xdist_make_scheduler
+from tests.patience import PATIENCE_S
 
 __all__ = ["pytest_xdist_auto_num_workers", "pytest_xdist_make_scheduler"]
 
@@ -64,10 +65,10 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     new = set(threading.enumerate()) - threads
     collector = {t for t in new if type(t).__name__ == "GarbageCollectorThread"}  # pyzmq's, one for ever
     for thread in new - collector:
-        thread.join(5.0)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), f"the test left thread {thread.name!r} running"
     gc.collect()
-    deadline = time.monotonic() + 5.0  # ZeroMQ closes its sockets in a thread of its own
+    deadline = time.monotonic() + PATIENCE_S  # ZeroMQ closes its sockets in a thread of its own
     while not collector and len(_open_files()) > len(files) and time.monotonic() < deadline:
         threading.Event().wait(0.02)
     if not collector:

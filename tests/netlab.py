@@ -238,7 +238,7 @@ class _Hub:
     def stop(self) -> None:
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(5.0)
+            self._thread.join(60.0)
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:

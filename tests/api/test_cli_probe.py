@@ -17,6 +17,7 @@ from shoal.commands.probing import judge
 from shoal.kvstore.wire.messages import NodeStatus, Snapshot
 from shoal.returning import former
 from shoal.scheduler import signals
+from tests.patience import RUN_S
 
 HERE = socket.gethostname()
 NOBODY = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
@@ -195,4 +196,4 @@ def test_one_that_stays_ends_when_it_is_told_to(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.2)
     process.terminate()
-    assert process.wait(10) == 0 and not marker.exists()
+    assert process.wait(RUN_S) == 0 and not marker.exists()

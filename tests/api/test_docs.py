@@ -15,6 +15,7 @@ from shoal.lab.report import final_report
 from shoal.scheduler.job import Outcome
 from shoal.scheduler.local import LocalLauncher
 from shoal.worker import strategies
+from tests.patience import RUN_S
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
@@ -41,7 +42,7 @@ def script_of(page: str, folder: Path) -> Path:
 def run(folder: Path, *args: str) -> str:
     """What a Python process says that runs in ``folder``, with warnings as errors."""
     got = subprocess.run(
-        [sys.executable, "-W", "error", *args], cwd=folder, capture_output=True, text=True, timeout=100
+        [sys.executable, "-W", "error", *args], cwd=folder, capture_output=True, text=True, timeout=RUN_S
     )
     assert got.returncode == 0, got.stdout + got.stderr
     return got.stdout + got.stderr

@@ -23,6 +23,7 @@ from shoal.ops.gpu.fake.gpu import entered
 from shoal.ops.gpu.nccl import NcclCommunicator
 from shoal.ops.precision import BFLOAT16
 from shoal.worker.device.path import DevicePath
+from tests.patience import RUN_S
 
 NAMES = ["INT8", "UINT8", "INT32", "UINT32", "INT64", "UINT64", "FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"]
 DTYPES = [BFLOAT16 if n == "BFLOAT16" else np.dtype(n.lower()) for n in NAMES]
@@ -34,7 +35,7 @@ class Library:
     NCCL_SUM = 77
 
     def __init__(self, size: int) -> None:
-        self.size, self.barrier = size, threading.Barrier(size, timeout=60)
+        self.size, self.barrier = size, threading.Barrier(size, timeout=RUN_S)
         self.given: list[Any] = [None] * size
         for code, name in enumerate(NAMES):
             setattr(self, f"NCCL_{name}", code)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from shoal.kvstore.placement import SLICE_BYTES, Placement
 from shoal.kvstore.wire.messages import Change, KeyLayout, KeySpec
+from tests.patience import PATIENCE_S
 
 
 class Meeting:
@@ -27,7 +28,7 @@ class FakeMembership:
         self.rank, self.num_workers, self.mode, self._meeting = rank, meeting.workers, meeting.mode, meeting
 
     def barrier(self, name: str, timeout_s: float) -> None:
-        self._meeting.gate.wait(20.0)
+        self._meeting.gate.wait(PATIENCE_S)
 
     def passed(self, name: str) -> bool:
         return False

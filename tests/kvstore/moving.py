@@ -14,6 +14,7 @@ from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.messages import Handed, Moved, Rebalance, Shift
 from shoal.kvstore.wire.transport import Transport
 from tests.kvstore.threads import ThreadCluster
+from tests.patience import until
 
 
 class Inbox:
@@ -141,12 +142,12 @@ class MovingCluster(ThreadCluster):
         client.transport.connect(f"server{rank}", self.addresses[rank])
         client.arrived(rank, time.monotonic())
 
-    def settled(self, timeout_s: float = 20.0) -> None:
+    def settled(self) -> None:
         """Wait until everything has moved that was to."""
-        deadline = time.monotonic() + timeout_s
-        while self.plan or any(s._mover is not None and (s._mover.busy or s._mover.going) for s in self.shells):
-            assert time.monotonic() < deadline, [s._mover and s._mover.going for s in self.shells]
-            time.sleep(0.002)
+        until(
+            lambda: not self.plan and not any(s._mover and (s._mover.busy or s._mover.going) for s in self.shells),
+            lambda: [s._mover and s._mover.going for s in self.shells],
+        )
 
     def owners(self) -> list[int]:
         return [h.server for _, h in sorted(self.meeting.placement.homes.items())]

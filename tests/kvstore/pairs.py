@@ -20,8 +20,7 @@ from shoal.kvstore.wire.messages import Left, Member, Replaced, Roster
 from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from tests.kvstore.membership import FakeMembership, Meeting
-
-WAIT_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 class Orders:
@@ -46,7 +45,7 @@ class Orders:
         done = threading.Event()
         self._orders.append((order, result, done))
         self._transport.wake()
-        assert done.wait(WAIT_S)
+        assert done.wait(PATIENCE_S)
         return result[0]
 
 
@@ -87,7 +86,7 @@ class Process:
     def end(self) -> None:
         if self.thread.is_alive():
             self.loop.stop()
-            self.thread.join(5.0)
+            self.thread.join(PATIENCE_S)
             assert not self.thread.is_alive()
             self.loop.transport.close(0.0)
 
@@ -137,7 +136,7 @@ class Pair:
         transport.connect("server0", self.primary.address)
         orders = Orders(transport)
         loop = Loop(transport, {"orders": orders})
-        shell = ClientShell(transport, ClientCore(rank, 1, "run", 1, WAIT_S), loop)
+        shell = ClientShell(transport, ClientCore(rank, 1, "run", 1, PATIENCE_S), loop)
         loop.drivers[""] = shell
         thread = threading.Thread(target=loop.run, daemon=True)
         thread.start()
@@ -145,7 +144,7 @@ class Pair:
 
     def store(self, rank: int = 0, mode: str = "", reduce: str = "mean") -> DistKVStore:
         return DistKVStore(
-            mode or self.mode, reduce, FakeMembership(rank, self.meeting), self._clients[rank][0], WAIT_S
+            mode or self.mode, reduce, FakeMembership(rank, self.meeting), self._clients[rank][0], PATIENCE_S
         )
 
     def stores(self, mode: str = "", reduce: str = "mean") -> list[DistKVStore]:
@@ -153,7 +152,7 @@ class Pair:
 
     def each(self, stores: list[DistKVStore], work: Callable[[DistKVStore], Any]) -> list[Any]:
         with ThreadPoolExecutor(len(stores)) as pool:
-            return [f.result(60.0) for f in [pool.submit(work, s) for s in stores]]
+            return [f.result(2 * PATIENCE_S) for f in [pool.submit(work, s) for s in stores]]
 
     def acknowledged(self) -> list[int]:
         """Pushes, by worker."""
@@ -222,7 +221,7 @@ class Pair:
             process.end()
         for _, _, loop, thread in self._clients:
             loop.stop()
-            thread.join(5.0)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
             loop.transport.close(0.0)
 

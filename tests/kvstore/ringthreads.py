@@ -9,12 +9,13 @@ from typing import Any
 from shoal.kvstore.ring.node import RingNode
 from shoal.kvstore.ring.store import AllReduceKVStore
 from tests.kvstore.membership import FakeMembership, Meeting
+from tests.patience import PATIENCE_S
 
 
 class RingCluster:
     """``workers`` nodes joined by loopback sockets."""
 
-    def __init__(self, workers: int, timeout_s: float = 20.0) -> None:
+    def __init__(self, workers: int, timeout_s: float = PATIENCE_S) -> None:
         self.workers, self.timeout_s = workers, timeout_s
         self.meeting = Meeting(workers, mode="allreduce")
         self.numbers = [itertools.count(1) for _ in range(workers)]
@@ -32,7 +33,7 @@ class RingCluster:
         """Run ``work`` on every worker at once; the results by rank."""
         stores = [self.store(r, reduce, algorithm) for r in range(self.workers)]
         with ThreadPoolExecutor(self.workers) as pool:
-            return [f.result(60.0) for f in [pool.submit(work, s) for s in stores]]
+            return [f.result(2 * PATIENCE_S) for f in [pool.submit(work, s) for s in stores]]
 
     def close(self) -> None:
         for node in self.nodes:
@@ -40,7 +41,7 @@ class RingCluster:
 
 
 @contextlib.contextmanager
-def ring_cluster(workers: int, timeout_s: float = 20.0) -> Iterator[RingCluster]:
+def ring_cluster(workers: int, timeout_s: float = PATIENCE_S) -> Iterator[RingCluster]:
     cluster = RingCluster(workers, timeout_s)
     try:
         yield cluster

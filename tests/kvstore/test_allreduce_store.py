@@ -17,6 +17,7 @@ from shoal.kvstore.ring.store import AllReduceKVStore
 from shoal.ops import optim
 from tests.kvstore.membership import FakeMembership
 from tests.kvstore.ringthreads import ring_cluster
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
@@ -131,7 +132,7 @@ def test_workers_may_reduce_keys_in_another_order() -> None:
         kv.init(names, [ones(1)] * 3)
         order = names if kv.rank else names[::-1]
         futures = {n: kv.pushpull_async(n, ones(1, value=ord(n) + kv.rank)) for n in order}
-        return [float(futures[n].result(20)[0]) for n in names]
+        return [float(futures[n].result(PATIENCE_S)[0]) for n in names]
 
     with ring_cluster(2) as cluster:
         assert cluster.each(work, "sum") == [[2.0 * ord(n) + 1 for n in "abc"]] * 2
@@ -233,7 +234,7 @@ def test_a_pull_reads_the_last_push_even_if_an_earlier_one_ends_later() -> None:
     assert not pull.done()
     shell.end(1, 7.0)
     shell.end(0, 5.0)
-    assert pull.result(1).tolist() == [7.0, 7.0] and kv.pull("w").tolist() == [7.0, 7.0]
+    assert pull.result(PATIENCE_S).tolist() == [7.0, 7.0] and kv.pull("w").tolist() == [7.0, 7.0]
 
 
 def test_a_push_that_ends_after_a_later_pushpull_leaves_no_value() -> None:
@@ -242,7 +243,7 @@ def test_a_push_that_ends_after_a_later_pushpull_leaves_no_value() -> None:
     late = kv.pushpull_async("w", ones(2))
     shell.end(0, 5.0)
     shell.end(1, 7.0)
-    assert late.result(1).tolist() == [7.0, 7.0]
+    assert late.result(PATIENCE_S).tolist() == [7.0, 7.0]
     with pytest.raises(ConfigError, match="its last reduction was a pushpull"):
         kv.pull("w")
 
@@ -284,7 +285,7 @@ def test_two_stores_have_keys_of_their_own() -> None:
             threads.append(threading.Thread(target=lambda r=r: results.update({r: work(r)})))
             threads[-1].start()
         for t in threads:
-            t.join(30)
+            t.join(PATIENCE_S)
         assert results == {0: [1.0, 2.0], 1: [1.0, 2.0]}
 
 
@@ -301,7 +302,7 @@ def test_workers_that_make_other_calls_are_told_which() -> None:
             return str(e)
         return ""
 
-    with ring_cluster(2, timeout_s=2.0) as cluster:
+    with ring_cluster(2, timeout_s=8.0) as cluster:
         texts = cluster.each(work)
     assert any("Every worker must make the same calls" in t for t in texts), texts
 
@@ -315,7 +316,7 @@ def test_the_deadline_names_the_worker_that_does_not_come() -> None:
             kv.pushpull("w", ones(2))
         return str(e.value)
 
-    with ring_cluster(3, timeout_s=1.5) as cluster:
+    with ring_cluster(3, timeout_s=5.0) as cluster:
         texts = cluster.each(work)
     assert all("has waited for worker 2" in t for t in texts[:2]), texts
 
@@ -327,7 +328,7 @@ def test_when_the_run_fails_every_call_raises_at_once() -> None:
         def work(rank: int) -> None:
             kv = cluster.store(rank)
             kv.init("w", ones(2))
-            entered.wait(20)
+            entered.wait(PATIENCE_S)
             if rank == 0:
                 with pytest.raises(NodeLostError, match="worker 1 died"):
                     kv.pushpull("w", ones(2))
@@ -339,10 +340,10 @@ def test_when_the_run_fails_every_call_raises_at_once() -> None:
         threads = [threading.Thread(target=work, args=(r,)) for r in range(2)]
         for t in threads:
             t.start()
-        entered.wait(20)
+        entered.wait(PATIENCE_S)
         cluster.nodes[0].fail_all(NodeLostError("worker 1 died"))
         for t in threads:
-            t.join(20)
+            t.join(PATIENCE_S)
         assert seen == ["raised"]
 
 
@@ -402,7 +403,7 @@ def test_whoever_waits_for_the_last_answer_hears_of_the_end_of_the_run() -> None
         seen: list[bool] = []
         waiter.start()
         cluster.nodes[0].fail_all(NodeLostError("worker 1 died"))
-        waiter.join(10)
+        waiter.join(PATIENCE_S)
         assert seen == [False]
         with pytest.raises(NodeLostError):
-            future.result(1)
+            future.result(PATIENCE_S)

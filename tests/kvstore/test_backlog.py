@@ -13,6 +13,7 @@ from shoal.kvstore.client.shell import Call
 from shoal.kvstore.wire.schema import Message
 from shoal.ops import optim
 from tests.kvstore.threads import ThreadCluster, thread_cluster
+from tests.patience import PATIENCE_S, until
 
 
 def call() -> Call:
@@ -43,7 +44,7 @@ def _hurried(backlog: Backlog) -> Backlog:
 
 
 def test_a_push_that_is_over_makes_room() -> None:
-    backlog, first, second = Backlog(10.0, limit_bytes=100), call(), call()
+    backlog, first, second = Backlog(PATIENCE_S, limit_bytes=100), call(), call()
     backlog.keep(first, 60)
     backlog.keep(second, 40)
     threading.Timer(0.01, first.set_result, [None]).start()
@@ -52,7 +53,7 @@ def test_a_push_that_is_over_makes_room() -> None:
 
 
 def test_who_waits_for_a_push_that_fails_hears_of_it_and_nobody_else_does() -> None:
-    backlog, first = Backlog(10.0, limit_bytes=100), call()
+    backlog, first = Backlog(PATIENCE_S, limit_bytes=100), call()
     backlog.keep(first, 100)
     threading.Timer(0.01, first.set_exception, [StoreError("cut off")]).start()
     with pytest.raises(StoreError, match="cut off"):
@@ -85,7 +86,7 @@ class Pause:
     def wake(self, now: float) -> float:
         if not self.go.is_set():
             self.stopped.set()
-            self.go.wait(30.0)
+            self.go.wait(PATIENCE_S)
         return now + 0.01
 
 
@@ -97,7 +98,7 @@ def stopped_server(cluster: ThreadCluster) -> Iterator[None]:
     loop.drivers["pause"] = pause
     pause.go.clear()
     loop.transport.wake()
-    assert pause.stopped.wait(10.0)
+    assert pause.stopped.wait(PATIENCE_S)
     try:
         yield
     finally:
@@ -126,10 +127,11 @@ def test_behind_a_stopped_server_a_script_waits_instead_of_growing(fuse: bool) -
         with stopped_server(cluster):
             thread = threading.Thread(target=script)
             thread.start()
-            thread.join(0.2)
+            until(lambda: len(sent) == 2)
+            thread.join(0.2)  # long enough for the third, if it were not held up
             assert thread.is_alive() and len(sent) == 2
             assert kv._backlog.held_bytes == 4 * one.nbytes
-        thread.join(20.0)
+        thread.join(PATIENCE_S)
         assert len(sent) == pushes
         kv.flush()
         assert kv._backlog.held_bytes == 0 and kv._backlog.most_bytes <= kv._backlog.limit_bytes

@@ -23,6 +23,7 @@ from shoal.kvstore.group.meeting import Hosts, this_host
 from shoal.kvstore.group.shared import SharedCommunicator
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops.precision import BFLOAT16
+from tests.patience import PATIENCE_S, RUN_S
 
 rng = np.random.default_rng(4)
 
@@ -33,7 +34,7 @@ def together(size: int, work: Callable[[Communicator], Any], slot_bytes: int = 2
 
     def member(rank: int) -> None:
         try:
-            group = SharedCommunicator(name, rank, size, slot_bytes=slot_bytes, timeout_s=30.0)
+            group = SharedCommunicator(name, rank, size, slot_bytes=slot_bytes, timeout_s=PATIENCE_S)
             found[rank] = work(group)
             group.barrier()
             group.close()
@@ -149,7 +150,7 @@ def test_processes_reduce_and_notice_who_has_died(dies: str, tmp_path: Path) -> 
     started = [
         subprocess.Popen([*command, str(r), "3", dies or "-"], stdout=subprocess.PIPE, text=True) for r in range(3)
     ]
-    said = [p.communicate(timeout=60)[0] for p in started]
+    said = [p.communicate(timeout=RUN_S)[0] for p in started]
     if dies:
         assert [p.returncode for p in started] == [4, 3, 4]
         assert NodeLostError.__name__ in said[0] and "waits for member 1, whose process" in said[0]

@@ -11,6 +11,7 @@ from shoal.kvstore.api import create
 from shoal.kvstore.hogwild import HogwildKVStore
 from shoal.kvstore.rows import RowSparse
 from shoal.ops import optim
+from tests.patience import PATIENCE_S
 
 
 def together(kv: HogwildKVStore, work: Callable[[HogwildKVStore], None]) -> None:
@@ -27,7 +28,7 @@ def together(kv: HogwildKVStore, work: Callable[[HogwildKVStore], None]) -> None
     for t in threads:
         t.start()
     for t in threads:
-        t.join(30)
+        t.join(PATIENCE_S)
     if errors:
         raise errors[0]
 

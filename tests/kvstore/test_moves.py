@@ -1,6 +1,7 @@
 """Slices go from server to server while workers train: real sockets in threads."""
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,12 +102,12 @@ def test_every_contribution_counts_once_whatever_the_gate(mode: str) -> None:
 def test_the_longest_pause_is_told() -> None:
     with moving_cluster(1, 2, "bsp", 1024) as cluster:
         cluster.each(lambda s: train(s, 5))
-        mine = cluster.owners().count(1)
+        mine, began = cluster.owners().count(1), time.monotonic()
         cluster.drain(1)
         cluster.settled()
         moves = cluster.shells[1].report()["moves"]
         assert moves["out"] == mine
-        assert 0 < moves["longest_pause_s"] < 5
+        assert 0 < moves["longest_pause_s"] <= time.monotonic() - began
         assert cluster.shells[0].report()["moves"]["in"] == mine
 
 

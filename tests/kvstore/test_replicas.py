@@ -10,6 +10,7 @@ from shoal import optim
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.wire.messages import Replaced
 from tests.kvstore.pairs import Pair, Process, a_pair
+from tests.patience import PATIENCE_S
 
 
 def alike(one: Process, other: Process) -> None:
@@ -81,7 +82,7 @@ def test_the_primary_may_die_in_the_middle_of_steps() -> None:
                 pass
             pair.kill_primary()
             for each in done:
-                each.result(60.0)
+                each.result(PATIENCE_S)
         stats = stores[0].server_stats()[0]
         assert {r: b["applied"] for r, b in stats["ledger"].items()} == {"0": 30, "1": 30}
         assert stats["replication"]["replicated"] is False
@@ -109,9 +110,9 @@ def test_a_new_replica_is_filled_while_training_goes_on_and_may_take_the_place(m
         with ThreadPoolExecutor(2) as pool:
             done = [pool.submit(train, s, 20, 600_000) for s in stores]
             new = pair.add_replica()
-            assert pair.primary.stepped.wait(20.0)
+            assert pair.primary.stepped.wait(PATIENCE_S)
             for each in done:
-                each.result(60.0)
+                each.result(PATIENCE_S)
         alike(pair.primary, new)
         assert stores[0].server_stats()[0]["replication"]["replicated"] is True
         before = stores[0].pull("w").copy()
@@ -128,7 +129,7 @@ def test_after_a_failover_the_next_replica_is_filled_and_the_next_failover_works
             pair.kill_primary()
             pair.each(stores, lambda s: train(s, 3))
             pair.add_replica()
-            assert pair.primary.stepped.wait(20.0)
+            assert pair.primary.stepped.wait(PATIENCE_S)
         stats = stores[0].server_stats()[0]
         assert stats["replication"]["failovers"] == 3 and stats["ledger"]["1"]["applied"] == 18
 
@@ -138,7 +139,7 @@ def test_a_server_that_began_without_a_replica_can_be_given_one() -> None:
         (store,) = prepared(pair)
         train(store, 3)
         pair.add_replica()
-        assert pair.primary.stepped.wait(20.0)
+        assert pair.primary.stepped.wait(PATIENCE_S)
         train(store, 3)
         pair.kill_primary()
         train(store, 3)
@@ -153,10 +154,10 @@ def test_a_replica_that_is_stopped_holds_up_its_primary_until_it_is_given_up() -
         pair.replica.thread.join()
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(train, store, 1)
-            assert pair.primary.silent.wait(20.0)
+            assert pair.primary.silent.wait(PATIENCE_S)
             assert not done.done()
             pair.forsake()
-            done.result(20.0)
+            done.result(PATIENCE_S)
         pair.replica.loop.transport.close(0.0)
 
 
@@ -168,12 +169,12 @@ def test_the_wait_for_a_replica_names_it() -> None:
         pair.replica.thread.join()
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(train, store, 1)
-            assert pair.primary.silent.wait(20.0)
+            assert pair.primary.silent.wait(PATIENCE_S)
             now = pair.primary.loop.clock() + 10.0
             ((what, on, _),) = pair.primary.orders.do(lambda: pair.primary.shard.vitals(now))["waits"]
             assert on == ["replica 0"] and "replica" in what
             pair.forsake()
-            done.result(20.0)
+            done.result(PATIENCE_S)
         pair.replica.loop.transport.close(0.0)
 
 
@@ -192,5 +193,5 @@ def test_a_primary_that_was_succeeded_can_acknowledge_nothing() -> None:
             pushed.result(0.5)
         assert old.shard.store.core is not None and not old.shard.store.failure()
         pair.reconnect(member)
-        pushed.result(10.0)
+        pushed.result(PATIENCE_S)
         assert store.server_stats()[0]["ledger"]["0"]["applied"] == 1

@@ -13,6 +13,7 @@ from shoal.kvstore.rows import RowSparse
 from shoal.ops import optim
 from tests.kvstore.pairs import Pair, a_pair
 from tests.kvstore.test_replicas import alike
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
@@ -80,8 +81,8 @@ def test_a_replica_that_is_filled_in_the_middle_is_where_its_primary_is(case: st
             done = [pool.submit(steps, s, 12) for s in stores]
             new = pair.add_replica()
             for each in done:
-                each.result(60.0)
-        assert pair.primary.stepped.wait(20.0)
+                each.result(PATIENCE_S)
+        assert pair.primary.stepped.wait(PATIENCE_S)
         pair.each(stores, lambda s: steps(s, 2))
         alike(pair.primary, new)
 

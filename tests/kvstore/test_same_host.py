@@ -21,6 +21,7 @@ from shoal.kvstore.wire.sharing import Sharing
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops import optim
 from tests.kvstore.threads import ThreadCluster, thread_cluster
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.net, pytest.mark.skipif(bool(shm.supported()), reason="Linux only")]
 
@@ -104,7 +105,7 @@ def test_a_contribution_that_waits_is_not_read_where_its_worker_writes_again() -
             g[:] = 2
             kv.push("w", g).result()
             g[:] = np.nan
-        turn.wait(30.0)
+        turn.wait(PATIENCE_S)
         if kv.rank == 1:
             g[:] = 4
             kv.push("w", g).result()
@@ -210,7 +211,7 @@ def test_in_a_synchronous_run_a_view_holds_still_until_its_worker_pushes_again()
         view = kv.view("w", np.full(N, 1, np.float32))
         if kv.rank == 1:
             kv.push("w", np.full(N, 9, np.float32)).result()
-        turn.wait(30.0)
+        turn.wait(PATIENCE_S)
         if kv.rank == 0:
             assert (view == 1).all()
             kv.push("w", np.full(N, 7, np.float32)).result()
@@ -226,15 +227,15 @@ def test_in_an_asynchronous_run_a_view_holds_still_while_others_push() -> None:
     def work(kv: DistKVStore) -> None:
         kv.init("w", np.zeros(N, np.float32))
         warm(kv)
-        turn.wait(30.0)
+        turn.wait(PATIENCE_S)
         if kv.rank == 0:
             view = kv.view("w")
             before = view.copy()
-        turn.wait(30.0)
+        turn.wait(PATIENCE_S)
         if kv.rank == 1:
             for step in range(5):
                 kv.push("w", np.full(N, 100 + step, np.float32)).result()
-        turn.wait(30.0)
+        turn.wait(PATIENCE_S)
         if kv.rank == 0:
             np.testing.assert_array_equal(view, before)
             assert (kv.view("w") == 104).all()
@@ -321,7 +322,7 @@ def test_a_link_that_has_broken_is_made_again() -> None:
             mine = [sharing] if end == "worker" else [s.transport.sharing for s in cluster.shells]
             for link in [link for one in mine for link in list(one._sockets.values())]:
                 link.sock.shutdown(2)
-            before, deadline = sharing.spared_bytes, time.monotonic() + 20
+            before, deadline = sharing.spared_bytes, time.monotonic() + PATIENCE_S
             while sharing.spared_bytes < before + 4 * w.nbytes and time.monotonic() < deadline:
                 kv.pushpull("w", np.full(N, 3, np.float32), w)
             assert len(sharing.peers()) == 2 and not sharing.broken

@@ -84,7 +84,7 @@ def test_files_are_closed_with_the_last_user() -> None:
     assert bytes(view) == bytes(64)  # the view keeps the mapping
     del view
     gc.collect()
-    assert count() == before
+    assert count() <= before  # less, if ZeroMQ has closed sockets of other tests meanwhile
 
 
 def test_nothing_is_left_after_a_kill() -> None:

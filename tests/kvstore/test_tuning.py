@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal.kvstore.wire.tuning import allow_files, numa_node_cores, parse_cores, tune_malloc
+from tests.patience import RUN_S
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ tuning.settle_server(3)
 assert gc.get_freeze_count() > 1000 and gc.get_threshold()[0] > 10_000
 assert os.sched_getaffinity(0) == {min(mine)}
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, done.stderr
 
 

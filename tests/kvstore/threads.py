@@ -15,6 +15,7 @@ from shoal.kvstore.wire.loop import Loop
 from shoal.kvstore.wire.transport import Transport
 from tests.kvstore.membership import FakeMembership, Meeting
 from tests.kvstore.simnet import roster
+from tests.patience import PATIENCE_S
 
 
 class ThreadCluster:
@@ -44,7 +45,7 @@ class ThreadCluster:
         for i, address in enumerate(self.addresses):
             transport.connect(f"server{i}", address)
         loop = Loop(transport, {})
-        shell = ClientShell(transport, ClientCore(rank, 1, "run", len(self.addresses), 20.0), loop)
+        shell = ClientShell(transport, ClientCore(rank, 1, "run", len(self.addresses), PATIENCE_S), loop)
         loop.drivers[""] = shell
         self._drive(loop)
         return shell
@@ -55,19 +56,19 @@ class ThreadCluster:
         self._loops.append((loop, thread))
 
     def store(self, rank: int, mode: str = "", reduce: str = "mean") -> DistKVStore:
-        return DistKVStore(mode, reduce, self.members[rank], self._clients[rank], 20.0)
+        return DistKVStore(mode, reduce, self.members[rank], self._clients[rank], PATIENCE_S)
 
     def each(self, work: Callable[[DistKVStore], Any], mode: str = "", reduce: str = "mean") -> list[Any]:
         """Run ``work`` on every worker at once; the results by rank."""
         stores = [self.store(r, mode, reduce) for r in range(self.workers)]
         with ThreadPoolExecutor(self.workers) as pool:
-            return [f.result(60.0) for f in [pool.submit(work, s) for s in stores]]
+            return [f.result(2 * PATIENCE_S) for f in [pool.submit(work, s) for s in stores]]
 
     def close(self) -> None:
         for loop, _ in self._loops:
             loop.stop()
         for loop, thread in self._loops:
-            thread.join(5.0)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
             loop.transport.close(0.0)
 

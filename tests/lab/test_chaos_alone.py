@@ -12,6 +12,7 @@ from shoal import disturbing
 from shoal.errors import ConfigError
 from shoal.kvstore.wire.faults import faults
 from shoal.lab.chaos.alone import MAX_PEERS, Alone, attach_alone, parse_alone
+from tests.patience import RUN_S
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +52,11 @@ def test_the_variable_is_understood_and_does_not_reach_children(monkeypatch: pyt
 
 def run(text: str, script: str) -> int:
     code = f"from shoal.lab.chaos.alone import attach_alone\nattach_alone({text!r})\n{script}"
-    return subprocess.run([sys.executable, "-c", code], timeout=60).returncode
+    return subprocess.run([sys.executable, "-c", code], timeout=RUN_S).returncode
 
 
 def test_it_kills_itself_as_kill_9_does() -> None:
-    assert run("self: kill_s=0.01", "import threading; threading.Event().wait(50)") == -signal.SIGKILL
+    assert run("self: kill_s=0.01", "import threading; threading.Event().wait(3600)") == -signal.SIGKILL
 
 
 def test_it_stands_still_and_goes_on() -> None:

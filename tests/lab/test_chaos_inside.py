@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,7 +108,9 @@ def test_rules_add_up() -> None:
     assert found is not None and len(found) == 2 and min(found) == 0.5
 
 
-def test_messages_that_are_held_back_come_later_and_others_overtake_them() -> None:
+def test_messages_that_are_held_back_come_later_and_others_overtake_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(inside, "time", SimpleNamespace(monotonic=lambda: now[0]))
     wire: Any = Wire()
     fates = {("out", "late"): (0.02,), ("in", "late"): (0.02,)}
     Meddler(wire, lambda way, peer: fates.get((way, peer)))
@@ -115,11 +118,12 @@ def test_messages_that_are_held_back_come_later_and_others_overtake_them() -> No
     wire.send("server0", answer(2))
     wire.coming = [("late", answer(3)), ("server0", answer(4))]
     assert wire.sent == [("server0", 2)]
-    assert [m.seq for _, m in wire.poll(1.0)] == [4] and wire.waited_s <= 0.02
-    seen: list[int] = []
-    while not seen:
-        seen = [m.seq for _, m in wire.poll(1.0)]
-    assert seen == [3] and wire.sent == [("server0", 2), ("late", 1)]
+    assert [m.seq for _, m in wire.poll(1.0)] == [4]
+    assert wire.waited_s == pytest.approx(0.02)
+    now[0] += 0.01
+    assert list(wire.poll(1.0)) == [] and wire.waited_s == pytest.approx(0.01)
+    now[0] += 0.011
+    assert [m.seq for _, m in wire.poll(1.0)] == [3] and wire.sent == [("server0", 2), ("late", 1)]
 
 
 # --- what the launcher says -------------------------------------------------------------------------------------------
@@ -136,14 +140,15 @@ def test_a_clock_jumps_once_for_each_order(process: Inform) -> None:
     before = process.clock()
     process.told(jumped_s=30.0)
     process.told(jumped_s=30.0)
-    assert 30 <= process.clock() - before < 31
+    assert 30 <= process.clock() - before < 60
 
 
 def test_loops_take_the_clock_that_was_put_in(process: Inform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "clock", process.clock)
     loop: Any = Loop(Wire(), {})  # type: ignore[arg-type]
     process.told(jumped_s=50.0)
-    assert loop.clock() == pytest.approx(process.clock(), abs=1.0)
+    before, told = process.clock(), loop.clock()
+    assert before <= told <= process.clock()
 
 
 def test_on_a_full_disk_no_snapshot_is_written_and_later_one_is(

@@ -24,6 +24,7 @@ from shoal.projects.render import RENDERERS, render
 from shoal.projects.schema import TARGETS
 from shoal.projects.starting import RENDERED, TEMPLATES, start
 from tests.e2e.test_kubernetes_files import VERSIONS, faults
+from tests.patience import RUN_S
 
 yaml = pytest.importorskip("ruamel.yaml", reason="ruamel.yaml reads YAML")
 
@@ -235,7 +236,7 @@ def test_a_new_project_trains_as_it_is_written_and_its_files_are_good(
     check_schema(tmp_path, "vendor.compose-spec", Path("compose.yaml").read_text())
     check_schema(tmp_path, "vendor.github-workflows", Path(".github/workflows/train.yml").read_text())
     command = [sys.executable, "-m", "shoal", "run", "--no-progress", "--report", "report.json"]
-    got = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    got = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
     assert got.returncode == 0, got.stdout + got.stderr
     assert float(got.stdout.split()[-1]) > 0.9
     assert json.loads(Path("report.json").read_text())["weights_sha256"]

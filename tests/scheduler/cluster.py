@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import shoal
@@ -11,8 +12,15 @@ from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.client import Membership
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
 from shoal.scheduler.shell import SchedulerShell
+from tests.patience import PATIENCE_S
 
-WAIT_S = 10.0
+WAIT_S = PATIENCE_S
+
+
+def expects_word_within(member: Membership, lease_s: float) -> None:
+    """This member alone takes the scheduler for silent so soon. If all did, some would be lost on a busy machine."""
+    assert member.core.welcome is not None
+    member.core.welcome = replace(member.core.welcome, lease_s=lease_s)
 
 
 class Cluster:

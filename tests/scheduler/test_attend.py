@@ -16,6 +16,7 @@ from shoal.kvstore.wire.keys import new_keys
 from shoal.scheduler.attend import KEY, MARK, Order, exit_code, exit_of, told
 from shoal.scheduler.hosts import Host
 from shoal.scheduler.reach import job_directory, python_path
+from tests.patience import RUN_S
 
 pytestmark = pytest.mark.net
 
@@ -38,7 +39,7 @@ def result(process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
     """What it says until it ends, while the launcher holds the line."""
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     said = process.stdout.read(), process.stderr.read()
-    process.wait(60)
+    process.wait(RUN_S)
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
     return said
@@ -75,7 +76,7 @@ def test_it_runs_the_order_and_passes_output_and_exit_code_on() -> None:
 def test_the_process_ends_when_the_launcher_hangs_up() -> None:
     process = start(order(*WAITS))
     pid = who(process)
-    process.communicate(timeout=60)
+    process.communicate(timeout=RUN_S)
     assert not lives(pid) and process.returncode
 
 
@@ -114,9 +115,9 @@ def test_a_key_lies_in_a_private_file_while_the_process_runs(tmp_path: Path) -> 
 
 
 def test_without_an_order_it_says_whom_it_is_for() -> None:
-    got = subprocess.run(ATTEND, input=b"", capture_output=True, timeout=60)
+    got = subprocess.run(ATTEND, input=b"", capture_output=True, timeout=RUN_S)
     assert got.returncode == 2 and b"is for a launcher" in got.stderr
-    got = subprocess.run(ATTEND, input=b'{"args": 1, "more": 2}\n', capture_output=True, timeout=60)
+    got = subprocess.run(ATTEND, input=b'{"args": 1, "more": 2}\n', capture_output=True, timeout=RUN_S)
     assert got.returncode == 2 and b"an order of a launcher" in got.stderr
 
 

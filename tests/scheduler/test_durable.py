@@ -17,7 +17,8 @@ from shoal.scheduler.journal import Journal
 from shoal.scheduler.log import Joined, Ruled
 from shoal.scheduler.records import read_log
 from shoal.scheduler.shell import SchedulerShell, run_scheduler
-from tests.scheduler.cluster import WAIT_S, Cluster
+from tests.patience import until
+from tests.scheduler.cluster import WAIT_S, Cluster, expects_word_within
 from tests.scheduler.helpers import join
 
 W = (KeySpec(key="w", dtype="<f4", shape=(2, 3)),)
@@ -169,24 +170,28 @@ def test_who_says_goodbye_while_the_scheduler_is_away_is_heard_when_it_is_back(m
 
 @pytest.mark.net
 def test_a_scheduler_that_does_not_come_back_is_named_after_its_grace(mortal: Mortal) -> None:
-    first, *_ = mortal.running(lease_s=0.2, grace_s=0.6)
+    first, *_ = mortal.running(lease_s=4.0, grace_s=0.6)
     mortal.kill()
+    expects_word_within(first, 0.2)
     with pytest.raises(NodeLostError, match=r"the scheduler \(127.* waited for 0.6 s \(its grace\) at most"):
         first.barrier("b", WAIT_S)
 
 
 @pytest.mark.net
 def test_a_wait_that_needs_the_scheduler_names_it_when_its_deadline_is_over(mortal: Mortal) -> None:
-    first, *_ = mortal.running(lease_s=0.4)
+    first, *_ = mortal.running(lease_s=4.0)
     mortal.kill()
+    expects_word_within(first, 0.2)
+    until(lambda: first.core.hushed)
     with pytest.raises(StoreTimeoutError, match=r"for the scheduler at barrier 'b'.*does not answer"):
-        first.barrier("b", 0.5)
+        first.barrier("b", 0.1)
 
 
 @pytest.mark.net
 def test_another_run_at_the_address_is_not_listened_to_and_is_named(mortal: Mortal, tmp_path: Path) -> None:
-    first, *_ = mortal.running(lease_s=0.2, grace_s=0.8)
+    first, *_ = mortal.running(lease_s=4.0, grace_s=20.0)
     mortal.kill()
+    expects_word_within(first, 0.2)
     mortal.state = str(tmp_path / "other")
     mortal.options["cluster"] = "other"
     mortal.start()

@@ -16,6 +16,7 @@ from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler.endpoint import Endpoint, check_ports, parse_endpoint
 from shoal.scheduler.metrics import scheduler_families
 from tests.kvstore.exposition_parser import parse
+from tests.patience import PATIENCE_S
 from tests.scheduler.helpers import running
 
 
@@ -36,14 +37,14 @@ def transport() -> Iterator[Transport]:
 
 
 def test_the_numbers_of_the_process_are_read_over_http(endpoint: Endpoint) -> None:
-    with urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=PATIENCE_S) as answer:
         assert answer.headers["Content-Type"] == CONTENT_TYPE
         assert parse(answer.read().decode())["shoal_x_total"][1] == {("shoal_x_total", (("outcome", "applied"),)): 3}
 
 
 def test_another_path_is_not_there(endpoint: Endpoint) -> None:
     with pytest.raises(urllib.error.HTTPError) as e:
-        urllib.request.urlopen(f"http://{endpoint.address}/etc/passwd", timeout=5)
+        urllib.request.urlopen(f"http://{endpoint.address}/etc/passwd", timeout=PATIENCE_S)
     assert e.value.code == 404
     e.value.close()
 

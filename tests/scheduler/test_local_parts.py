@@ -22,6 +22,7 @@ from shoal.scheduler.relay import MAX_LINE_BYTES, Relay
 from shoal.scheduler.shell import SchedulerShell, run_scheduler
 from shoal.scheduler.signals import handling, insisting
 from shoal.scheduler.watch import Watcher, snapshot_of
+from tests.patience import PATIENCE_S
 from tests.scheduler.helpers import join
 
 pytestmark = pytest.mark.net
@@ -174,7 +175,7 @@ def test_a_signal_that_was_noted_before_a_long_wait_ends_it(monkeypatch: pytest.
         signal.set_wakeup_fd(noted)
         os.write(noted, bytes([signal.SIGTERM]))  # all that the interpreter does when it cannot call the handler yet
         with pytest.raises(SystemExit) as e:
-            threading.Event().wait(20.0)
+            threading.Event().wait(PATIENCE_S)
     assert e.value.code == signal.SIGTERM
 
 
@@ -232,7 +233,7 @@ def test_when_our_own_output_is_closed_the_children_run_on() -> None:
     relay.add("worker 0", "stdout", os.fdopen(out, "rb"))
     os.write(into, b"a\nb\n")
     os.close(into)
-    assert eof.wait(5.0)
+    assert eof.wait(PATIENCE_S)
     relay.close()
 
 
@@ -263,16 +264,16 @@ def test_a_watcher_sees_the_run_and_its_end(scheduler: tuple[str, SchedulerShell
     seen: list[Snapshot] = []
     first = threading.Event()
     watcher = Watcher(address, lambda s: (seen.append(s), first.set())[0])
-    assert first.wait(5.0) and watcher.final is None
+    assert first.wait(PATIENCE_S) and watcher.final is None
     shell.interrupt(signal.SIGTERM)
-    final = watcher.wait_final(5.0)
+    final = watcher.wait_final(PATIENCE_S)
     assert final is not None and (final.phase, final.reason) == ("failed", "stopped by SIGTERM")
     assert seen[0].phase == "running"
     watcher.close()
 
 
 def test_one_look_at_a_run(scheduler: tuple[str, SchedulerShell]) -> None:
-    snapshot = snapshot_of(scheduler[0], timeout_s=5.0)
+    snapshot = snapshot_of(scheduler[0], timeout_s=PATIENCE_S)
     assert snapshot is not None and [n.role for n in snapshot.nodes] == ["server", "worker"]
 
 

@@ -14,6 +14,7 @@ from shoal.roles import ServerRole
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
 from shoal.scheduler.shell import SchedulerShell, check_settings
 from shoal.worker.session import Session
+from tests.patience import PATIENCE_S
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
         self.servers = [ServerRole(self.address, rank=r) for r in range(servers)]
         for role in self.servers:
             self._start(lambda role=role: self._serve(role))
-        self.sessions = [Session(self.address, rank=r, timeout_s=20.0) for r in range(workers)]
+        self.sessions = [Session(self.address, rank=r, timeout_s=PATIENCE_S) for r in range(workers)]
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(Session.start, self.sessions))
 
@@ -50,7 +51,7 @@ class Run:
         stores = [s.store(mode, "mean") for s in self.sessions]
         with ThreadPoolExecutor(len(stores)) as pool:
             calls = [pool.submit(work, s) for s in stores]
-            return [c.exception(60.0) or c.result() for c in calls]
+            return [c.exception(2 * PATIENCE_S) or c.result() for c in calls]
 
     def finish(self) -> dict[str, Any]:
         """Everybody leaves; what the servers reported, added to nothing: by rank."""
@@ -58,7 +59,7 @@ class Run:
             reports = list(pool.map(Session.finish, self.sessions))
             list(pool.map(Session.goodbye, self.sessions, reports))
         for thread in self.threads[1:]:
-            thread.join(10.0)
+            thread.join(PATIENCE_S)
         nodes = self.core.snapshot()
         return {"workers": reports, "servers": [n.report for n in nodes.nodes if n.role == "server"], "last": nodes}
 
@@ -71,7 +72,7 @@ class Run:
             role.transport.wake()
         self.loop.stop()
         for thread in self.threads:
-            thread.join(10.0)
+            thread.join(PATIENCE_S)
         self.loop.transport.close(0.0)
 
 

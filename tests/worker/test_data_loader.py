@@ -15,6 +15,7 @@ from shoal.ops.tensor import Tensor
 from shoal.worker import cluster
 from shoal.worker.data import ArrayDataset, DataLoader, SimpleDataset, stack
 from shoal.worker.data.prefetch import read_ahead
+from tests.patience import PATIENCE_S
 
 NUMBERS = np.arange(10.0, dtype="float32")
 
@@ -262,7 +263,7 @@ def test_no_more_is_read_ahead_than_asked_for() -> None:
     ahead = read_ahead(numbers(), 2)
     assert next(ahead) == 0
     assert next(ahead) == 1  # frees the place of 0
-    assert third.wait(5)
+    assert third.wait(PATIENCE_S)
     ahead.close()
     assert len(taken) <= 4
 

@@ -14,6 +14,7 @@ from shoal.errors import MembershipError, NodeLostError, StoreTimeoutError
 from shoal.kvstore.wire.messages import Member
 from shoal.worker.session import Session, _attempt, _execute, _weights
 from tests.kvstore.threads import thread_cluster
+from tests.patience import RUN_S
 
 
 def session(aborted: bool = False) -> Any:
@@ -102,8 +103,8 @@ def test_an_io_thread_that_fails_fails_every_wait(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(s.loop, "step", lambda: 1 / 0)
         s._drive()
         with pytest.raises(MembershipError, match=r"I/O thread failed: ZeroDivisionError"):
-            s.membership.barrier("b", 5.0)
-        assert ended.wait(5.0) and "I/O thread" in killed[0] and s.aborted.is_set()
+            s.membership.barrier("b", RUN_S)
+        assert ended.wait(RUN_S) and "I/O thread" in killed[0] and s.aborted.is_set()
     finally:
         s.transport.close(0.0)
         s.ring.close()
@@ -123,7 +124,7 @@ def launch(tmp_path: Path, source: str, workers: int = 2, *options: str) -> "sub
     script.write_text("import os, signal, sys\nimport numpy as np\nimport shoal\n" + source)
     command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", "1", "--no-progress", *options]
     command.append(str(script))
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
 
 
 @pytest.mark.net

@@ -17,6 +17,7 @@ from shoal.ops.native import compiler
 from shoal.ops.precision import BFLOAT16
 from shoal.ops.registry import OPS
 from tests.ops.gpu.running import FLOATS, close, drawn, wide
+from tests.patience import RUN_S
 
 pytestmark = pytest.mark.skipif(compiler.compiler() is None, reason="needs a C compiler, and there is none here")
 ROOM = np.zeros(64, np.uint8)
@@ -28,7 +29,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> cublaslt.Library:
     source = Path(__file__).with_name("fake_lt.c")
     found = compiler.compiler()
     assert found is not None
-    subprocess.run([found.path, "-O1", "-shared", "-fPIC", "-o", str(made), str(source), "-lm"], check=True, timeout=60)
+    subprocess.run(
+        [found.path, "-O1", "-shared", "-fPIC", "-o", str(made), str(source), "-lm"], check=True, timeout=RUN_S
+    )
     return cublaslt.Library(ctypes.CDLL(str(made)))
 
 

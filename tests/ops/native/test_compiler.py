@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from shoal.ops.native import compiler, pool
+from tests.patience import RUN_S
 
 SUM = """
 EXPORT double total(const double *x, long n) {
@@ -193,5 +194,5 @@ sys.exit(0 if library.seven() == 7 else 1)
 def test_processes_that_want_the_same_file_at_once_all_get_it(tmp_path: Path) -> None:
     env = {**os.environ, "SHOAL_CACHE": str(tmp_path)}
     running = [subprocess.Popen([sys.executable, "-c", CHILDREN], env=env) for _ in range(3)]
-    assert [p.wait(60) for p in running] == [0, 0, 0]
+    assert [p.wait(RUN_S) for p in running] == [0, 0, 0]
     assert not list((tmp_path / "native").glob("building-*"))

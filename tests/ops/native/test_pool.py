@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from shoal.ops.native import compiler, pool
+from tests.patience import RUN_S
 
 TEAM = """
 EXPORT int team(void) {
@@ -35,7 +36,7 @@ def run(code: str, **env: str) -> str:
     text = f"TEAM = {TEAM!r}\nfrom shoal.ops.native import compiler, pool\nlibrary = compiler.load(TEAM)\n{code}"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "OPENBLAS_", "GOMP_", "SHOAL_"))}
     done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, env={**clean, **env}, check=False
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=RUN_S, env={**clean, **env}, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

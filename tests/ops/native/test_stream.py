@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shoal.ops.native import compiler, prebuilt, stream
+from tests.patience import RUN_S
 
 
 @pytest.fixture(params=["compiled", "numpy"])
@@ -61,7 +62,7 @@ def test_it_needs_no_thread_pool() -> None:
         "stream.prepare()\n"
         "assert pool.state().mode == 'none', pool.state()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=RUN_S)
 
 
 def test_a_library_without_threads_is_taken_from_those_that_were_built_so(

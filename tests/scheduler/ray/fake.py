@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -217,11 +216,3 @@ class FakeRay:
         host._over.set()
         host._wake()
         self._hosts.append(host)
-
-
-def settle(true: Any, within_s: float = 60.0) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "never"
-        time.sleep(0.02)

@@ -9,6 +9,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.wire.messages import Snapshot
 from shoal.scheduler.job import OnLine, OnSnapshot, Outcome
 from shoal.scheduler.ray.afar import Overseer, follow
+from tests.patience import PATIENCE_S
 
 
 def snapshot(phase: str) -> Snapshot:
@@ -45,7 +46,7 @@ def test_a_run_can_be_stopped_from_afar() -> None:
     def launch(on_line: OnLine, on_snapshot: OnSnapshot, stop: list[Callable[[int], None]]) -> Outcome:
         stop.append(lambda number: (numbers.append(number), stopped.set()))
         on_line("shoal run", "stderr", "begun")
-        assert stopped.wait(10.0)
+        assert stopped.wait(PATIENCE_S)
         return Outcome(128 + numbers[0], "stopped by SIGTERM", None)
 
     seer = Overseer(launch)

@@ -13,8 +13,9 @@ from shoal.scheduler.job import JobConfig, Outcome
 from shoal.scheduler.ray.machines import RayMachines, RayOptions
 from shoal.scheduler.ray.notices import Notice
 from shoal.scheduler.run import carry_out
+from tests.patience import RUN_S, until
 
-from .fake import FakeRay, settle
+from .fake import FakeRay
 
 pytestmark = pytest.mark.net
 
@@ -29,7 +30,7 @@ class Running:
         args = (str(steps), str(pause_s), str(self.enough), str(folder))
         script = job.pop("script", TRAIN)
         env = {"OMP_NUM_THREADS": "1"}
-        config = JobConfig(script, args, lease_s=3.0, env=env, verbose=True, **job)
+        config = JobConfig(script, args, lease_s=10.0, env=env, verbose=True, **job)
         options = RayOptions(cwd=str(folder), **OPTIONS)
         self.machines = RayMachines(config, options, ray, self._line)
         self.outcome: Outcome | None = None
@@ -63,7 +64,7 @@ class Running:
         return any(text in line for line in self.lines)
 
     def end(self) -> dict[str, Any]:
-        self.thread.join(90.0)
+        self.thread.join(RUN_S)
         assert self.outcome is not None, "\n".join(self.lines)
         assert (self.outcome.code, self.outcome.text) == (0, ""), "\n".join(self.lines)
         assert self.outcome.snapshot is not None
@@ -82,14 +83,14 @@ def ray() -> Iterator[FakeRay]:
 
 def test_workers_come_with_machines_and_leave_before_them(ray: FakeRay, tmp_path: Path) -> None:
     run = Running(ray, tmp_path, 0, 0.02, workers=1, workers_most=5, servers=1, mode="sync")
-    settle(lambda: len(run.workers()) == 3)
+    until(lambda: len(run.workers()) == 3)
     ray.add("c", CPU=2.0)
-    settle(lambda: len(run.workers()) == 5)
+    until(lambda: len(run.workers()) == 5)
     ray.drain("c", Notice(60.0, "the cloud wants it back"))
-    settle(lambda: len(run.workers("left")) == 2)
-    settle(lambda: ray.on("c") == 0)
+    until(lambda: len(run.workers("left")) == 2)
+    until(lambda: ray.on("c") == 0)
     before = run.steps(0)
-    settle(lambda: run.steps(0) > before + 3)
+    until(lambda: run.steps(0) > before + 3)
     run.enough.touch()
     report = run.end()
     assert report["ledger"]["balanced"] and report["ledger"]["lost"] == 0
@@ -98,7 +99,7 @@ def test_workers_come_with_machines_and_leave_before_them(ray: FakeRay, tmp_path
 
 def test_a_machine_that_dies_takes_nothing_along(ray: FakeRay, tmp_path: Path) -> None:
     run = Running(ray, tmp_path, 50, 0.05, workers=2, servers=1, replicas=1, mode="sync", worker_grace_s=30.0)
-    settle(lambda: min(run.steps(0), run.steps(1)) > 5)
+    until(lambda: min(run.steps(0), run.steps(1)) > 5)
     ray.kill("a" if run.machines.slots["server 0"].node == "a" else "b")
     ray.add("c", CPU=2.0)
     report = run.end()
@@ -110,7 +111,7 @@ def test_a_machine_that_dies_takes_nothing_along(ray: FakeRay, tmp_path: Path) -
 def test_what_there_is_no_room_for_is_said(tmp_path: Path) -> None:
     ray = FakeRay(a={"CPU": 2.0})
     run = Running(ray, tmp_path, 1, 0.0, workers=3, servers=1, gather_timeout_s=1.0)
-    run.thread.join(30.0)
+    run.thread.join(RUN_S)
     ray.close()
     told = "the Ray cluster has no room for worker 1, worker 2: all of it is taken"
     assert run.said(told), "\n".join(run.lines)
@@ -121,7 +122,7 @@ def test_a_script_that_fails_ends_the_run_with_its_code(ray: FakeRay, tmp_path: 
     script = tmp_path / "bad.py"
     script.write_text("import shoal, sys\nprint('about to fail')\nsys.exit(7 if shoal.rank() == 1 else 0)\n")
     run = Running(ray, tmp_path, 0, 0.0, script=str(script), workers=2, servers=1)
-    run.thread.join(60.0)
+    run.thread.join(RUN_S)
     assert run.outcome is not None and run.outcome.code == 7
     assert run.outcome.text.startswith("the run has failed: worker 1 (host ")
     assert run.said("[worker 1] about to fail")
