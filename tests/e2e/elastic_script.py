@@ -27,7 +27,7 @@ book = (out / f"{place.rank}.{place.incarnation}.jsonl").open("a", buffering=1)
 
 def wait_for_change() -> None:
     assert place.elastic is not None
-    until = time.monotonic() + 60.0
+    until = time.monotonic() + 200.0
     while not place.elastic.changing and len(place.elastic.shares) == 1:
         assert time.monotonic() < until, "nobody has come"
         time.sleep(0.002)

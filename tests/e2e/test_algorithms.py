@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 SCRIPT = """
@@ -37,7 +39,7 @@ def run(folder: Path, *options: str) -> Any:
     script.write_text(SCRIPT)
     command = ["-m", "shoal", "run", "-n", "3", "-s", "2", "--no-progress", "--report", str(report), *options]
     got = subprocess.run(
-        [sys.executable, *command, str(script)], capture_output=True, text=True, timeout=110, cwd=folder
+        [sys.executable, *command, str(script)], capture_output=True, text=True, timeout=RUN_S, cwd=folder
     )
     assert got.returncode == 0, got.stdout + got.stderr
     return json.loads(report.read_text())
@@ -67,6 +69,6 @@ def test_every_contribution_of_every_algorithm_is_accounted_for(options: list[st
 def test_a_wrong_combination_ends_with_its_reason_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "shoal", "run", "--algo", "diloco gate=async", "train.py"]
-    got = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    got = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, cwd=tmp_path)
     assert got.returncode == 2 and "is not sound" in got.stderr and "async-diloco" in got.stderr
     assert got.stderr.count("\n") == 1

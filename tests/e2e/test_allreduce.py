@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -37,7 +39,7 @@ def shoal_run(tmp_path: Path, source: str, *options: str) -> tuple["subprocess.C
     script.write_text(source)
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "shoal", "run", "--no-progress", "--report", str(report), *options, str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
     return done, json.loads(report.read_text()) if report.exists() else None
 
 
@@ -92,7 +94,7 @@ for i in range(1000):
         os.kill(os.getpid(), signal.SIGKILL)
     kv.pushpull("w", np.ones(100_000, np.float32))
 """
-    done, report = shoal_run(tmp_path, source, "-n", "3", "-s", "0", "--lease-s", "1.5")
+    done, report = shoal_run(tmp_path, source, "-n", "3", "-s", "0", "--lease-s", "5")
     assert done.returncode == 1 and report is None
     assert "worker 1" in done.stderr and "SIGKILL" in done.stderr
 
@@ -108,7 +110,7 @@ if kv.rank == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
 kv.pushpull("w", np.ones(1000, np.float32))
 """
-    done, _ = shoal_run(tmp_path, source, "-n", "2", "-s", "0", "--lease-s", "1.5")
+    done, _ = shoal_run(tmp_path, source, "-n", "2", "-s", "0", "--lease-s", "5")
     assert done.returncode == 1
     assert "the run has failed: worker 1" in done.stderr and "silent for" in done.stderr
 

@@ -10,6 +10,7 @@ import pytest
 
 from shoal.kvstore.wire.keys import new_keys
 from tests.netlab import Lab, Link, why_not
+from tests.patience import RUN_S
 
 NO_LAB = why_not()
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.skipif(bool(NO_LAB), reason=NO_LAB)]
@@ -52,7 +53,7 @@ print(kv.type, "right", flush=True)
 """
     lab.link_all(Link(delay_s=0.002, loss=0.01))
     _, *workers = run(lab, tmp_path / "s.py", source, lease_s=10)
-    said = [w.communicate(timeout=100) for w in workers]
+    said = [w.communicate(timeout=RUN_S) for w in workers]
     assert [out for out, _ in said] == ["allreduce right\n"] * 3, said
 
 
@@ -65,11 +66,11 @@ print("ready", flush=True)
 while True:
     kv.pushpull("w", np.ones(1000, np.float32))
 """
-    _, *workers = run(lab, tmp_path / "s.py", source, lease_s=2)
+    _, *workers = run(lab, tmp_path / "s.py", source, lease_s=5)
     for w in workers:
         assert w.stdout is not None and w.stdout.readline() == "ready\n"
     lab.cut("beta")
     for w in (workers[0], workers[2]):
-        _, err = w.communicate(timeout=60)
+        _, err = w.communicate(timeout=RUN_S)
         assert w.returncode == 1 and "NodeLostError" not in err.splitlines()[-1]
         assert "the run has failed: worker" in err and "silent for" in err

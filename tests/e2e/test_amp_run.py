@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 SCRIPT = """
@@ -51,7 +53,7 @@ def run(folder: Path, *options: str, kvstore: str = "auto") -> Any:
         str(script),
         kvstore,
     ]
-    got = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=110, cwd=folder)
+    got = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=RUN_S, cwd=folder)
     assert got.returncode == 0, got.stdout + got.stderr
     return json.loads(report.read_text())
 

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shoal.kvstore.client.backlog import BACKLOG_BYTES
 from shoal.kvstore.wire import shm
+from tests.patience import RUN_S, until_run
 
 pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.skipif(bool(shm.supported()), reason="Linux only")]
 
@@ -53,13 +53,6 @@ print("DONE", memory("VmHWM") - began, sums.min(), sums.max())
 """
 
 
-def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
-
-
 class Progress:
     """What the worker has said last: its process, the server's, and how many pushes it has made."""
 
@@ -91,15 +84,15 @@ def test_a_worker_keeps_no_more_than_the_bound_while_a_server_stands_still(tmp_p
     command = [sys.executable, "-m", "shoal", "run", "-n", "1", "-s", "1", "--lease-s", "60", "--no-progress", *options]
     with subprocess.Popen([*command, str(script), str(said.path)], stdout=subprocess.PIPE, text=True) as run:
         try:
-            until(lambda: said.read().pushes >= BEFORE + most)
-            until(said.asleep)
+            until_run(lambda: said.read().pushes >= BEFORE + most)
+            until_run(said.asleep)
             for _ in range(50):  # long enough for all the others, if they were not held up
                 assert said.read().pushes == BEFORE + most
                 time.sleep(0.01)
         finally:
             if said.read().server:
                 os.kill(said.server, signal.SIGCONT)
-        out, _ = run.communicate(timeout=60)
+        out, _ = run.communicate(timeout=RUN_S)
     assert run.returncode == 0
     found = re.search(r"DONE (\d+) (\S+) (\S+)", out)
     assert found is not None, out

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = pytest.mark.net
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples" / "chaos").glob("*.toml"))
 
 SCRIPT = """
-import sys, time
+import json, sys
+from pathlib import Path
 
 import shoal
 from shoal import autograd, nn
@@ -27,22 +30,33 @@ net.initialize(shoal.init.Xavier())
 loss_of = nn.SoftmaxCrossEntropyLoss()
 trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1})
 data = shoal.data.DataLoader(shoal.data.digits("train"), 32, shuffle=True)
-steps, until = 0, time.monotonic() + float(sys.argv[1])
-while time.monotonic() < until:
+launcher, awaited = Path(sys.argv[1], "launcher.jsonl"), int(sys.argv[2])
+
+
+def under_way():
+    "Whether something is still to be done to the run, or to end."
+    said = [json.loads(line)["event"] for line in launcher.read_text().splitlines()] if launcher.exists() else []
+    return sum(event in ("chaos", "chaos is over") for event in said) < awaited
+
+
+while under_way():
     for x, y in data:
         with autograd.record():
             loss = loss_of(net(x), y)
         loss.backward()
         trainer.step(len(x))
-        steps += 1
 print("trained")
 """
 
 
 class Ran:
-    """How `shoal run --chaos` ended, its report, and its event logs by process."""
+    """How `shoal run --chaos` ended, its report, and its event logs by process.
 
-    def __init__(self, folder: Path, seconds: float, *options: str, **events: dict[str, Any]) -> None:
+    It trains until every fault has begun, and all of those with a time are over, however long that takes.
+    """
+
+    def __init__(self, folder: Path, *options: str, **events: dict[str, Any]) -> None:
+        awaited = len(events) + sum("for_s" in e for e in events.values())
         script, plan, report = folder / "train.py", folder / "chaos.json", folder / "report.json"
         script.write_text(SCRIPT)
         plan.write_text(json.dumps({"seed": 3, "chaos": list(events.values())}))
@@ -56,11 +70,12 @@ class Ran:
                 str(folder / "events"),
                 *options,
                 str(script),
-                str(seconds),
+                str(folder / "events"),
+                str(awaited),
             ],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=RUN_S,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
@@ -74,7 +89,6 @@ class Ran:
 def test_scheduler_and_server_are_killed_by_step_and_clock_and_the_run_balances(tmp_path: Path) -> None:
     ran = Ran(
         tmp_path,
-        8.0,
         "--mode=async",
         "--snapshot-every=100u",
         scheduler={"what": "kill", "who": "scheduler", "at_step": 100},
@@ -92,7 +106,6 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
     every = {"who": "worker * <-> server *", "percent": 4}
     ran = Ran(
         tmp_path,
-        6.0,
         "--mode=async",
         "--snapshot-every=0.3s",
         drop={"what": "drop", **every},
@@ -100,7 +113,7 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
         late={"what": "reorder", **every},
         far={"what": "delay", "who": "worker 1 -> server 0", "delay_s": 0.001},
         cut={"what": "partition", "who": "worker 0 <-> server *", "at_s": 0.5, "for_s": 0.5},
-        full={"what": "full-disk", "who": "server 0", "at_s": 0.2, "for_s": 3},
+        full={"what": "full-disk", "who": "server 0", "at_clock": 20, "for_s": 5},
         jump={"what": "clock-jump", "who": ["worker 1", "server 1", "scheduler"], "at_s": 1, "by_s": 1000},
         slow={"what": "slow", "who": "worker 0", "at_s": 0.2, "for_s": 1},
         stop={"what": "stop", "who": "server 1", "at_s": 1.5, "for_s": 0.5},
@@ -125,17 +138,17 @@ def test_a_poor_network_a_full_disk_and_a_jump_of_the_clock_change_nothing_but_t
 
 
 def test_a_full_disk_of_the_scheduler_ends_the_run_and_says_why(tmp_path: Path) -> None:
-    ran = Ran(tmp_path, 20.0, full={"what": "full-disk", "who": "scheduler", "at_s": 0.1})
+    ran = Ran(tmp_path, full={"what": "full-disk", "who": "scheduler", "at_s": 0.1})
     assert ran.code == 1 and "No space left on device" in ran.err and "the scheduler cannot write its log" in ran.err
 
 
 def test_a_file_that_names_nobody_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    ran = Ran(tmp_path, 0.0, nobody={"what": "kill", "who": "worker 7", "at_s": 1})
+    ran = Ran(tmp_path, nobody={"what": "kill", "who": "worker 7", "at_s": 1})
     assert ran.code == 2 and "event 1: there is no worker 7 in this run" in ran.err and not ran.events
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_the_examples_are_understood(path: Path) -> None:
     words = [sys.executable, "-m", "shoal.lab.chaos", str(path), "-n", "2", "-s", "2", "--seconds", "20"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert done.returncode == 0 and " (at " in done.stdout, done.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from shoal.checkpoint import Checkpoints, load_checkpoint
 from tests.composefile import ROOT
+from tests.patience import RUN_S
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -19,7 +20,7 @@ def run(place: str, report: Path, epochs: int, *options: str) -> str:
     prices.write_text('[cost]\ncurrency = "EUR"\nsource = "ours"\ndate = 2026-01-31\n[cost.per_hour]\nworker = 1\n')
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", "1", "--no-progress", "--checkpoint", place]
     more = ["--report", str(report), "--prices", str(prices), *options, str(ROOT / "examples" / "digits.py")]
-    done = subprocess.run([*command, *more, "--epochs", str(epochs)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, *more, "--epochs", str(epochs)], capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -62,7 +63,7 @@ def weights(tmp_path: Path, servers: int, *options: str) -> str:
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", str(servers), "--no-progress", "--seed", "7"]
     more = ["--report", str(report), "--checkpoint", str(tmp_path / "kept"), *options, str(script)]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return str(json.loads(report.read_text())["weights_sha256"])
 
@@ -80,11 +81,11 @@ def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_never_stopped(
 
 def test_resuming_needs_a_place() -> None:
     command = [sys.executable, "-m", "shoal", "run", "--resume", str(ROOT / "examples" / "digits.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 2 and "--checkpoint PLACE" in done.stderr
 
 
 def test_a_place_that_cannot_be_written_to_from_here_is_refused_before_anything_starts() -> None:
     command = [sys.executable, "-m", "shoal", "run", "--checkpoint", "s4://b/x", str(ROOT / "examples" / "digits.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 2 and "'s4://b/x': unknown protocol 's4'" in done.stderr

@@ -17,6 +17,7 @@ import pytest
 
 from tests.composefile import ROOT
 from tests.e2e.test_compose_run import NO_LAB, Up, whole
+from tests.patience import RUN_S
 
 pytestmark = [
     pytest.mark.netns,
@@ -37,7 +38,7 @@ def restart(up: Up, name: str) -> None:
     """Kill a container, and start it again as the engine does."""
     victim = up.processes.pop(name)
     up.lab.kill(victim)
-    victim.wait(10)
+    victim.wait(RUN_S)
     up.start(next(c for c in up.containers if c.name == name))
 
 
@@ -128,7 +129,7 @@ def test_every_role_runs_within_the_memory_that_the_file_allows(tmp_path: Path) 
     limits: dict[str, Any] = {name: s["mem_limit"] for name, s in document()["services"].items()}
     settings = {"SHOAL_SETTLE_S": "1", "SHOAL_SCRIPT": "digits.py --epochs 2"}
     with Up(tmp_path, settings, {"worker": 1, "server": 1}) as up:
-        whole_codes = up.wait(200)
+        whole_codes = up.wait(RUN_S)
     assert set(whole_codes.values()) == {0}
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     assert peak_mb < megabytes(limits["worker"]), f"{peak_mb:.0f} MB"

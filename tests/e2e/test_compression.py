@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 SCRIPT = """
@@ -54,7 +56,7 @@ def run(folder: Path, *options: str, script: tuple[str, ...] = ()) -> tuple[subp
     report = folder / "report.json"
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", "2", "--no-progress", "--report", str(report)]
     got = subprocess.run(
-        [*command, *options, "train.py", *script], capture_output=True, text=True, timeout=60, cwd=folder
+        [*command, *options, "train.py", *script], capture_output=True, text=True, timeout=RUN_S, cwd=folder
     )
     return got, json.loads(report.read_text()) if report.exists() else None
 

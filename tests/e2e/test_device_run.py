@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 SCRIPT = """
@@ -52,7 +54,7 @@ def run(folder: Path, kvstore: str, hosts: int, workers: int, *options: str) -> 
         [sys.executable, "-m", "shoal", *command, kvstore, str(hosts), str(kept)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=RUN_S,
         cwd=folder,
     )
     assert got.returncode == 0, got.stdout + got.stderr

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import RUN_S
+
 SCRIPT = """
 import numpy as np
 from shoal import kv
@@ -34,7 +36,7 @@ def launch(folder: Path, *options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", "1", "--plugin", "bug.py", "--no-progress"]
     env = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
     done = subprocess.run(
-        [*command, *options, "train.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=100
+        [*command, *options, "train.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=RUN_S
     )
     return done.returncode, done.stderr
 

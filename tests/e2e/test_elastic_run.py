@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.patience import RUN_S, until_run
 
 pytestmark = pytest.mark.net
 
@@ -67,7 +68,7 @@ def launched(folder: Path, mode: str, events: dict[str, str], *options: str, str
     report = folder / "report.json"
     command = [*SHOAL, "run", "-n", "2", "-s", "2", "--mode", mode, "--no-progress", "--report", str(report), *options]
     args = [str(SCRIPT), str(folder), str(EPOCHS), strategy, json.dumps(events)]
-    done = subprocess.run([*command, *args], capture_output=True, text=True, timeout=120, env=ENV)
+    done = subprocess.run([*command, *args], capture_output=True, text=True, timeout=RUN_S, env=ENV)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(report.read_text())
     return found
@@ -98,7 +99,7 @@ class Crew:
         self.folder, self.events, self.everybody = folder, events, []
         read, write = os.pipe()
         numbers = ["-n", str(workers), "-s", "2", "--mode", mode, "--port", "0", "--ready-fd", str(write)]
-        grace = ["--lease-s", "2", "--worker-grace-s", "1", "--report", str(folder / "report.json")]
+        grace = ["--lease-s", "5", "--worker-grace-s", "2", "--report", str(folder / "report.json")]
         self.scheduler = self._start("scheduler", *numbers, *grace, pass_fds=(write,))
         os.close(write)
         with os.fdopen(read) as ready:
@@ -120,15 +121,12 @@ class Crew:
 
     def until(self, name: str) -> None:
         """Wait until a worker has left this sign."""
-        deadline = time.monotonic() + 60.0
-        while not (self.folder / name).exists():
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.01)
+        until_run((self.folder / name).exists, self.said)
 
     def end(self) -> list[int]:
         """Exit codes of the workers, once the run is over."""
-        assert self.scheduler.wait(90.0) == 0, self.said()
-        return [p.wait(10.0) for p in self.everybody[3:]]
+        assert self.scheduler.wait(RUN_S) == 0, self.said()
+        return [p.wait(RUN_S) for p in self.everybody[3:]]
 
     def said(self) -> str:
         return "\n".join(f"{p.name}: {p.read_text()}" for p in sorted(self.folder.glob("*.txt")))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*command: str) -> str:
-    got = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=110)
+    got = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=RUN_S)
     assert got.returncode == 0, got.stdout + got.stderr
     return got.stdout
 

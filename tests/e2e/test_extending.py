@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
@@ -25,7 +27,7 @@ def test_one_part_of_each_kind_works_in_a_cluster(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=RUN_S,
     )
     assert got.returncode == 0, got.stdout + got.stderr
     report = json.loads((tmp_path / "report.json").read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shoal.kvstore.wire.keys import new_keys
+from tests.patience import RUN_S
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -38,7 +39,7 @@ def keys(tmp_path: Path) -> str:
 
 def shoal(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "shoal", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **env})
+    return subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, env={**os.environ, **env})
 
 
 @pytest.mark.parametrize("options", [(), ("--mode", "allreduce"), ("--no-shm",)], ids=["", "all-reduce", "no shm"])
@@ -87,7 +88,7 @@ def test_who_has_not_the_key_is_turned_away_and_both_sides_say_so(script: str, k
         assert asked.returncode == 1 and "does not let this process in" in asked.stderr
         assert shoal("doctor", "--scheduler", address, "--keys", keys).returncode == 0
         process.terminate()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=RUN_S)
     assert "is not let in: it does not have this cluster's key" in said
 
 
@@ -102,7 +103,7 @@ def test_a_scheduler_that_is_told_nothing_listens_as_far_as_is_safe(keys: str) -
     for options, says in (((), "listening on 127.0.0.1"), (("--keys", keys), "listening on 0.0.0.0")):
         with scheduler(*options) as (_, process):
             process.terminate()
-            assert says in process.communicate(timeout=30)[1]
+            assert says in process.communicate(timeout=RUN_S)[1]
 
 
 def test_a_key_that_others_can_read_is_not_used(script: str, keys: str) -> None:

@@ -22,6 +22,7 @@ from shoal.kvstore.wire.keys import new_keys
 from tests.composefile import ROOT
 from tests.e2e.test_kubernetes_files import container, controller, environment
 from tests.netlab import Lab, why_not
+from tests.patience import RUN_S
 
 NO_LAB = why_not()
 pytestmark = [
@@ -104,7 +105,7 @@ class Cluster:
     def log(self, pod: str) -> str:
         return (self.folder / f"{pod}.log").read_text()
 
-    def until(self, ready: Callable[[], bool], what: str, patience_s: float = 90.0) -> None:
+    def until(self, ready: Callable[[], bool], what: str, patience_s: float = RUN_S) -> None:
         """Wait for something."""
         deadline = time.monotonic() + patience_s
         while not ready():
@@ -119,14 +120,14 @@ class Cluster:
     def finished(self) -> dict[str, Any]:
         """The report, when the workers' job is complete and the others stay; then they are told to end."""
         for pod in PODS[3:]:
-            assert self.processes[pod].wait(100) == 0, self.log(pod)
+            assert self.processes[pod].wait(RUN_S) == 0, self.log(pod)
         for pod in PODS[:3]:
             self.until_log(pod, "it stays until SIGTERM")
             assert self.processes[pod].poll() is None and self.probe(pod, "livenessProbe"), pod
         report: dict[str, Any] = json.loads((self.folder / PODS[0] / "state" / "report.json").read_text())
         for pod in PODS[:3]:
             self.processes[pod].terminate()
-            assert self.processes[pod].wait(20) == 0, self.log(pod)
+            assert self.processes[pod].wait(RUN_S) == 0, self.log(pod)
         assert report["ledger"]["balanced"], report["ledger"]
         return report
 
@@ -146,7 +147,7 @@ def test_a_server_and_a_worker_that_die_are_made_anew_and_take_their_places(tmp_
         cluster.until_log(PODS[0], "epoch ")
         for pod in ("shoal-server-1", "shoal-worker-1"):
             cluster.lab.kill(cluster.processes[pod])
-            cluster.processes[pod].wait(10)
+            cluster.processes[pod].wait(RUN_S)
             cluster.start(pod)
             cluster.until_log(pod, "takes the place of")
         cluster.finished()
@@ -159,7 +160,7 @@ def test_a_server_that_is_drained_before_its_pod_goes_leaves_the_run_whole(tmp_p
         assert cluster.exec("shoal-server-1", hook) == 0, cluster.log("shoal-server-1")
         gone = cluster.processes["shoal-server-1"]
         gone.terminate()
-        assert gone.wait(20) == 0, cluster.log("shoal-server-1")
+        assert gone.wait(RUN_S) == 0, cluster.log("shoal-server-1")
         cluster.start("shoal-server-1")  # on another machine: it comes as a new server
         cluster.until(lambda: "server 2" in cluster.log(PODS[0]), "the server that was made anew")
         report = cluster.finished()

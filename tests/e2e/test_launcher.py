@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +16,11 @@ from shoal.scheduler.child import THREAD_VARIABLES
 from shoal.scheduler.job import JobConfig, Outcome
 from shoal.scheduler.local import LocalLauncher
 from shoal.scheduler.run import ALONE
+from tests.patience import RUN_S, until_run
 
 pytestmark = pytest.mark.net
 
-SLEEPER = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+SLEEPER = "import time\nprint('ready', flush=True)\ntime.sleep(3600)\n"
 MEETING = """
 import time
 from shoal import kv
@@ -49,9 +49,9 @@ class Crowd:
         needle = f"{MARK}={self.mark}"
         return [pid for pid in numbers if needle in _read(pid, "environ").split("\0") and _alive(pid)]
 
-    def gone(self, within_s: float = 5.0) -> bool:
-        """Whether none is left soon."""
-        return until(lambda: not self._all(), within_s)
+    def gone(self) -> bool:
+        """Whether none is left."""
+        return not self._all()
 
     def end(self) -> None:
         for pid in self._all():
@@ -69,16 +69,6 @@ def _alive(pid: int) -> bool:
     return _read(pid, "stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])
 
 
-def until(condition: Callable[[], object], within_s: float = 15.0) -> bool:
-    """Whether the condition comes true soon enough."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
     made = Crowd()
@@ -89,7 +79,7 @@ def crowd() -> Iterator[Crowd]:
 
 
 class Run:
-    """A job, what its processes printed, how it ended, and in how many seconds since all had begun."""
+    """A job, what its processes printed, and how it ended."""
 
     def __init__(self, crowd: Crowd, script: Path, text: str, **options: object) -> None:
         script.write_text(text)
@@ -98,15 +88,11 @@ class Run:
         self.on_ready: Callable[[], None] = lambda: None
 
     def go(self) -> Outcome:
-        self.began = time.monotonic()
-        outcome = LocalLauncher(self._line).launch(self.job)
-        self.seconds = time.monotonic() - self.began
-        return outcome
+        return LocalLauncher(self._line).launch(self.job)
 
     def _line(self, source: str, stream: str, text: str) -> None:
         self.lines.append((source, stream, text))
         if text == "ready" and sum(t == "ready" for _, _, t in self.lines) == self.job.workers:
-            self.began = time.monotonic()  # how long processes take to start is the machine's affair
             self.on_ready()
 
     def printed(self, stream: str = "stderr") -> str:
@@ -137,29 +123,27 @@ def test_a_killed_process_is_named_and_ends_the_run(crowd: Crowd, tmp_path: Path
     assert outcome.code == 1
     advice = re.escape(ALONE) if victim == "server" else ""
     assert re.fullmatch(rf"the run has failed: {name} \(pid \d+\) was killed by SIGKILL{advice}", outcome.text)
-    assert run.seconds < 12
-    assert crowd.gone(0.0)
+    assert crowd.gone()
 
 
 def test_a_worker_that_raises_prints_its_traceback_once_and_ends_the_job(crowd: Crowd, tmp_path: Path) -> None:
-    text = AS_RANK + "if cluster.rank() == 1: raise ValueError('boom')\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 1: raise ValueError('boom')\ntime.sleep(3600)"
     run = Run(crowd, tmp_path / "s.py", text)
     outcome = run.go()
     assert outcome.code == 1
     assert re.search(r"the run has failed: worker 1 \(host .*, pid \d+\): ValueError: boom", outcome.text)
     assert run.printed().count("Traceback") == 1
-    assert run.seconds < 12
 
 
 def test_a_workers_own_exit_code_is_the_runs(crowd: Crowd, tmp_path: Path) -> None:
-    text = AS_RANK + "if cluster.rank() == 0: sys.exit(7)\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 0: sys.exit(7)\ntime.sleep(3600)"
     outcome = Run(crowd, tmp_path / "s.py", text).go()
     assert outcome.code == 7
     assert "worker 0" in outcome.text
 
 
 def test_a_worker_that_dies_without_a_word_is_blamed_with_its_exit_code(crowd: Crowd, tmp_path: Path) -> None:
-    text = AS_RANK + "if cluster.rank() == 0: os._exit(9)\ntime.sleep(60)"
+    text = AS_RANK + "if cluster.rank() == 0: os._exit(9)\ntime.sleep(3600)"
     outcome = Run(crowd, tmp_path / "s.py", text).go()
     assert outcome.code == 9
     assert re.search(r"worker 0 \(pid \d+\) exited with code 9", outcome.text)
@@ -167,19 +151,18 @@ def test_a_worker_that_dies_without_a_word_is_blamed_with_its_exit_code(crowd: C
 
 @pytest.mark.parametrize("victim", ["worker", "scheduler"])
 def test_a_stopped_process_is_found_by_its_lease(crowd: Crowd, tmp_path: Path, victim: str) -> None:
-    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=1.0, grace_s=0.5, scheduler_grace_s=0.0, worker_grace_s=0.0)
+    run = Run(crowd, tmp_path / "s.py", SLEEPER, lease_s=5.0, grace_s=0.5, scheduler_grace_s=0.0, worker_grace_s=0.0)
     run.on_ready = lambda: os.kill(crowd.pids(victim)[0], signal.SIGSTOP)
     outcome = run.go()
     assert outcome.code == 1
     assert re.search(rf"{victim}( \d)? \(.*pid \d+\).* silent for", outcome.text), outcome.text
-    assert run.seconds < 12
 
 
 def test_what_a_script_started_is_ended_too(crowd: Crowd, tmp_path: Path) -> None:
-    text = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    text = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
     outcome = Run(crowd, tmp_path / "s.py", text, workers=1).go()
     assert outcome.code == 0
-    assert crowd.gone(2.0)  # killed before the launcher returned; the kernel may still be at it
+    until_run(crowd.gone)  # killed before the launcher returned; the kernel may still be at it
 
 
 def test_cores_are_divided_among_the_workers_unless_the_user_has_decided(
@@ -251,18 +234,18 @@ def test_a_signal_stops_everybody_and_sets_the_exit_code(
 ) -> None:
     process = launched(crowd, tmp_path / "s.py")
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=RUN_S)
     assert process.returncode == code
     assert f"stopped by {word}" in err
     assert "Traceback" not in err
-    assert crowd.gone(0.0)
+    assert crowd.gone()
 
 
 def test_a_killed_launcher_takes_its_processes_with_it(crowd: Crowd, tmp_path: Path) -> None:
     process = launched(crowd, tmp_path / "s.py")
     process.kill()
-    process.communicate(timeout=20)
-    assert crowd.gone(10.0)
+    process.communicate(timeout=RUN_S)
+    until_run(crowd.gone)
 
 
 def test_what_a_killed_launcher_left_is_removed_by_the_next_run(
@@ -273,10 +256,11 @@ def test_what_a_killed_launcher_left_is_removed_by_the_next_run(
     monkeypatch.setenv("TMPDIR", str(place))
     process = launched(crowd, tmp_path / "s.py")
     process.kill()
-    process.communicate(timeout=20)
-    assert crowd.gone(10.0) and len(list(place.glob("shoal-run-*"))) == 1
+    process.communicate(timeout=RUN_S)
+    until_run(crowd.gone)
+    assert len(list(place.glob("shoal-run-*"))) == 1
     (tmp_path / "quick.py").write_text("print('done')\n")
-    _, err = start(crowd, "run", "-n", "1", "--no-progress", str(tmp_path / "quick.py")).communicate(timeout=60)
+    _, err = start(crowd, "run", "-n", "1", "--no-progress", str(tmp_path / "quick.py")).communicate(timeout=RUN_S)
     assert list(place.glob("shoal-*")) == [], err
 
 
@@ -285,10 +269,10 @@ def test_what_a_killed_launcher_left_is_removed_by_the_next_run(
 
 @pytest.fixture
 def by_hand(crowd: Crowd, tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A scheduler with a lease of one second, a server and two workers that meet again and again, all there."""
+    """A scheduler with a short lease, a server and two workers that meet again and again, all there."""
     script = tmp_path / "s.py"
     script.write_text(MEETING)
-    options = ["--host", "127.0.0.1", "--workers", "2", "--servers", "1", "--lease-s", "1"]
+    options = ["--host", "127.0.0.1", "--workers", "2", "--servers", "1", "--lease-s", "5"]
     options += ["--worker-grace-s", "0"]
     scheduler = start(crowd, "scheduler", *options, "--port", "0")
     assert scheduler.stderr is not None
@@ -313,11 +297,11 @@ def test_without_a_launcher_a_killed_node_is_named_by_everybody_else(
 ) -> None:
     by_hand[victim].kill()
     for other, process in by_hand.items():
-        _, err = process.communicate(timeout=15)
+        _, err = process.communicate(timeout=RUN_S)
         if other != victim:
             assert process.returncode == 1, (other, err)
             pid = by_hand[victim].pid
-            assert re.search(rf"{name} \(host \S+, pid {pid}\): silent for 1\.\d s", err), (other, err)
+            assert re.search(rf"{name} \(host \S+, pid {pid}\): silent for \d+\.\d s", err), (other, err)
 
 
 def test_without_a_launcher_a_killed_scheduler_is_named_by_everybody_else(
@@ -325,10 +309,10 @@ def test_without_a_launcher_a_killed_scheduler_is_named_by_everybody_else(
 ) -> None:
     by_hand["scheduler"].kill()
     for other, process in by_hand.items():
-        _, err = process.communicate(timeout=15)
+        _, err = process.communicate(timeout=RUN_S)
         if other != "scheduler":
             assert process.returncode == 1, (other, err)
-            assert re.search(r"the scheduler \(127\.0\.0\.1:\d+\): silent for 1\.\d s", err), (other, err)
+            assert re.search(r"the scheduler \(127\.0\.0\.1:\d+\): silent for \d+\.\d s", err), (other, err)
 
 
 @pytest.mark.parametrize("role", ["scheduler", "server"])
@@ -337,6 +321,6 @@ def test_without_a_launcher_a_node_that_is_told_to_stop_says_so(
 ) -> None:
     by_hand[role].terminate()
     for other, process in by_hand.items():
-        _, err = process.communicate(timeout=15)
+        _, err = process.communicate(timeout=RUN_S)
         assert process.returncode == (143 if other == role else 1), (other, err)
         assert other == "server" == role or "stopped by SIGTERM" in err, (other, err)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = pytest.mark.net
 
 SCRIPT = Path(__file__).with_name("crowd_script.py")
@@ -23,9 +25,9 @@ def test_thirty_two_workers_run_sync_and_async_without_error(tmp_path: Path) -> 
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # compiled once, not 35 times
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
     warm = [sys.executable, "-c", "import shoal, shoal.worker.session; shoal.kv.create, shoal.optim.SGD"]
-    subprocess.run(warm, check=True, env=env, timeout=120)
+    subprocess.run(warm, check=True, env=env, timeout=RUN_S)
     options = ["--report", str(report), "--events", str(tmp_path / "events"), str(SCRIPT), str(ROUNDS)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=RUN_S, env=env)
     assert done.returncode == 0, done.stderr
     found = json.loads(report.read_text())
     assert found["ledger"]["balanced"] and len(found["per_worker"]) == WORKERS

@@ -1,6 +1,7 @@
 """A run that shows what it does: metrics of every process, event logs, where its scheduler is."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -24,15 +25,17 @@ for _ in range(3):
 kv.barrier()
 if kv.rank == 0:
     for i in range(4):
-        with urllib.request.urlopen(f"http://127.0.0.1:{int(sys.argv[1]) + i}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{int(sys.argv[1]) + i}/metrics", timeout=200) as answer:
             pathlib.Path(sys.argv[2], f"metrics-{i}").write_bytes(answer.read())
 kv.barrier()
 """
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports that nobody listens at just now."""
-    for first in range(21_000, 29_000, count):
+    """The first of so many ports that nobody listens at just now; elsewhere than in other processes that ask."""
+    places = range(21_000, 29_000, count)
+    mine = os.getpid() % len(places)
+    for first in [*places[mine:], *places[:mine]]:
         held = []
         try:
             for port in range(first, first + count):

@@ -9,6 +9,7 @@ import pytest
 
 from shoal.lab.tracecheck import faults
 from shoal.worker import profiling
+from tests.patience import RUN_S
 
 TRAIN = """
 import shoal
@@ -29,7 +30,7 @@ for _ in range(3):
 def test_each_worker_of_a_run_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     command = [sys.executable, "-m", "shoal", "run", "--no-progress", "-n", "2", "--profile", "out", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, done.stderr
     assert "profiles in out" in done.stderr
     for rank in (0, 1):
@@ -55,7 +56,7 @@ def test_the_operators_are_part_of_the_trace_of_the_run(tmp_path: Path) -> None:
         "--trace",
         "t.json",
     ]
-    done = subprocess.run([*command, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, done.stderr
     picture = json.loads((tmp_path / "t.json").read_text())
     names = {e["name"] for e in picture["traceEvents"] if e["ph"] == "X"}

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 PYTHON = os.environ.get("SHOAL_RAY_PYTHON") or (sys.executable if importlib.util.find_spec("ray") else "")
 
 pytestmark = [
@@ -37,7 +39,7 @@ def played(folder: Path) -> dict[str, dict[str, Any]]:
             out, _ = process.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=RUN_S)
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     return {line["name"]: line for line in lines}
 
@@ -70,7 +72,7 @@ def test_synchronous_weights_are_those_of_the_local_launcher(scenes: dict[str, d
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", "2", "--mode", "sync", "--no-progress"]
     script = [str(HERE / "ray_train_script.py"), "60", "0", str(tmp_path / "enough"), str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--report", str(out), *script], check=True, timeout=120, env=env)
+    subprocess.run([*command, "--report", str(out), *script], check=True, timeout=RUN_S, env=env)
     here = json.loads(out.read_text())
     assert there["weights_sha256"] == here["weights_sha256"]
     assert there["accuracy"] == here["accuracy"] > 0.85

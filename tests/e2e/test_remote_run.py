@@ -11,7 +11,8 @@ import pytest
 
 from shoal import cli
 from tests.e2e.farhosts import FarHosts
-from tests.e2e.test_launcher import MARK, Crowd, until
+from tests.e2e.test_launcher import MARK, Crowd
+from tests.patience import RUN_S, until_run
 
 pytestmark = pytest.mark.net
 
@@ -59,7 +60,7 @@ def start(far: FarHosts, *args: str, crowd: Crowd | None = None, **more: str) ->
 def run(far: FarHosts, *args: str, **more: str) -> tuple[int, str]:
     """Exit code, and all that was said."""
     process = start(far, *args, **more)
-    out, _ = process.communicate(timeout=100)
+    out, _ = process.communicate(timeout=RUN_S)
     return process.returncode, out
 
 
@@ -137,10 +138,10 @@ def test_when_the_launcher_is_killed_nothing_is_left_anywhere(folder: Path, tmp_
     far = FarHosts(tmp_path / "far", "h1 h2")
     process = start(far, "--on", "ssh:hosts.txt", "-n", "2", "wait.py", crowd=crowd)
     try:
-        assert until(lambda: len(crowd.pids("worker")) == 2, 60)
+        until_run(lambda: len(crowd.pids("worker")) == 2)
         process.kill()
         process.communicate()
-        assert crowd.gone(30)
+        until_run(crowd.gone)
     finally:
         crowd.end()
 
@@ -149,16 +150,18 @@ def test_ctrl_c_ends_it_everywhere_in_an_orderly_way(folder: Path, tmp_path: Pat
     far = FarHosts(tmp_path / "far", "h1 h2")
     process = start(far, "--on", "ssh:hosts.txt", "-n", "2", "wait.py", crowd=crowd)
     try:
-        assert until(lambda: len(crowd.pids("worker")) == 2, 60)
+        until_run(lambda: len(crowd.pids("worker")) == 2)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 130 and "stopped by Ctrl-C" in out and crowd.gone(30)
+        out, _ = process.communicate(timeout=RUN_S)
+        assert process.returncode == 130 and "stopped by Ctrl-C" in out
+        until_run(crowd.gone)
     finally:
         crowd.end()
 
 
 STEADY = """
 import time, shoal
+from pathlib import Path
 from shoal import autograd, nn, np
 net = nn.Dense(3)
 net.initialize(shoal.init.Xavier())
@@ -168,17 +171,27 @@ for step, x in enumerate(data):
     time.sleep(0.02)
     if step == 40:
         print("well under way")
+    while step == 60 and not Path(SIGN).exists():
+        time.sleep(0.02)
     with autograd.record():
         loss = (net(x) ** 2).mean()
     loss.backward()
     trainer.step(2)
 print("done")
 """
+"""Does not come to its end before there is the file SIGN."""
+
+
+def steady(folder: Path) -> Path:
+    """The script `STEADY` in a folder, and the file that it waits for."""
+    sign = folder / "sign"
+    (folder / "steady.py").write_text(STEADY.replace("SIGN", repr(str(sign))))
+    return sign
 
 
 def test_a_worker_that_is_killed_far_away_is_started_again_there(folder: Path, tmp_path: Path, crowd: Crowd) -> None:
     far = FarHosts(tmp_path / "far", "h1 h2")
-    (folder / "steady.py").write_text(STEADY)
+    sign = steady(folder)
     process = start(far, "--on", "ssh:hosts.txt", "-n", "2", "steady.py", crowd=crowd)
     try:
         assert process.stdout is not None
@@ -188,7 +201,8 @@ def test_a_worker_that_is_killed_far_away_is_started_again_there(folder: Path, t
         victims = crowd.pids("worker", "1")
         assert len(victims) == 1, out
         os.kill(victims[0], signal.SIGKILL)
-        rest, _ = process.communicate(timeout=100)
+        sign.touch()
+        rest, _ = process.communicate(timeout=RUN_S)
         assert process.returncode == 0, out + rest
         assert "was killed by SIGKILL; it is started again" in rest
     finally:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = pytest.mark.net
 
 SCRIPT = """
@@ -26,8 +28,10 @@ scheduler = words[words.index("--scheduler") + 1]
 
 
 def process(role, states=("running",)):
-    for _ in range(200):
-        for n in snapshot_of(scheduler).nodes:
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        seen = snapshot_of(scheduler)
+        for n in seen.nodes if seen else ():
             if (n.role, n.rank) == (role, 0) and n.state in states:
                 return n.pid
         time.sleep(0.05)
@@ -50,7 +54,7 @@ net.initialize(shoal.init.Xavier())
 loss_of = nn.SoftmaxCrossEntropyLoss()
 trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.03, "momentum": 0.9})
 data = shoal.data.DataLoader(shoal.data.digits("train"), 64 // shoal.num_workers(), shuffle=True)
-done, longest, before = 0, 0.0, time.monotonic()
+done = 0
 while done < steps:
     for x, y in data:
         with autograd.record():
@@ -58,13 +62,11 @@ while done < steps:
         loss.backward()
         trainer.step(len(x))
         done += 1
-        longest, before = max(longest, time.monotonic() - before), time.monotonic()
         if shoal.rank() == 0:
             carry_out(done)
-            before = time.monotonic()
         if done == steps:
             break
-print(f"trained {done}, longest step {longest:.3f} s")
+print("trained", done)
 """
 
 
@@ -80,18 +82,17 @@ class Ran:
             [*command, "--report", str(report), *options, str(script), *words],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=RUN_S,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
         self.report: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
-        self.longest_s = max(map(float, re.findall(r"longest step ([\d.]+)", self.out)), default=0.0)
 
 
 ON = ("--replicas", "1")
 
-PATIENCE_S = 8.0
-"""For a step with a fail-over in it, which takes 0.2 s where other work leaves the cores alone."""
+SILENT = r"silent for \d"
+"""Somebody was waited for until his lease was over."""
 
 
 def test_a_killed_server_costs_a_synchronous_run_no_bit(tmp_path: Path) -> None:
@@ -102,14 +103,14 @@ def test_a_killed_server_costs_a_synchronous_run_no_bit(tmp_path: Path) -> None:
     assert ran.report["weights_sha256"] == plain.report["weights_sha256"] is not None
     book = ran.report["ledger"]
     assert book["balanced"] and book["lost"] == 0
-    assert ran.longest_s < PATIENCE_S, ran.out
+    assert not re.search(SILENT, ran.err), ran.err
 
 
 def test_an_asynchronous_run_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     ran = Ran(tmp_path, "async", "150", "kill@server@60", options=ON)
     assert ran.code == 0, ran.err
     book = ran.report["ledger"]
-    assert book["balanced"] and book["lost"] == 0 and ran.longest_s < PATIENCE_S
+    assert book["balanced"] and book["lost"] == 0 and not re.search(SILENT, ran.err)
 
 
 def test_the_new_primary_may_be_killed_when_its_replica_is_filled(tmp_path: Path) -> None:
@@ -126,14 +127,13 @@ def test_a_killed_replica_is_filled_anew_while_the_run_goes_on(tmp_path: Path) -
     ran = Ran(tmp_path, "sync", "120", "kill@replica@40", "await@replica@100", servers=1, options=ON)
     assert ran.code == 0, ran.err
     assert "is not replicated until a new replica is in step" in ran.err and "is replicated again" in ran.err
-    assert ran.report["ledger"]["balanced"] and ran.longest_s < PATIENCE_S
+    assert ran.report["ledger"]["balanced"] and not re.search(SILENT, ran.err)
 
 
 def test_a_server_that_is_stopped_is_succeeded_after_its_lease(tmp_path: Path) -> None:
-    ran = Ran(tmp_path, "async", "150", "stop@server@60", servers=1, options=(*ON, "--lease-s", "2"))
+    ran = Ran(tmp_path, "async", "150", "stop@server@60", servers=1, options=(*ON, "--lease-s", "5"))
     assert ran.code == 0, ran.err
     assert ran.report["ledger"]["balanced"] and ran.report["ledger"]["lost"] == 0
-    assert ran.longest_s < 2.0 + PATIENCE_S
 
 
 def test_if_both_die_and_there_is_no_snapshot_the_run_ends_and_says_who(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = pytest.mark.net
 
 SCRIPT = """
@@ -72,7 +74,7 @@ class Ran:
             [*command, *options, str(script), *numbers],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=RUN_S,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
@@ -90,7 +92,7 @@ def test_a_run_whose_server_is_killed_goes_on_and_says_what_is_lost(mode: str, t
     assert "nothing is lost" in said or book["lost"] > 0
     assert ran.report["accuracy"] > 0.8
     ledger = [sys.executable, "-m", "shoal", "ledger", str(tmp_path / "run")]
-    shown = subprocess.run(ledger, capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run(ledger, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert shown.returncode == 0 and shown.stdout.endswith("balanced\n")
 
 

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.patience import RUN_S, until_run
 
 pytestmark = pytest.mark.net
 
@@ -28,15 +29,13 @@ net.initialize(shoal.init.Xavier())
 loss_of = nn.SoftmaxCrossEntropyLoss()
 trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.01, "momentum": 0.9})
 data = shoal.data.DataLoader(shoal.data.digits("train"), 64 // shoal.num_workers(), shuffle=True)
-done, longest = 0, 0.0
+done = 0
 while done < steps:
     for x, y in data:
         with autograd.record():
             loss = loss_of(net(x), y)
         loss.backward()
-        began = time.perf_counter()
         trainer.step(len(x))
-        longest = max(longest, time.perf_counter() - began) if done > 10 else 0.0
         done += 1
         if shoal.rank() == 0 and done == 20:
             (place / "go").touch()
@@ -44,16 +43,8 @@ while done < steps:
             time.sleep(0.01)
         if done == steps:
             break
-print(f"trained {done}, longest step {longest:.3f} s")
+print("trained", done)
 """
-
-
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.02)
-    return found
 
 
 class Run:
@@ -78,20 +69,20 @@ class Run:
 
     def say(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "shoal", *args, f"--run-dir={self.place}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.env, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, env=self.env, check=False)
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         told = json.loads(self.say("status", "--json").stdout)
         return {f"{n['role']} {n['rank']}": n for n in told["nodes"]}
 
     def begun(self) -> None:
-        until(lambda: (self.folder / "go").exists() or self.process.poll() is not None, "the run to train")
+        until_run(lambda: (self.folder / "go").exists() or self.process.poll() is not None, "the run to train")
 
     def add(self) -> None:
         from shoal.scheduler.address import recorded_address
 
         self.others.append(self.start("server", "--scheduler", str(recorded_address(str(self.place)))))
-        until(lambda: self._slices("server 2") > 0, "slices to move to the new server")
+        until_run(lambda: self._slices("server 2") > 0, "slices to move to the new server")
 
     def _slices(self, name: str) -> int:
         status = self.nodes().get(name, {}).get("status") or {}
@@ -99,10 +90,10 @@ class Run:
 
     def end(self) -> tuple[dict[str, Any], str, str]:
         (self.folder / "end").touch()
-        out, err = self.process.communicate(timeout=90)
+        out, err = self.process.communicate(timeout=RUN_S)
         assert self.process.returncode == 0, err
         for other in self.others:
-            other.communicate(timeout=30)
+            other.communicate(timeout=RUN_S)
         return json.loads((self.place / "report.json").read_text()), out, err
 
     def close(self) -> None:
@@ -110,7 +101,7 @@ class Run:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.communicate(timeout=10)
+                    process.communicate(timeout=RUN_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.communicate()
@@ -149,7 +140,7 @@ def test_sigterm_drains_a_server_and_an_asynchronous_run_loses_nothing(tmp_path:
     run = begin(runs, tmp_path / "changed", "async", 300)
     run.begun()
     os.kill(int(run.nodes()["server 1"]["pid"]), signal.SIGTERM)
-    until(lambda: run.nodes()["server 1"]["state"] == "drained", "server 1 to be drained")
+    until_run(lambda: run.nodes()["server 1"]["state"] == "drained", "server 1 to be drained")
     refused = run.say("drain", "server", "0")
     assert refused.returncode != 0 and "is the only server left" in refused.stderr
     report, _, err = run.end()
@@ -172,7 +163,7 @@ def test_a_server_that_is_killed_while_slices_move_comes_back_and_they_go_on(
             os.kill(pid, signal.SIGKILL)
         left_at.append(left)
 
-    drain_server(str(recorded_address(str(run.place))), 0, timeout_s=60.0, on_progress=kill_halfway)
+    drain_server(str(recorded_address(str(run.place))), 0, timeout_s=RUN_S, on_progress=kill_halfway)
     assert run.nodes()["server 0"]["state"] == "drained"
     report, _, err = run.end()
     assert left_at[0] > 0 and "from its newest snapshot" in err

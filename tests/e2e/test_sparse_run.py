@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shoal.ops.tensorfile import load_tensors
+from tests.patience import RUN_S
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -45,7 +46,7 @@ def run(folder: Path, kind: str, optimizer: str, servers: int, mode: str = "sync
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "shoal", "run", "-n", "2", "-s", str(servers), "--mode", mode, "--no-progress"]
     got = subprocess.run(
-        [*command, str(script), str(out), kind, optimizer, *more], capture_output=True, text=True, timeout=100
+        [*command, str(script), str(out), kind, optimizer, *more], capture_output=True, text=True, timeout=RUN_S
     )
     assert got.returncode == 0, got.stdout + got.stderr
     pushed = next(line.split()[-1] for line in got.stdout.splitlines() if "pushed" in line)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_launcher import MARK, Crowd, until
-from tests.e2e.test_remote_run import STEADY, TRAIN, WAITS
+from tests.e2e.test_launcher import MARK, Crowd
+from tests.e2e.test_remote_run import TRAIN, WAITS, steady
 from tests.netlab import Lab, why_not
+from tests.patience import RUN_S, until_run
 
 SSHD = "/usr/sbin/sshd"
 
@@ -64,13 +65,13 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
             lab.popen(host, [SSHD, "-D", "-e", "-f", str(root / "sshd_config")], stderr=subprocess.DEVNULL)
         client = ["ssh", "-F", str(root / "ssh_config"), "-o", "BatchMode=yes"]
         for host in ("h1", "h2"):
-            assert until(lambda h=host: ask(lab, [*client, h, "true"]) == 0, 20)  # type: ignore[misc]
+            until_run(lambda h=host: ask(lab, [*client, h, "true"]) == 0)  # type: ignore[misc]
         yield lab
 
 
 def ask(lab: Lab, command: list[str]) -> int:
     process = lab.popen("here", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return process.wait(30)
+    return process.wait(RUN_S)
 
 
 @pytest.fixture
@@ -95,10 +96,11 @@ def start(lab: Lab, tmp_path: Path, mark: str, *args: str) -> "subprocess.Popen[
 def test_a_run_over_real_ssh_trains_on_both_hosts_and_leaves_nobody(lab: Lab, folder: Path, tmp_path: Path) -> None:
     crowd = Crowd()
     process = start(lab, tmp_path, crowd.mark, "-s", "2", "train.py")
-    out, _ = process.communicate(timeout=110)
+    out, _ = process.communicate(timeout=RUN_S)
     assert process.returncode == 0, out
     assert "[worker 0] tone None False hello there" in out and "[worker 1] tone None False hello there" in out
-    assert (tmp_path / "h1" / "train.py").exists() and (tmp_path / "h2" / "train.py").exists() and crowd.gone(20)
+    assert (tmp_path / "h1" / "train.py").exists() and (tmp_path / "h2" / "train.py").exists()
+    until_run(crowd.gone)
 
 
 def test_a_launcher_that_is_killed_takes_what_it_started_over_real_ssh_with_it(
@@ -107,9 +109,9 @@ def test_a_launcher_that_is_killed_takes_what_it_started_over_real_ssh_with_it(
     crowd = Crowd()
     process = start(lab, tmp_path, crowd.mark, "wait.py")
     try:
-        assert until(lambda: len(crowd.pids("worker")) == 2, 60)
+        until_run(lambda: len(crowd.pids("worker")) == 2)
         process.kill()
-        assert crowd.gone(30)
+        until_run(crowd.gone)
     finally:
         crowd.end()
 
@@ -125,7 +127,7 @@ def kill_all(lab: Lab, host: str) -> None:
 
 def lost_under_way(lab: Lab, folder: Path, tmp_path: Path, hosts: str, lose: Callable[[], None]) -> tuple[int, str]:
     """Exit code and output of a run whose host h2 is lost while it trains."""
-    (folder / "steady.py").write_text(STEADY)
+    sign = steady(folder)
     (folder / "hosts.txt").write_text(hosts.format(h1=f"root@h1 dir={tmp_path}/h1", h2=f"root@h2 dir={tmp_path}/h2"))
     crowd = Crowd()
     process = start(lab, tmp_path, crowd.mark, "-s", "1", "--lease-s", "5", "steady.py")
@@ -135,7 +137,8 @@ def lost_under_way(lab: Lab, folder: Path, tmp_path: Path, hosts: str, lose: Cal
         while "well under way" not in out and (line := process.stdout.readline()):
             out += line
         lose()
-        rest, _ = process.communicate(timeout=120)
+        sign.touch()
+        rest, _ = process.communicate(timeout=RUN_S)
         return process.returncode, out + rest
     finally:
         crowd.end()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import RUN_S
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 SCRIPT = """
@@ -45,7 +47,7 @@ def run(folder: Path, strategy: str, *, servers: int = 1, mode: str = "sync", ov
     script.write_text(SCRIPT)
     command = f"-m shoal run -n 2 -s {servers} --mode {mode} --no-progress --report {report} {script}".split()
     got = subprocess.run(
-        [sys.executable, *command, strategy, overlap or "-"], capture_output=True, text=True, timeout=110, cwd=folder
+        [sys.executable, *command, strategy, overlap or "-"], capture_output=True, text=True, timeout=RUN_S, cwd=folder
     )
     assert got.returncode == 0, got.stdout + got.stderr
     return json.loads(report.read_text()), got.stdout.split("weights ")[1].split()[0]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from shoal.ops.tensorfile import load_tensors
+from tests.patience import RUN_S
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -64,7 +65,7 @@ class Runner:
         out, report = self.folder / f"w{name}.safetensors", self.folder / f"r{name}.json"
         command = [sys.executable, "-m", "shoal", "run", "-n", str(workers), "-s", str(servers), "--mode", mode]
         command += ["--report", str(report), "--no-progress", str(self.script), str(out), str(STEPS)]
-        got = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        got = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
         assert got.returncode == 0, got.stdout + got.stderr
         return json.loads(report.read_text()), load_tensors(out)[0]
 
@@ -73,7 +74,7 @@ class Runner:
         """The hash it prints, and the weights."""
         out = self.folder / "alone.safetensors"
         command = [sys.executable, str(self.script), str(out), str(STEPS)]
-        got = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+        got = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=True)
         return got.stdout.split()[-1], load_tensors(out)[0]
 
 
@@ -138,7 +139,7 @@ def by_hand(runner: Runner, order: list[tuple[str, int]]) -> str:
         for role, rank in order:
             script = (str(runner.script), str(runner.folder / "w"), str(STEPS)) if role == "worker" else ()
             processes[role, rank] = started(role, *at, "--rank", str(rank), *script)
-        said = {place: p.communicate(timeout=60)[0] for place, p in processes.items()}
+        said = {place: p.communicate(timeout=RUN_S)[0] for place, p in processes.items()}
         assert all(p.returncode == 0 for p in processes.values()), said
         return said["worker", 0].split()[-1]
     finally:

@@ -13,7 +13,7 @@ from shoal.scheduler.job import JobConfig, Outcome
 from shoal.scheduler.ray.machines import RayMachines, RayOptions
 from shoal.scheduler.ray.notices import Notice
 from shoal.scheduler.run import carry_out
-from tests.patience import RUN_S, until
+from tests.patience import RUN_S, until_run
 
 from .fake import FakeRay
 
@@ -83,14 +83,14 @@ def ray() -> Iterator[FakeRay]:
 
 def test_workers_come_with_machines_and_leave_before_them(ray: FakeRay, tmp_path: Path) -> None:
     run = Running(ray, tmp_path, 0, 0.02, workers=1, workers_most=5, servers=1, mode="sync")
-    until(lambda: len(run.workers()) == 3)
+    until_run(lambda: len(run.workers()) == 3)
     ray.add("c", CPU=2.0)
-    until(lambda: len(run.workers()) == 5)
+    until_run(lambda: len(run.workers()) == 5)
     ray.drain("c", Notice(60.0, "the cloud wants it back"))
-    until(lambda: len(run.workers("left")) == 2)
-    until(lambda: ray.on("c") == 0)
+    until_run(lambda: len(run.workers("left")) == 2)
+    until_run(lambda: ray.on("c") == 0)
     before = run.steps(0)
-    until(lambda: run.steps(0) > before + 3)
+    until_run(lambda: run.steps(0) > before + 3)
     run.enough.touch()
     report = run.end()
     assert report["ledger"]["balanced"] and report["ledger"]["lost"] == 0
@@ -99,7 +99,7 @@ def test_workers_come_with_machines_and_leave_before_them(ray: FakeRay, tmp_path
 
 def test_a_machine_that_dies_takes_nothing_along(ray: FakeRay, tmp_path: Path) -> None:
     run = Running(ray, tmp_path, 50, 0.05, workers=2, servers=1, replicas=1, mode="sync", worker_grace_s=30.0)
-    until(lambda: min(run.steps(0), run.steps(1)) > 5)
+    until_run(lambda: min(run.steps(0), run.steps(1)) > 5)
     ray.kill("a" if run.machines.slots["server 0"].node == "a" else "b")
     ray.add("c", CPU=2.0)
     report = run.end()
