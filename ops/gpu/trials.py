@@ -145,7 +145,7 @@ def trials(xp: Any, seed: int = 0) -> Iterator[Trial]:
     for name, make in CASES.items():
         for dtype in TYPES:
             yield Trial(f"{name} {dtype}", partial(_tried, xp, name, make, dtype, seed))
-    for name in ("convolution", "convolution_data", "convolution_weight"):
+    for name in [n for n in CASES if n.startswith("convolution")]:
         yield Trial(f"{name} float32 without tf32", partial(_tried, xp, name, CASES[name], SINGLE, seed, EXACT))
         yield Trial(f"{name} float32 tf32", partial(_coarse, xp, name, seed))
     yield Trial("dropout_mask bits", partial(_masks, xp, seed))
