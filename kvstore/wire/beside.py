@@ -1,7 +1,8 @@
-"""The unix socket beside a TCP port, for the processes of the same machine: there and back in less time.
+"""The unix sockets beside a TCP port, for the processes of the same machine: there and back in less time. There is one
+for small messages and one for large ones.
 
-Its name is in the abstract name space, which belongs to the network namespace that the port is in: who can connect to
-one can connect to the other.
+Their names are in the abstract name space, which belongs to the network namespace that the port is in: who can connect
+to one can connect to the others.
 """
 
 import functools
@@ -11,7 +12,10 @@ import socket
 import struct
 from contextlib import suppress
 
-__all__ = ["endpoint", "find", "is_local"]
+__all__ = ["BULK", "endpoint", "find", "is_local"]
+
+BULK = "/bulk"
+"""Behind the name of the socket for small messages, that of the one for large messages."""
 
 
 def endpoint(host: str, port: int) -> str:

@@ -3,7 +3,7 @@ door (`shoal.kvstore.wire.curve`), which says who is let in, the only importer o
 
 A peer has up to two *lanes*, each a connection with an identity of its own: large messages take the second one, so that
 small ones overtake them. Who opened the first lane opens the second when it is needed. Beside its TCP port a listener
-has a unix socket, for the processes of its machine.
+has unix sockets, one a lane, for the processes of its machine.
 
 The sockets belong to one thread at a time: `wait` touches none of them (it waits for file descriptors, and any thread
 may call it); everything else is called by one thread, or under a lock. A ZeroMQ socket's descriptor tells only that
@@ -102,6 +102,7 @@ class Lanes:
         self._used: set[Any] = set()  # sockets whose events must be asked for
         self._ready: dict[Any, None] = {}  # sockets with messages that are not handed on yet
         self._waiting: dict[tuple[str, bool], _Waiting] = {}
+        self._held_back = False  # whether large messages were left the last time
         self._crowded = 0  # waits that are not to spin
         self.door = Door(self._context, keys, self.watch, self.unwatch)
         self._brief = False  # whether the last wait was so short that spinning would have covered it
@@ -132,10 +133,7 @@ class Lanes:
             raise ConfigError(_bind_help(host, port, e)) from e
         chosen = int(bytes(router.getsockopt(zmq.LAST_ENDPOINT)).decode().rsplit(":", 1)[1])
         if local:
-            try:
-                router.bind(beside.endpoint(host, chosen))
-            except zmq.ZMQError:  # no abstract names on this system, or somebody has taken this one: there is TCP
-                log.debug("no unix socket beside port %d", chosen)
+            _listen_beside(router, beside.endpoint(host, chosen))
         self._router, self.port = router, chosen
         self.door.opened(chosen)
         self._attend(router)
@@ -157,15 +155,17 @@ class Lanes:
         dealer.setsockopt(zmq.IDENTITY, self.identity.encode() + _BULK * len(lanes))
         dealer.setsockopt(zmq.AFFINITY, 2 if lanes else 1)
         self.door.present(dealer, "" if lanes else peer)
-        if lanes and self._addresses[peer].startswith("ipc:"):
+        address = self._addresses[peer]
+        if lanes and address.startswith("ipc:"):
             self.door.widen(dealer, peer)
+            address += beside.BULK
         try:
-            dealer.connect(self._addresses[peer])
+            dealer.connect(address)
         except zmq.ZMQError as e:
             self.door.leave(peer)
             dealer.close()
             raise ConfigError(
-                f"{peer} cannot be at {self._addresses[peer]!r}: {e}. Expected host:port, such as 10.0.0.1:9091."
+                f"{peer} cannot be at {address!r}: {e}. Expected host:port, such as 10.0.0.1:9091."
             ) from e
         lanes.append(dealer)
         self._names[dealer] = peer
@@ -314,8 +314,15 @@ class Lanes:
                 break
         return []
 
-    def handle(self, events: list[tuple[int, int]]) -> Iterator[tuple[str, list[list[Any]]]]:
-        """Do what is to be done; peers and their messages, each a list of frames."""
+    def handle(
+        self, events: list[tuple[int, int]], hurried: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[str, list[list[Any]]]]:
+        """Do what is to be done; peers and their messages, each a list of frames.
+
+        Args:
+            hurried: whether something may have to be sent first: then large messages are left for the next time, but
+                not twice in a row.
+        """
         if self._waiting:
             self._retry()
         for fd, _ in events:
@@ -326,7 +333,11 @@ class Lanes:
                 self._watched[fd](fd)
         self.flush()
         ready, self._ready = self._ready, {}
+        held, self._held_back = self._held_back, False
         for socket in sorted(ready, key=self._is_bulk) if len(ready) > 1 else ready:
+            if not held and self._is_bulk(socket) and hurried():
+                self._ready[socket], self._held_back = None, True
+                continue
             yield from self._read(socket)
             self._used.add(socket)
         self.flush()
@@ -367,6 +378,19 @@ def _receive(socket: Any, bulk: bool) -> list[Any]:
     while socket.getsockopt(zmq.RCVMORE):
         frames.append(socket.recv(_NOW, copy=False).buffer if bulk else memoryview(socket.recv(_NOW)))
     return frames if len(frames) > 1 or first else []
+
+
+def _listen_beside(router: Any, endpoint: str) -> None:
+    """Listen on the unix sockets beside a port, too: each has the I/O thread that the other end has for that lane.
+
+    Of a TCP port's connections ZeroMQ gives each to the I/O thread that has the fewest.
+    """
+    try:
+        for name, threads in ((endpoint + beside.BULK, 2), (endpoint, 1)):  # who finds the latter uses both
+            router.setsockopt(zmq.AFFINITY, threads)
+            router.bind(name)
+    except zmq.ZMQError:  # no abstract names on this system, or somebody has taken this one: there is TCP
+        log.debug("no unix socket %s", endpoint)
 
 
 def _bind_help(host: str, port: int, error: zmq.ZMQError) -> str:

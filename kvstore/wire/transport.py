@@ -133,7 +133,7 @@ class Transport:
         try:
             events = self._lanes.wait(0.0 if self.sharing.filled else timeout_s, spins)
             for number in range(1, LARGE_A_POLL + 1):
-                for peer, messages in chain(self._lanes.handle(events), self._shared(first=number == 1)):
+                for peer, messages in chain(self._lanes.handle(events, self._hurried), self._shared(number == 1)):
                     for frames in messages:
                         message = self._understand(peer, frames)
                         if message is not None:
@@ -144,6 +144,10 @@ class Transport:
                 events = self._lanes.wait(0.0)  # what has come meanwhile goes first
         finally:
             self._corked = False
+
+    def _hurried(self) -> bool:
+        """Whether somebody has called `wake` since this `poll` began."""
+        return self._woken
 
     def _shared(self, first: bool) -> Iterator[tuple[str, list[list[Any]]]]:
         """What came through shared memory; from the second time on who has woken this `poll` goes first."""

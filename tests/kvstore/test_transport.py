@@ -12,6 +12,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.kvstore.arrays import as_array, as_payload
+from shoal.kvstore.wire.beside import BULK
 from shoal.kvstore.wire.curve import BUFFER_BYTES, socket_of
 from shoal.kvstore.wire.keys import Access
 from shoal.kvstore.wire.loop import Loop
@@ -76,23 +77,24 @@ def test_arrays_arrive_whole() -> None:
         np.testing.assert_array_equal(as_array(got.value), array)
 
 
-def buffers(port: int) -> tuple[list[int], list[int]]:
-    """What this process's connections through the unix socket beside a port hold: accepted ones, and the others."""
-    accepted, dialled = [], []
+def buffers(port: int) -> tuple[dict[str, int], list[int]]:
+    """What this process's connections through the unix sockets beside a port hold: accepted ones by the end of the
+    socket's name, and the others."""
+    accepted, dialled = {}, []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError), socket_of(int(fd)) as found:
             if found.family != socket.AF_UNIX or found.type != socket.SOCK_STREAM:
                 continue
-            holds, name = found.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), f":{port}".encode()
-            there = found.getpeername()  # raises for one that listens
-            if bytes(found.getsockname() or b"").endswith(name):
-                accepted.append(holds)
-            elif bytes(there or b"").endswith(name):
+            holds = found.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            there, here = (bytes(n or b"").decode() for n in (found.getpeername(), found.getsockname()))
+            if f":{port}" in here:  # one that listens has raised
+                accepted[here.partition(f":{port}")[2]] = holds
+            elif f":{port}" in there:
                 dialled.append(holds)
     return accepted, dialled
 
 
-def test_connections_for_large_messages_through_a_unix_socket_hold_more_than_usual() -> None:
+def test_large_messages_have_a_unix_socket_of_their_own_and_connections_hold_more_than_usual() -> None:
     most = int(Path("/proc/sys/net/core/wmem_max").read_text())
     wide = 2 * min(BUFFER_BYTES, most)
     value = as_payload(np.arange(1 << 20, dtype=np.float32))
@@ -102,7 +104,7 @@ def test_connections_for_large_messages_through_a_unix_socket_hold_more_than_usu
         deadline = time.monotonic() + 30.0
         while True:
             accepted, dialled = buffers(port_of(listener))
-            if len(accepted) == 2 and set(accepted) == {wide} and wide in dialled:
+            if accepted == {"": wide, BULK: wide} and wide in dialled:
                 break
             assert time.monotonic() < deadline, (accepted, dialled, wide)
             assert not list(listener.poll(0.005)) and not list(dialer.poll(0.005))
