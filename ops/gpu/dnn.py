@@ -9,7 +9,9 @@ a mask (NVIDIA/cudnn-frontend 1072 and 160, pytorch/pytorch 196678), so only the
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ __all__ = [
     "channels_last",
     "convolution_graph",
     "dnn_of",
+    "engine_of",
+    "installed",
     "stream_of",
     "why_not_attention",
 ]
@@ -180,10 +184,13 @@ class Dnn:
         room: gives that many bytes of the GPU's memory, as something with ``ptr``; what it gave is kept for good, since
             a recorded step uses it.
         kept: plans on the disk; None keeps none.
+    Attributes:
+        plans_read: how many came from there.
     """
 
     def __init__(self, cudnn: Any, room: Callable[[int], Any], kept: PlanFolder | None = None) -> None:
         self.cudnn, self._room, self._folder = cudnn, room, kept
+        self.plans_read = 0
         self._handles: dict[int, Any] = {}
         self._plans: dict[Any, Any] = {}
         self._kept: dict[int, list[tuple[int, Any]]] = {}  # by stream, since plans of two may run at once
@@ -227,6 +234,7 @@ class Dnn:
             except Exception as error:  # of any kind: the library's own; what is built instead is right
                 log.warning("a plan of %s is built anew: the one on the disk is refused (%s)", part, error)
             else:
+                self.plans_read += 1
                 return plan
         plan = build(self.cudnn, part, what, handle=handle)
         self._folder.write(key, bytes(plan.serialize(as_bytes=True)))
@@ -253,17 +261,36 @@ def _module() -> Any:
 
 @cache
 def _of_gpu(xp: Any, index: int) -> Dnn | None:
+    return engine_of(xp, index, os.environ.get("SHOAL_GPU_PLANS", ""))
+
+
+def engine_of(xp: Any, index: int, folder: str) -> Dnn | None:
+    """A new engine for a GPU; None without cuDNN.
+
+    Args:
+        folder: where plans are kept; "" keeps none.
+    """
     module = _module()
     if module is None:
         return None
-    return Dnn(module, lambda n: xp.module.cuda.alloc(n), folder_of(xp, module, index))
+    return Dnn(module, lambda n: xp.module.cuda.alloc(n), folder_of(xp, module, index, folder))
+
+
+@contextmanager
+def installed(engine: Dnn) -> Iterator[None]:
+    """Within this context `dnn_of` gives ``engine``."""
+    _installed.append(engine)
+    try:
+        yield
+    finally:
+        _installed.remove(engine)
 
 
 _installed: list[Dnn] = []
 
 
 def dnn_of(xp: Any) -> Dnn | None:
-    """cuDNN on the current GPU; None without it. The last element of a list that tests fill goes first."""
+    """cuDNN on the current GPU; None without it. What is `installed` goes first."""
     if _installed:
         return _installed[-1]
     cuda = getattr(xp.module, "cuda", None)

@@ -2,6 +2,7 @@
 of two well-known models take.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ops.backend import asnumpy
+from shoal.ops.gpu import dnn
 from shoal.ops.gpu.check import Check, Skipped, step
 from shoal.ops.gpu.checks import seconds_of
 from shoal.ops.gpu.device import gpu
@@ -18,7 +21,7 @@ from shoal.ops.gpu.trials import trials
 from shoal.ops.precision import BFLOAT16
 from shoal.ops.registry import OPS
 
-__all__ = ["kernels", "speeds"]
+__all__ = ["kernels", "plans", "speeds"]
 
 PRODUCTS = {"qkv": (768, 2304), "projection": (768, 768), "up": (768, 3072), "down": (3072, 768), "head": (768, 50304)}
 """Of GPT-2 124M: (in, out) of each layer, for 4 sequences of 1024."""
@@ -47,6 +50,41 @@ def kernels(c: Check) -> None:
                 assert verdict.passed, f"error {verdict.error:.3g}, allowed {verdict.allowed:.3g}, seed {seed}"
                 if not verdict.by_kernel:
                     raise Skipped("right, but by the array namespace: the kernel's library is not installed")
+
+
+@step("plans", order=33, budget_s=40.0)
+def plans(c: Check) -> None:
+    """Plans of cuDNN that are read back from the disk give the bits of those that were built."""
+    g = gpu(c.gpu)
+    with g.use(), tempfile.TemporaryDirectory(prefix="shoal-plans-") as folder:
+        for name, run in _planned(g.xp):
+            with c.case(name):
+                built, before = _by_a_new_engine(g.xp, c.gpu, folder, run)
+                again, read = _by_a_new_engine(g.xp, c.gpu, folder, run)
+                assert before == 0 and read > 0, f"{read} plans were read back: the log says why not"
+                assert built == again, "other bits"
+
+
+def _planned(xp: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Calls that cuDNN has plans for."""
+    rng = np.random.default_rng(time.time_ns() % 2**32)
+
+    def drawn(*shape: int) -> Any:
+        return xp.asarray(rng.standard_normal(shape, dtype=np.float32).astype(np.float16))
+
+    x, w, q = drawn(4, 16, 14, 14), drawn(24, 16, 3, 3), drawn(2, 4, 128, 64)
+    yield "a convolution", lambda: [OPS["convolution"].forward(xp, x, w, pad=1)]
+    yield "an attention", lambda: list(OPS["attention"].forward(xp, q, q, q, causal=True))
+
+
+def _by_a_new_engine(xp: Any, index: int, folder: str, run: Callable[[], Any]) -> tuple[list[bytes], int]:
+    """The bits that a process finds which begins now, and how many plans it has read."""
+    engine = dnn.engine_of(xp, index, folder)
+    if engine is None:
+        raise Skipped("cuDNN's frontend is not installed")
+    with dnn.installed(engine):
+        found = [asnumpy(x).tobytes() for x in run()]
+    return found, engine.plans_read
 
 
 @step("kernel speed", order=51, budget_s=60.0)

@@ -59,9 +59,8 @@ def _digest(plan: bytes) -> bytes:
     return hashlib.blake2b(plan, digest_size=DIGEST_BYTES).digest()
 
 
-def folder_of(xp: Any, cudnn: Any, index: int) -> PlanFolder | None:
-    """Where plans for a GPU are kept; None if nobody has asked for it."""
-    named = os.environ.get("SHOAL_GPU_PLANS", "")
+def folder_of(xp: Any, cudnn: Any, index: int, named: str) -> PlanFolder | None:
+    """Where plans for a GPU are kept; None if no folder is named."""
     if not named:
         return None
     runtime = xp.module.cuda.runtime

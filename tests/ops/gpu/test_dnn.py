@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_and_does_no_harm(
 
 
 def test_the_folder_of_plans_is_asked_for_and_named_by_gpu_driver_and_libraries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     found = {"name": b"H200", "major": 9, "minor": 0, "multiProcessorCount": 132}
     drivers = [13000]
@@ -135,12 +135,10 @@ def test_the_folder_of_plans_is_asked_for_and_named_by_gpu_driver_and_libraries(
     xp = SimpleNamespace(module=SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
     versions = [91900]
     cudnn = SimpleNamespace(backend_version=lambda: versions[-1], __version__="1.32.0")
-    monkeypatch.delenv("SHOAL_GPU_PLANS", raising=False)
-    assert folder_of(xp, cudnn, 0) is None
-    monkeypatch.setenv("SHOAL_GPU_PLANS", str(tmp_path))
+    assert folder_of(xp, cudnn, 0, "") is None
 
     def path() -> Path:
-        folder = folder_of(xp, cudnn, 0)
+        folder = folder_of(xp, cudnn, 0, str(tmp_path))
         assert folder is not None
         return folder.path("key")
 

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from shoal import npx
-from shoal.ops.gpu import checks, device, emulate, kernelchecks, trials
+from shoal.ops.gpu import checks, device, dnn, emulate, kernelchecks, trials
 from shoal.ops.gpu.check import Check, Result
+from shoal.ops.gpu.kernels import table
+from shoal.ops.gpu.plans import PlanFolder
+from tests.ops.gpu import fake_cudnn
 from tests.ops.gpu.running import needs_compiler
 
 assert npx  # imported for the operators
@@ -45,6 +48,35 @@ def test_a_wrong_kernel_fails_its_case_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(kernelchecks, "trials", lambda xp, seed: [wrong, right])
     result = checked(kernelchecks.kernels, tmp_path)
     assert result.passed == 1 and "error 0.5, allowed 0.001" in result.failures["wrong"]
+
+
+def test_plans_are_built_and_then_read_back_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+
+    def engine(xp: Any, index: int, folder: str) -> dnn.Dnn:
+        folders.append(folder)
+        return dnn.Dnn(fake_cudnn, lambda size: SimpleNamespace(ptr=size), PlanFolder(Path(folder), ("a GPU",)))
+
+    monkeypatch.setattr(dnn, "engine_of", engine)
+    table._bound.clear()
+    result = checked(kernelchecks.plans, tmp_path)
+    table._bound.clear()
+    assert (result.passed, result.failures) == (2, {}) and len(folders) == 4 and len(set(folders)) == 1
+
+
+def test_plans_that_are_not_read_back_fail_their_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        dnn, "engine_of", lambda xp, index, folder: dnn.Dnn(fake_cudnn, lambda size: SimpleNamespace(ptr=size))
+    )
+    table._bound.clear()
+    result = checked(kernelchecks.plans, tmp_path)
+    table._bound.clear()
+    assert "0 plans were read back" in result.failures["a convolution"] and len(result.failures) == 2
+
+
+def test_without_cudnn_plans_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dnn, "engine_of", lambda xp, index, folder: None)
+    assert checked(kernelchecks.plans, tmp_path).skipped == 2
 
 
 def test_what_has_no_kernel_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
