@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import CaptureError
-from shoal.ops.gpu import contract
+from shoal.ops.gpu import contract, dnn
 from shoal.ops.gpu.check import Check, Skipped, step
 from shoal.ops.gpu.device import Gpu, gpu
 
@@ -60,6 +60,8 @@ def versions(c: Check) -> None:
     c.note("runtime", int(runtime.runtimeGetVersion()))
     properties = runtime.getDeviceProperties(c.gpu)
     c.note("device", {k: v.decode() if isinstance(v, bytes) else v for k, v in properties.items() if _plain(v)})
+    if text := dnn.described(c.gpu):
+        (c.out / "device.json").write_text(text)
     memory = g.memory()
     c.number("memory", memory.total_bytes / 2**30, "GiB")
     c.number("free", memory.free_bytes / 2**30, "GiB")

@@ -29,6 +29,7 @@ __all__ = [
     "attention_graph",
     "channels_last",
     "convolution_graph",
+    "described",
     "dnn_of",
     "engine_of",
     "installed",
@@ -274,6 +275,12 @@ def engine_of(xp: Any, index: int, folder: str) -> Dnn | None:
     if module is None:
         return None
     return Dnn(module, lambda n: xp.module.cuda.alloc(n), folder_of(xp, module, index, folder))
+
+
+def described(index: int) -> str:
+    """A GPU's properties as cuDNN has them, JSON: with them plans can be asked for where there is no GPU; else ""."""
+    module = _module()
+    return "" if module is None else str(module.create_device_properties(index).serialize())
 
 
 @contextmanager

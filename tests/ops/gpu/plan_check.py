@@ -25,7 +25,7 @@ H200 = {
     "maxCtasPerSM": 32, "maxThreadsPerBlock": 1024, "maxThreadsPerSM": 2048, "pciDeviceId": 0, "isTccDriver": 0,
     "supportCoopLaunch": 1, "smClockRateKHz": 1980000, "memClockRateKHz": 3201000, "l2CacheSize": 62914560,
 }  # fmt: skip
-"""Of the GPU; integers, where the library would take booleans for something else."""
+"""Of the GPU, unless ``SHOAL_GPU_DEVICE`` names a file that has those of another one; integers, where the library would take booleans for something else."""
 
 ROOM = 512 << 20
 """No plan may need more bytes than this."""
@@ -110,7 +110,8 @@ def ask() -> int:
     """Ask all questions; how many have no plan."""
     import cudnn
 
-    properties = cudnn.create_device_properties(json.dumps(H200))
+    kept = os.environ.get("SHOAL_GPU_DEVICE", "")  # a device.json that gpu-check has written on a GPU
+    properties = cudnn.create_device_properties(Path(kept).read_text() if kept else json.dumps(H200))
     failed = asked = 0
     largest = 0
     began = time.monotonic()

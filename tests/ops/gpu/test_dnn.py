@@ -254,6 +254,14 @@ def test_an_attention_of_another_form_is_refused_by_name(engine: Dnn) -> None:
     assert len(fake_cudnn.log) == before  # the operator's own forward
 
 
+def test_the_properties_of_a_gpu_are_cudnns_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(serialize=lambda: '{"deviceVer": 900}')
+    monkeypatch.setattr(dnn, "_module", lambda: SimpleNamespace(create_device_properties=lambda index: made))
+    assert dnn.described(0) == '{"deviceVer": 900}'
+    monkeypatch.setattr(dnn, "_module", lambda: None)
+    assert dnn.described(0) == ""
+
+
 def test_without_cudnn_there_are_no_kernels() -> None:
     if dnn._module() is None:
         x = In((1, 4, 5, 5), np.dtype(np.float32))
