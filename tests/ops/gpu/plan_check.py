@@ -25,7 +25,8 @@ H200 = {
     "maxCtasPerSM": 32, "maxThreadsPerBlock": 1024, "maxThreadsPerSM": 2048, "pciDeviceId": 0, "isTccDriver": 0,
     "supportCoopLaunch": 1, "smClockRateKHz": 1980000, "memClockRateKHz": 3201000, "l2CacheSize": 62914560,
 }  # fmt: skip
-"""Of the GPU, unless ``SHOAL_GPU_DEVICE`` names a file that has those of another one; integers, where the library would take booleans for something else."""
+"""Of the GPU, unless ``SHOAL_GPU_DEVICE`` names a file that has those of another one; integers, where the library would
+take booleans for something else."""
 
 ROOM = 512 << 20
 """No plan may need more bytes than this."""
