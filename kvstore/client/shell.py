@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
@@ -24,6 +25,7 @@ from shoal.kvstore.dumps import Checked, Recent
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.exposition import Histogram
 from shoal.kvstore.gates import Gate
+from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.loop import Driver, Loop
 from shoal.kvstore.wire.messages import Called, Offer, Recall, Recalled, Stated, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
@@ -61,6 +63,10 @@ KEPT = (StatsReply, Surveyed, Called, Recalled)
 """Answers that a group keeps for its caller."""
 
 
+def _nothing() -> None:
+    """What a held signal has to end: a stretch so short that it ends by itself."""
+
+
 class Call(Future[Any]):
     """A future that knows whether somebody waits for it, and whether somebody has taken its error."""
 
@@ -78,7 +84,8 @@ class Call(Future[Any]):
         began = 0.0 if Call.waits is None else time.monotonic()
         left = self._attend(timeout)
         try:
-            return super().result(left)
+            self._await(left)
+            return super().result(0)
         finally:
             self.taken = self.taken or self.done()
             if began and Call.waits is not None:
@@ -91,7 +98,36 @@ class Call(Future[Any]):
 
     def peek(self, timeout: float | None = None) -> BaseException | None:
         """The error, without taking it."""
-        return super().exception(self._attend(timeout))
+        self._await(self._attend(timeout))
+        return super().exception(0)
+
+    def _await(self, timeout: float | None) -> None:
+        """Wait until it is over.
+
+        Ctrl-C may come while the lock that the base class waits with is being taken, and leave it locked: nobody could
+        set a result any more. So signals are held while it is taken, and the lock that is waited for is nobody else's.
+
+        Raises:
+            TimeoutError: it is not over in time.
+        """
+        if self.done():
+            return
+        gate = threading.Lock()
+        gate.acquire()
+
+        def over(_: Future[Any]) -> None:
+            gate.release()
+
+        with Held(_nothing):
+            self.add_done_callback(over)
+        try:
+            gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        finally:
+            if not self.done():
+                with Held(_nothing), self._condition, suppress(ValueError):
+                    self._done_callbacks.remove(over)  # type: ignore[attr-defined]  # of the base class
+        if not self.done():
+            raise TimeoutError
 
     def _attend(self, timeout: float | None) -> float | None:
         """Help, and say what is left of the time."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import ConfigError, MembershipError
+from shoal.kvstore.client.shell import Call
 from shoal.kvstore.dist import DistKVStore
 from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.loop import Loop
@@ -329,6 +330,36 @@ def test_ctrl_c_in_a_waiting_call_leaves_the_store_as_it_was() -> None:
         sent = kv.ledger()["sent"]
         assert calls - interrupted <= sent <= calls
         assert (kv.pull("w") == sent).all() and kv.ledger()["acknowledged"] == sent
+
+
+class Interrupting:
+    """A condition whose lock has just been taken, but is not known to be, when Ctrl-C comes."""
+
+    def __init__(self, condition: threading.Condition) -> None:
+        self._condition = condition
+
+    def __enter__(self) -> None:
+        self._condition.acquire()
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+
+    def __exit__(self, *_: object) -> None:
+        self._condition.release()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._condition, name)
+
+
+@pytest.mark.parametrize("wait", [Call.result, Call.peek])
+def test_ctrl_c_at_any_moment_of_a_wait_leaves_the_call_to_whoever_answers(wait: Callable[..., Any]) -> None:
+    call = Call()
+    call._condition = Interrupting(call._condition)  # type: ignore[assignment]
+    with handler(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
+        wait(call, PATIENCE_S)
+    answering = threading.Thread(target=call.set_result, args=(7,), daemon=True)
+    answering.start()
+    answering.join(PATIENCE_S)
+    assert not answering.is_alive() and call.done()
 
 
 def pull_for_ever(kv: DistKVStore) -> None:
