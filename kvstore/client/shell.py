@@ -101,6 +101,10 @@ class Call(Future[Any]):
         self._await(self._attend(timeout))
         return super().exception(0)
 
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        with Held(_nothing):  # see `_await`
+            super().add_done_callback(fn)
+
     def _await(self, timeout: float | None) -> None:
         """Wait until it is over.
 
@@ -118,8 +122,7 @@ class Call(Future[Any]):
         def over(_: Future[Any]) -> None:
             gate.release()
 
-        with Held(_nothing):
-            self.add_done_callback(over)
+        self.add_done_callback(over)
         try:
             gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         finally:

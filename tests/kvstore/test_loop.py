@@ -350,7 +350,11 @@ class Interrupting:
         return getattr(self._condition, name)
 
 
-@pytest.mark.parametrize("wait", [Call.result, Call.peek])
+def noticed(call: Call, _: float) -> None:
+    call.add_done_callback(lambda _: None)
+
+
+@pytest.mark.parametrize("wait", [Call.result, Call.peek, noticed])
 def test_ctrl_c_at_any_moment_of_a_wait_leaves_the_call_to_whoever_answers(wait: Callable[..., Any]) -> None:
     call = Call()
     call._condition = Interrupting(call._condition)  # type: ignore[assignment]
