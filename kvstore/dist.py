@@ -48,6 +48,7 @@ from shoal.kvstore.gates import check_workers, mode_label, parse_gate
 from shoal.kvstore.handover import HandingKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
+from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.messages import KeyLayout, Retire, SetOptimizer, Stats, StatsReply
 from shoal.kvstore.wire.schema import Message
 from shoal.ops.native import stream
@@ -233,9 +234,11 @@ class DistKVStore(HandingKVStore):
         self._backlog.make_room(moved)
         copied = known.copied(self._kept_copy)
         self._advise()
-        call = self._run(jobs + self._jobs(copied, priority), None)
-        self._backlog.keep(call, moved)
-        return self._remember(call)
+        jobs += self._jobs(copied, priority)
+        with Held(self._shell.transport.wake):  # a push that is handed over is one that `flush` waits for
+            call = self._run(jobs, None)
+            self._backlog.keep(call, moved)
+            return self._remember(call)
 
     def _kept_copy(self, a: Alone) -> Array | None:
         """What is pushed of an array that the caller may write to at once."""
