@@ -38,7 +38,7 @@ class Desk:
         self.rests: list[object] = []
         self.core = SimpleNamespace(links={0: None, 1: None})
         self.number_store = itertools.count(1).__next__
-        self.transport = SimpleNamespace(sharing=Sharing(lambda fd: None, lambda fd: None, 0))
+        self.transport = SimpleNamespace(sharing=Sharing(lambda fd: None, lambda fd: None, 0), wake=lambda: None)
         self.room, self.lies_well = np.empty, lambda array: False
 
     def declare(
