@@ -15,8 +15,10 @@ from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.codecs import Encoded
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import ID_BYTES, Hosts
+from shoal.kvstore.rules import Rule
 from shoal.ops.gpu.device import Gpu
 from shoal.ops.gpu.nccl import NcclCommunicator, nccl_id
+from shoal.ops.optim import Optimizer
 
 __all__ = ["GroupStore", "owners"]
 
@@ -49,10 +51,12 @@ class GroupStore(KVStore):
         hosts: who is where.
         group: of this host.
         reduce: "mean" or "sum", over all workers.
+        stores: that update the values.
     """
 
-    def __init__(self, hosts: Hosts, group: Communicator, reduce: str) -> None:
+    def __init__(self, hosts: Hosts, group: Communicator, reduce: str, stores: Sequence[KVStore]) -> None:
         self.hosts, self.group, self.reduce = hosts, group, reduce
+        self._stores = list(stores)
         self._values: dict[str, Array] = {}
         self._owner: dict[str, int] = {}
         self._loads = [0] * group.size
@@ -254,6 +258,14 @@ class GroupStore(KVStore):
         counts = {"sent": n, "acknowledged": n, "retries": 0, "bytes_dense": self._bytes[0]}
         return {**counts, "bytes_pushed": self._bytes[0], "bytes_pulled": self._bytes[1]}
 
-    def _refuse_part(self, keys: Any) -> None:
+    def set_optimizer(
+        self,
+        optimizer: Optimizer,
+        lr_mult: dict[str, float] | None = None,
+        wd_mult: dict[str, float] | None = None,
+        rule: str | Rule | None = None,
+        keys: Key | Sequence[Key] | None = None,
+    ) -> None:
         if keys is not None:
             raise ConfigError(f"set_optimizer(keys=...): a store of type {self.type!r} has one optimizer for all keys")
+        self._ordered(lambda: [s.set_optimizer(optimizer, lr_mult, wd_mult, rule) for s in self._stores]).result()

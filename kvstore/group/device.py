@@ -1,19 +1,15 @@
 """``kvstore="device"``: the processes of one host reduce among themselves, and each key is updated once."""
 
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from shoal.errors import ConfigError
-from shoal.kvstore.api import Key
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.codecs import Encoded, Spec
 from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import Hosts
 from shoal.kvstore.local import LocalKVStore
-from shoal.kvstore.rules import Rule
-from shoal.ops.optim import Optimizer
 
 __all__ = ["DeviceKVStore"]
 
@@ -36,8 +32,8 @@ class DeviceKVStore(GroupStore):
                 f"kvstore 'device' is for the processes of one host; these {len(hosts.of)} workers are on "
                 f"{hosts.count}. Use 'dist_device_sync', with servers (shoal run -s 1)"
             )
-        super().__init__(hosts, group, reduce)
         self._local = LocalKVStore(reduce)
+        super().__init__(hosts, group, reduce, [self._local])
 
     def _create(self, names: list[str], values: list[Array], fuse: bool, whole: bool) -> None:
         for name, value in zip(names, values, strict=True):
@@ -52,17 +48,6 @@ class DeviceKVStore(GroupStore):
     def deliver(self, name: str, value: "Array | Encoded", out: Array) -> "Future[Any]":
         """Update here."""
         return self._local.pushpull_async(name, value, out)
-
-    def set_optimizer(
-        self,
-        optimizer: Optimizer,
-        lr_mult: dict[str, float] | None = None,
-        wd_mult: dict[str, float] | None = None,
-        rule: str | Rule | None = None,
-        keys: Key | Sequence[Key] | None = None,
-    ) -> None:
-        self._refuse_part(keys)
-        self._ordered(lambda: self._local.set_optimizer(optimizer, lr_mult, wd_mult, rule)).result()
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
         if compression_params is not None:

@@ -10,8 +10,6 @@ from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import Hosts
-from shoal.kvstore.rules import Rule
-from shoal.ops.optim import Optimizer
 
 __all__ = ["HostsKVStore"]
 
@@ -37,9 +35,8 @@ class HostsKVStore(GroupStore):
     def __init__(
         self, hosts: Hosts, group: Communicator, reduce: str, stores: Sequence[KVStore], type: str = "dist_device_sync"
     ) -> None:
-        super().__init__(hosts, group, reduce)
+        super().__init__(hosts, group, reduce, stores)
         self.type = type
-        self._stores = list(stores)
         self._loads = [0] * len(stores)
 
     @staticmethod
@@ -77,17 +74,6 @@ class HostsKVStore(GroupStore):
     @property
     def compression(self) -> str:
         return self._stores[0].compression
-
-    def set_optimizer(
-        self,
-        optimizer: Optimizer,
-        lr_mult: dict[str, float] | None = None,
-        wd_mult: dict[str, float] | None = None,
-        rule: str | Rule | None = None,
-        keys: Key | Sequence[Key] | None = None,
-    ) -> None:
-        self._refuse_part(keys)
-        self._ordered(lambda: [s.set_optimizer(optimizer, lr_mult, wd_mult, rule) for s in self._stores]).result()
 
     def set_gradient_compression(self, compression_params: Spec | None) -> None:
         for store in self._stores:
