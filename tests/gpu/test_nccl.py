@@ -23,6 +23,7 @@ from shoal.ops.gpu.fake.gpu import entered
 from shoal.ops.gpu.nccl import NcclCommunicator
 from shoal.ops.precision import BFLOAT16
 from shoal.worker.device.path import DevicePath
+from tests.crew import each
 from tests.patience import RUN_S
 
 NAMES = ["INT8", "UINT8", "INT32", "UINT32", "INT64", "UINT64", "FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"]
@@ -95,24 +96,26 @@ class Member:
 
 def on_each(size: int, work: Callable[[FakeGpu, int], Any]) -> list[Any]:
     """What ``work`` gives for each of some GPUs, each with a thread of its own."""
-    found, errors = [None] * size, []
     with fake_gpus(size) as gpus:
 
-        def member(rank: int) -> None:
-            try:
-                with entered(rank):
-                    found[rank] = work(gpus[rank], rank)
-            except BaseException as error:
-                errors.append(error)
+        def member(rank: int) -> Any:
+            with entered(rank):
+                return work(gpus[rank], rank)
 
-        threads = [threading.Thread(target=member, args=(r,)) for r in range(size)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-    if errors:
-        raise errors[0]
-    return found
+        return each(size, member)
+
+
+def three_steps(net: nn.Block, trainer: shoal.Trainer, device: str, seed: int, inputs: int) -> None:
+    """Train ``net`` on random numbers, as overlapped as it can be."""
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        x = shoal.np.array(rng.standard_normal((3, inputs)).astype(np.float32), device=device)
+        with autograd.record():
+            loss = (net(x) ** 2).sum()
+        with trainer.overlap(3):
+            loss.backward()
+        trainer.step(3)
+    trainer.finish()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int64"])
@@ -192,15 +195,7 @@ def test_two_gpus_train_as_two_processes_of_the_host_do() -> None:
                 net.to(device)
             store = DeviceKVStore(Hosts((0, 0), group.rank), group)
             trainer = shoal.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1, "momentum": 0.9}, kvstore=store)
-        rng = np.random.default_rng(group.rank)
-        for _ in range(3):
-            x = shoal.np.array(rng.standard_normal((3, 5)).astype(np.float32), device=device)
-            with autograd.record():
-                loss = (net(x) ** 2).sum()
-            with trainer.overlap(3):
-                loss.backward()
-            trainer.step(3)
-        trainer.finish()
+        three_steps(net, trainer, device, group.rank, 5)
         return {n: p.data().asnumpy() for n, p in net.collect_params().items()}
 
     def on_gpu(gpu: FakeGpu, rank: int) -> Any:
@@ -257,15 +252,7 @@ def test_the_owner_of_a_bucket_encodes_the_sum_of_its_host_on_its_gpu(codec: str
             for i, p in enumerate(params.values()):
                 p.lr_mult = 1.0 + i  # each has a bucket of its own, as it has a key of its own on the host
             trainer = shoal.Trainer(params, "sgd", {"learning_rate": 0.1}, kvstore=store)
-        rng = np.random.default_rng(group.rank)
-        for _ in range(3):
-            x = shoal.np.array(rng.standard_normal((3, 16)).astype(np.float32), device=device)
-            with autograd.record():
-                loss = (net(x) ** 2).sum()
-            with trainer.overlap(3):
-                loss.backward()
-            trainer.step(3)
-        trainer.finish()
+        three_steps(net, trainer, device, group.rank, 16)
         return [p.data().asnumpy() for p in params.values()]
 
     owners = 2 if hosts == (0, 0) else 1

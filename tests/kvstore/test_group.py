@@ -3,7 +3,6 @@
 import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from shoal.kvstore.group.meeting import Hosts, this_host
 from shoal.kvstore.group.shared import SharedCommunicator
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops.precision import BFLOAT16
+from tests.crew import each
 from tests.patience import PATIENCE_S, RUN_S
 
 rng = np.random.default_rng(4)
@@ -30,25 +30,16 @@ rng = np.random.default_rng(4)
 
 def together(size: int, work: Callable[[Communicator], Any], slot_bytes: int = 256) -> list[Any]:
     """What ``work`` gives on each member of a group of threads."""
-    name, found, errors = secrets.token_hex(8), [None] * size, []
+    name = secrets.token_hex(8)
 
-    def member(rank: int) -> None:
-        try:
-            group = SharedCommunicator(name, rank, size, slot_bytes=slot_bytes, timeout_s=PATIENCE_S)
-            found[rank] = work(group)
-            group.barrier()
-            group.close()
-        except BaseException as error:
-            errors.append(error)
+    def member(rank: int) -> Any:
+        group = SharedCommunicator(name, rank, size, slot_bytes=slot_bytes, timeout_s=PATIENCE_S)
+        found = work(group)
+        group.barrier()
+        group.close()
+        return found
 
-    threads = [threading.Thread(target=member, args=(r,)) for r in range(size)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if errors:
-        raise errors[0]
-    return found
+    return each(size, member)
 
 
 def in_order(arrays: list[Any]) -> Any:

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shoal import cli
 from shoal.errors import ConfigError
 from shoal.lab.scaling import (
     LINKS_ALONE,
@@ -119,17 +118,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("WORKERS", "SERVERS", "SEED"):
-        monkeypatch.delenv(f"SHOAL_{name}", raising=False)
+def run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """On a wider terminal."""
     monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*args: str) -> tuple[int, str, str]:
-        code = cli.main(["simulate", *args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return run
 
 
 def test_a_row_for_each_number_of_workers(run: Run, tmp_path: Path) -> None:

@@ -8,24 +8,7 @@ from typing import Any
 
 import pytest
 
-from shoal import cli
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in this process: exit code, stdout, stderr."""
-    for name in ("WORKERS", "SERVERS", "SEED"):
-        monkeypatch.delenv(f"SHOAL_{name}", raising=False)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*args: str) -> tuple[int, str, str]:
-        code = cli.main(["simulate", *args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_three_gates_are_compared_if_none_is_named(run: Run) -> None:
