@@ -35,14 +35,19 @@ print("tone", os.environ.get("TONE"), os.path.exists("secret.bin"), open("words.
 WAITS = "import time\nprint('ready', flush=True)\ntime.sleep(100)\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's directory, in which the test is."""
-    place = tmp_path / "digits"
+def project(place: Path) -> Path:
+    """Make a project's directory: two scripts, and data that one of them reads."""
     place.mkdir()
     (place / "train.py").write_text(TRAIN)
     (place / "wait.py").write_text(WAITS)
     (place / "words.txt").write_text("hello there")
+    return place
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's directory, in which the test is."""
+    place = project(tmp_path / "digits")
     (place / "secret.bin").write_text("x")
     (place / ".shoalignore").write_text("# too large\nsecret.bin\n")
     (place / "hosts.txt").write_text("h1 slots=1\nada@h2 slots=2\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_launcher import MARK, Crowd
-from tests.e2e.test_remote_run import TRAIN, WAITS, steady
+from tests.e2e.test_remote_run import project, steady
 from tests.netlab import Lab, why_not
 from tests.patience import RUN_S, until_run
 
@@ -76,11 +76,7 @@ def ask(lab: Lab, command: list[str]) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "digits"
-    place.mkdir()
-    (place / "train.py").write_text(TRAIN)
-    (place / "wait.py").write_text(WAITS)
-    (place / "words.txt").write_text("hello there")
+    place = project(tmp_path / "digits")
     jobs = {host: tmp_path / host for host in ("h1", "h2")}
     (place / "hosts.txt").write_text("".join(f"root@{h} dir={d}\n" for h, d in jobs.items()))
     monkeypatch.chdir(place)

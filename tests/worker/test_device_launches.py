@@ -12,8 +12,8 @@ import shoal.worker.strategies.device
 from shoal import autograd, nn
 from shoal.ops.gpu.fake import fake_gpus
 from shoal.ops.gpu.fake.timeline import FakeRecorded, Timeline
-from shoal.worker.device.path import DevicePath
 from shoal.worker.device.plan import planned
+from tests.worker.device_streams import let_streams_go_on
 
 OUTSIDE = Counter(power=1, sum=1, ones_like=1, fill=1, __mul__=2)
 """The loss, which is not part of the block: its operators, and their gradients."""
@@ -23,7 +23,7 @@ OUTSIDE = Counter(power=1, sum=1, ones_like=1, fill=1, __mul__=2)
 def asked(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Counter[str]]":
     """What has been asked of the GPU, by name; a recording that is launched is one piece."""
     found: Counter[str] = Counter()
-    put, launch, first = Timeline.put, FakeRecorded.launch, DevicePath.__init__
+    put, launch = Timeline.put, FakeRecorded.launch
 
     def counted(self: Timeline, name: str, *more: Any) -> None:
         found[name] += 1
@@ -33,17 +33,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Counter[str]]":
         found["launch of a recording"] += 1
         launch(self, stream)
 
-    def made(self: Any, gpu: Any, buckets: Any, send: Any, **options: Any) -> None:
-        def idle() -> None:
-            for stream in gpu.timeline.streams[1:]:
-                stream.carry_out(stream.given)
-
-        first(self, gpu, buckets, send, **{"idle": idle, **options})
-        self.start = lambda: None  # who waits drives
-
     monkeypatch.setattr(Timeline, "put", counted)
     monkeypatch.setattr(FakeRecorded, "launch", launched)
-    monkeypatch.setattr(DevicePath, "__init__", made)
+    let_streams_go_on(monkeypatch)
     with fake_gpus():
         yield found
 
