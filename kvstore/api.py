@@ -3,67 +3,28 @@
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from shoal.errors import ConfigError, DTypeError
-from shoal.kvstore.arrays import Array, is_float
+from shoal.errors import ConfigError
+from shoal.kvstore.arrays import Array
 from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.coordinator import Coordinator
 from shoal.kvstore.gates import canonical_mode, gate_names
+from shoal.kvstore.given import Key, as_lists, chosen_keys, merge_devices
 from shoal.kvstore.group import GROUPED
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.snapshot import Cut, Snapshot, States
 from shoal.ops.optim import Optimizer
 
-__all__ = [
-    "Coordinator",
-    "KVStore",
-    "as_lists",
-    "attach",
-    "attached",
-    "chosen_keys",
-    "create",
-    "host_array",
-    "in_place",
-    "key_name",
-    "merge_devices",
-    "multipliers",
-]
+__all__ = ["Coordinator", "KVStore", "attach", "attached", "create"]
 
-Key: TypeAlias = str | int
-
-
-def host_array(value: Any) -> Array:
-    """The NumPy array of a Tensor, an array, or a number; an array's own memory where it has one.
-
-    Raises:
-        DTypeError: the value is not numeric.
-    """
-    _refuse_rows(value)
-    data = value if isinstance(value, np.ndarray) else getattr(value, "data", value)
-    array = data if isinstance(data, np.ndarray) else np.asarray(value)
-    if array.dtype.kind not in "fiub" and not is_float(array.dtype):
-        raise DTypeError(f"a store holds numbers; got {type(value).__name__} with dtype {array.dtype}")
-    return array
-
-
-def _refuse_rows(value: Any) -> None:
-    if isinstance(value, RowSparse):
-        raise ConfigError("row-sparse values can be pushed, and nothing else: push them, then row_sparse_pull")
-
-
-def key_name(key: Key) -> str:
-    """The name a key travels under; integer keys are as good as strings."""
-    if isinstance(key, str) and key:
-        return key
-    if isinstance(key, int) and not isinstance(key, bool):
-        return str(key)
-    raise ConfigError(f"a key is a non-empty string or an integer, got {key!r}")
+SMALL_BYTES = 64 << 10
+"""Of keys that are pushed in one call where no messages are shared: a call for each would cost more than it."""
 
 
 class KVStore(ABC):
@@ -102,8 +63,9 @@ class KVStore(ABC):
         """Create keys. Every worker calls it; the value of worker 0 counts. Returns when all may use the keys.
 
         Args:
-            fuse: keys of less than 64 KB share messages and updates, many times faster than one by one. They must then
-                always be pushed together, in one call; they may be pulled singly.
+            fuse: small keys share messages and updates, many times faster than one by one: keys of less than 1 MB, or
+                of 64 KB if what is pushed is compressed or ``whole``. They must then always be pushed together, in one
+                call, or as `batches` has them; they may be pulled singly.
             whole: never slice a key over servers: for optimizers that need a norm over the whole array
                 (``optimizer.whole``). After `set_optimizer` with such an optimizer keys are whole without being asked.
             rows: slice keys between their rows only, so that rows can be pushed and pulled singly: for embeddings.
@@ -388,6 +350,17 @@ class KVStore(ABC):
         results = [into_rows(n, rows, o) for n, rows, o in zip(names, found, outs, strict=True)]
         return results[0] if isinstance(key, str | int) else results
 
+    def batches(self, nbytes: Mapping[str, int]) -> list[tuple[str, ...]]:
+        """How keys that were initialised with ``fuse=True`` are pushed if not all at once: each tuple in one call.
+
+        What shares messages belongs together; each of the others leaves as soon as it is ready.
+
+        Args:
+            nbytes: by key, how large its value is.
+        """
+        small = tuple(n for n, size in nbytes.items() if size < SMALL_BYTES)
+        return [*([small] if small else []), *((n,) for n in nbytes if n not in small)]
+
     def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
         """The wanted rows of each key, each once."""
         raise ConfigError(f"a store of type {self.type!r} keeps no rows: pull the whole key")
@@ -529,53 +502,6 @@ def _unknown(name: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(f"unknown kvstore {name!r}; known: {', '.join(known)}.{hint}")
 
 
-def multipliers(given: Mapping[Any, float] | None) -> dict[str, float]:
-    """Factors by key name, as they travel."""
-    made = {}
-    for key, factor in (given or {}).items():
-        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
-            raise ConfigError(f"lr_mult and wd_mult are a number for each key, got {factor!r} for {key!r}")
-        made[key_name(key)] = float(factor)
-    return made
-
-
-def as_lists(key: Key | Sequence[Key], *values: Any) -> tuple[list[str], list[list[Any]]]:
-    """Keys and values as lists of equal length, whatever form they were given in."""
-    if isinstance(key, str | int):
-        return [key_name(key)], [[v] for v in values]
-    if not isinstance(key, Iterable):
-        raise ConfigError(f"a key is a non-empty string or an integer, or a list of such; got {key!r}")
-    names = [key_name(k) for k in key]
-    columns = []
-    for v in values:
-        column = [None] * len(names) if v is None else list(v)
-        if len(column) != len(names):
-            raise ConfigError(f"{len(names)} keys but {len(column)} values; give one value for each key")
-        columns.append(column)
-    return names, columns
-
-
-def chosen_keys(keys: Key | Sequence[Key] | None) -> list[str]:
-    """The keys that a call is about; none for all of them."""
-    if keys is None:
-        return []
-    if names := as_lists(keys)[0]:
-        return names
-    raise ConfigError("keys=[] names no key; leave it out to mean all of them")
-
-
-def merge_devices(value: Any) -> Array:
-    """One array from a value that may be a list of them: their sum."""
-    if not isinstance(value, list | tuple):
-        return host_array(value)
-    total: Array | None = None
-    for part in [host_array(v) for v in value]:
-        total = part.copy() if total is None else np.add(total, part, out=total)
-    if total is not None:
-        return total
-    raise ConfigError("an empty list is not a value")
-
-
 def _read_only(future: Future[Any]) -> Future[Any]:
     """The same arrays, which nobody can write to."""
     sealed: Future[Any] = Future()
@@ -592,9 +518,3 @@ def _read_only(future: Future[Any]) -> Future[Any]:
 
     future.add_done_callback(seal)
     return sealed
-
-
-def in_place(value: Any) -> Any:
-    """Where the answer to a push of ``value`` goes when no place was named; None for a new array."""
-    _refuse_rows(value)
-    return None if isinstance(value, list | tuple | int | float) else value

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_new, writable
 from shoal.kvstore.codecs import Spec
+from shoal.kvstore.given import Key, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.rules import Rule
 from shoal.ops.optim import Optimizer
 

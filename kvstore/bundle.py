@@ -1,7 +1,7 @@
 """Small keys that share a slice: one message, one update, for all of them."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import prod
@@ -15,7 +15,7 @@ from shoal.kvstore.arrays import Array, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
 from shoal.ops.native.pieces import gatherer, scatterer
 
-__all__ = ["Bundle", "Gather", "Scatter", "Target", "bundles"]
+__all__ = ["Bundle", "Gather", "Scatter", "Target", "batches", "bundles"]
 
 _ALL = slice(None)
 
@@ -84,6 +84,15 @@ class Bundle:
         """Where the values of some keys go: pairs of (place of the key here, flat memory)."""
         stops = (0, *self.stops)
         return Scatter([(view, stops[i], stops[i + 1]) for i, view in wanted])
+
+
+def batches(keys: Iterable[str], bundle_of: Callable[[str], Bundle | None]) -> list[tuple[str, ...]]:
+    """Keys by what they are pushed with: those of one bundle, each of the others by itself."""
+    found: dict[Any, list[str]] = {}
+    for key in keys:
+        bundle = bundle_of(key)
+        found.setdefault(key if bundle is None else bundle.id, []).append(key)
+    return [tuple(b) for b in found.values()]
 
 
 class Gather:

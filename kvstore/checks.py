@@ -64,9 +64,11 @@ def check_new(names: Sequence[str], known: Collection[str]) -> None:
         seen.add(name)
 
 
-def cut_name(fuse: bool, whole: bool, rows: bool) -> str:
+def cut_name(fuse: bool, whole: bool, rows: bool, encoded: bool = False) -> str:
     """How keys are declared to be cut; one of `shoal.kvstore.placement.CUTS`.
 
+    Args:
+        encoded: what is pushed is compressed.
     Raises:
         ConfigError: the wishes contradict each other.
     """
@@ -76,7 +78,9 @@ def cut_name(fuse: bool, whole: bool, rows: bool) -> str:
             "between rows, each on its own. Initialise embeddings in a call of their own"
             + (", and give them an optimizer that needs no norm of the whole key." if whole else ".")
         )
-    return "rows" if rows else ("fuse-whole" if whole else "fuse") if fuse else "whole" if whole else ""
+    if fuse:
+        return "fuse-whole" if whole else "fuse-small" if encoded else "fuse"
+    return "rows" if rows else "whole" if whole else ""
 
 
 def check_rows_kept(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> None:

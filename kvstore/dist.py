@@ -1,7 +1,7 @@
 """The store of a cluster: keys sharded over servers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from threading import Lock
@@ -10,19 +10,9 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError, meant
-from shoal.kvstore.api import (
-    Coordinator,
-    Key,
-    KVStore,
-    as_lists,
-    chosen_keys,
-    host_array,
-    in_place,
-    merge_devices,
-    multipliers,
-)
+from shoal.kvstore.api import Coordinator, KVStore
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.bundle import bundles
+from shoal.kvstore.bundle import batches, bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
@@ -45,6 +35,7 @@ from shoal.kvstore.client.shell import Call, ClientShell, Group
 from shoal.kvstore.codecs import Compressor, Encoded, Encoding, Link, Plan, Spec
 from shoal.kvstore.eventlog import event
 from shoal.kvstore.gates import check_workers, mode_label, parse_gate
+from shoal.kvstore.given import Key, as_lists, chosen_keys, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.handover import HandingKVStore
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
@@ -139,7 +130,7 @@ class DistKVStore(HandingKVStore):
         self._bytes += sum(a.nbytes for a in arrays)
         if self._bytes >= STREAMED_BYTES:
             stream.prepare()
-        cut = cut_name(fuse, whole or self._needs_whole, rows)
+        cut = cut_name(fuse, whole or self._needs_whole, rows, self._compressor is not None)
         if rows:
             check_rows_kept(names, arrays)
         specs = [key_spec(n, self._global(n), a, cut) for n, a in zip(names, arrays, strict=True)]
@@ -156,6 +147,9 @@ class DistKVStore(HandingKVStore):
         if self.rank == self._coordinator.chief and not self._coordinator.passed(everywhere):
             self._run(init_jobs(shared, layouts, arrays, (self.number, self._gate.name, self.reduce)), None).result()
         self._coordinator.barrier(everywhere, self._timeout_s)
+
+    def batches(self, nbytes: Mapping[str, int]) -> list[tuple[str, ...]]:
+        return batches(nbytes, lambda name: self._entry(name).bundle)
 
     def _register(self, layouts: Sequence[KeyLayout]) -> None:
         """Tell the client of new slices; the server of the store's first one gives places in its rounds."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices, multipliers
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.base import done
 from shoal.kvstore.checks import (
@@ -30,6 +30,7 @@ from shoal.kvstore.checks import (
     writable,
 )
 from shoal.kvstore.codecs import Spec
+from shoal.kvstore.given import Key, as_lists, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.placement import cut
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule

@@ -10,9 +10,9 @@ import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore import functions
-from shoal.kvstore.api import Key, KVStore, as_lists, chosen_keys, host_array, in_place, merge_devices, multipliers
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array, wire_name
-from shoal.kvstore.bundle import Bundle, bundles
+from shoal.kvstore.bundle import Bundle, batches, bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
@@ -29,6 +29,7 @@ from shoal.kvstore.codecs import parse as parse_codec
 from shoal.kvstore.control import altered_optimizer, check_clock, checked_settings
 from shoal.kvstore.events import Contribution
 from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.given import Key, as_lists, chosen_keys, host_array, in_place, merge_devices, multipliers
 from shoal.kvstore.placement import Placement
 from shoal.kvstore.rows import RowSparse, merge_rows, wanted_rows
 from shoal.kvstore.rules import Rule, parse
@@ -77,7 +78,7 @@ class LocalKVStore(KVStore):
         names, (values,) = as_lists(key, value)
         check_new(names, self._ids)
         arrays = [host_array(v) for v in values]
-        cut = cut_name(fuse, whole, rows)
+        cut = cut_name(fuse, whole, rows, self._compressor is not None)
         if rows:
             check_rows_kept(names, arrays)
         specs = [
@@ -89,6 +90,9 @@ class LocalKVStore(KVStore):
                 self._layouts[name] = layout
                 self._ids[name] = len(self._ids)
             self._bundles.update((k, b) for b in bundles([self._layouts[n] for n in names]) for k in b.names)
+
+    def batches(self, nbytes: Mapping[str, int]) -> list[tuple[str, ...]]:
+        return batches(nbytes, self._bundles.get)
 
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)

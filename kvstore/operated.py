@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from shoal.kvstore import functions
-from shoal.kvstore.api import Coordinator, Key, KVStore, as_lists
+from shoal.kvstore.api import Coordinator, KVStore
 from shoal.kvstore.client.core import Job
 from shoal.kvstore.client.exchange import Entry, Exchange
 from shoal.kvstore.client.moving import insisting, readdress
@@ -19,6 +19,7 @@ from shoal.kvstore.client.states import StatesPlace, restates, spans_of
 from shoal.kvstore.codecs import Compressor, Plan, Switch
 from shoal.kvstore.control import check_clock
 from shoal.kvstore.gates import Gate
+from shoal.kvstore.given import Key, as_lists
 from shoal.kvstore.snapshot import Cut, States
 from shoal.kvstore.wire.messages import Call, Called, CallPart, Change, KeyLayout, Retire
 from shoal.kvstore.wire.schema import Message

@@ -1,14 +1,15 @@
 """Which server owns which part of a key: pure, the same on every node, balanced by bytes.
 
-A value is cut into near-equal slices of at most `SLICE_BYTES`; small keys that are declared together may be fused into
-shared slices of about `BUCKET_BYTES`. The cut depends on the values alone, never on the number of servers, so that
-sharding cannot change the arithmetic. Slices go, largest first, to the server with the fewest bytes
+A value is cut into near-equal slices; small keys that are declared together may be fused into shared ones. How large
+slices are depends on what is declared together (`Grain`), never on the number of servers, so that sharding cannot
+change the arithmetic. Slices go, largest first, to the server with the fewest bytes
 (longest-processing-time rule, Graham 1969): no server carries more than the average plus one slice.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
 from shoal.errors import ConfigError
 from shoal.kvstore.wire.messages import KeyLayout, KeySpec, Shift, Slice
@@ -17,8 +18,10 @@ from shoal.kvstore.wire.schema import ITEM_BYTES
 __all__ = [
     "BUCKET_BYTES",
     "CUTS",
+    "FUSE_ALONE_BYTES",
     "FUSE_BYTES",
     "SLICE_BYTES",
+    "Grain",
     "Home",
     "Piece",
     "Placement",
@@ -29,28 +32,58 @@ __all__ = [
 ]
 
 SLICE_BYTES = 1 << 20
-"""Largest slice: big enough for full throughput, small enough to stay in cache and to be overtaken."""
+"""Largest slice of a small model: big enough for full throughput, small enough to stay in cache and to be overtaken."""
 
 PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 """Slices are cut at multiples of the first number if they may have the second number of bytes or more."""
 
-LARGE_SLICES = ((16, 4), (1, 2))
-"""A key that would have so many slices or more gets slices so many times as large: every slice costs a message each
-way, on one host some 0.1 ms of the server's time. They are still enough to spread over servers and to be overtaken."""
-
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
 
-FUSE_BYTES = 64 << 10
-"""Smaller keys are fused if their declaration asks for it; gathering a larger one costs more than its own message."""
+FUSE_BYTES = 1 << 20
+"""Smaller keys are fused if their declaration asks for it: to gather one is a copy of it, which takes less time than a
+message of its own."""
+
+FUSE_ALONE_BYTES = 64 << 10
+"""... if they are encoded on the way, or need norms: codecs have a scale for each slice, and some of them see matrices
+in the keys that have slices of their own."""
 
 BUCKET_BYTES = 512 << 10
-"""Fused keys share slices of about this size: several a megabyte, so that they spread over servers and overlap on the
-way; but each costs a message both ways."""
+"""Fused keys of a small model share slices of about this size: several a megabyte, so that they spread over servers and
+overlap on the way; but each costs a message both ways."""
 
-CUTS = ("", "rows", "whole", "fuse", "fuse-whole")
+CUTS = ("", "rows", "whole", "fuse", "fuse-small", "fuse-whole")
 """How a key may be sliced: by bytes, between rows, not at all; "fuse" fuses small keys and cuts larger ones by bytes,
-"fuse-whole" leaves the larger ones whole."""
+"fuse-small" fuses fewer (`FUSE_ALONE_BYTES`), and "fuse-whole", too, but leaves the larger ones whole."""
+
+
+class Grain(NamedTuple):
+    """How large slices are.
+
+    Every slice costs a message each way, on one host some 0.1 ms of the server's time and as much of the worker's. Of a
+    large model there are enough of them to overlap, and to spread over servers, if they are large; of a small one, or
+    of a large key that is declared by itself, there are not.
+
+    Attributes:
+        most: bytes of the largest slice of a key that is larger than `SLICE_BYTES`.
+        bucket: bytes that fused keys share.
+    """
+
+    most: int
+    bucket: int
+
+    @classmethod
+    def of(cls, total_bytes: int, slice_bytes: int = SLICE_BYTES) -> "Grain":
+        """Of keys of so many bytes that are declared together.
+
+        >>> Grain.of(100 << 20) == (4 << 20, 2 << 20)
+        True
+        >>> Grain.of(4 << 20) == (2 << 20, 512 << 10)
+        True
+        """
+        if total_bytes >= 16 * slice_bytes:
+            return cls(4 * slice_bytes, min(4 * BUCKET_BYTES, 2 * slice_bytes))
+        return cls(2 * slice_bytes, min(BUCKET_BYTES, slice_bytes))
 
 
 def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tuple[int, int]]:
@@ -72,8 +105,12 @@ def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tupl
     return list(zip([0, *stops[:-1]], stops, strict=True))
 
 
-def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
-    """The element ranges that a key of its own is cut into."""
+def _ranges(spec: KeySpec, slice_bytes: int, most_bytes: int) -> list[tuple[int, int]]:
+    """The element ranges that a key of its own is cut into.
+
+    Args:
+        most_bytes: of a slice of a key that does not fit into one of ``slice_bytes``.
+    """
     size, item = prod(spec.shape), ITEM_BYTES[spec.dtype]
     if spec.cut in ("whole", "fuse-whole"):
         return [(0, size)]
@@ -81,8 +118,7 @@ def _ranges(spec: KeySpec, slice_bytes: int) -> list[tuple[int, int]]:
         width = prod(spec.shape[1:])
         rows = cut(spec.shape[0], width * item, max(ROW_SLICES * slice_bytes, width * item))
         return [(a * width, b * width) for a, b in rows]
-    factor = next((times for slices, times in LARGE_SLICES if size * item >= slices * slice_bytes), 1)
-    return cut(size, item, slice_bytes * factor)
+    return cut(size, item, most_bytes if size * item >= slice_bytes else slice_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +142,7 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
     """
     pieces: list[Piece] = []
     open_: dict[str, list[int]] = {}  # by dtype, the keys of the bucket that is being filled
-    bucket_bytes = min(BUCKET_BYTES, slice_bytes)
+    most_bytes, bucket_bytes = Grain.of(sum([_nbytes(s) for s in specs]), slice_bytes)
 
     def close(dtype: str) -> None:
         parts, at = [], 0
@@ -119,8 +155,8 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
 
     filled: dict[str, int] = {}
     for i, spec in enumerate(specs):
-        nbytes = prod(spec.shape) * ITEM_BYTES[spec.dtype]
-        if spec.cut.startswith("fuse") and "f" in spec.dtype and nbytes < min(FUSE_BYTES, bucket_bytes):
+        nbytes = _nbytes(spec)
+        if "f" in spec.dtype and nbytes < min(_fused_below(spec.cut), bucket_bytes):
             if filled.get(spec.dtype, 0) + nbytes > bucket_bytes:
                 close(spec.dtype)
                 filled[spec.dtype] = 0
@@ -128,10 +164,19 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
             filled[spec.dtype] = filled.get(spec.dtype, 0) + nbytes
         else:
             item = ITEM_BYTES[spec.dtype]
-            pieces += [Piece(((i, a, b, 0),), b - a, (b - a) * item) for a, b in _ranges(spec, slice_bytes)]
+            pieces += [Piece(((i, a, b, 0),), b - a, (b - a) * item) for a, b in _ranges(spec, slice_bytes, most_bytes)]
     for dtype in list(open_):
         close(dtype)
     return sorted(pieces, key=lambda p: p.parts[0][:2])
+
+
+def _nbytes(spec: KeySpec) -> int:
+    return prod(spec.shape) * ITEM_BYTES[spec.dtype]
+
+
+def _fused_below(cut: str) -> int:
+    """Bytes of a key that is too large to be fused."""
+    return FUSE_BYTES if cut == "fuse" else FUSE_ALONE_BYTES if cut.startswith("fuse") else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError
-from shoal.kvstore.api import Key, KVStore, as_lists, host_array, in_place, merge_devices
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.codecs import Encoded
+from shoal.kvstore.given import Key, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import ID_BYTES, Hosts
 from shoal.kvstore.rules import Rule

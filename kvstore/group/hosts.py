@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from shoal.kvstore.api import Key, KVStore, key_name
+from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.codecs import Encoded, Encoding, Spec
+from shoal.kvstore.given import Key, key_name
 from shoal.kvstore.group.base import GroupStore
 from shoal.kvstore.group.communicator import Communicator
 from shoal.kvstore.group.meeting import Hosts

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
-from shoal.kvstore.api import Coordinator, Key, as_lists, host_array, in_place, merge_devices
+from shoal.kvstore.api import Coordinator
 from shoal.kvstore.arrays import Array, is_float, wire_name
 from shoal.kvstore.base import ReducingKVStore
 from shoal.kvstore.checks import check_fit, check_mean, check_new, writable
 from shoal.kvstore.client.shell import Call
+from shoal.kvstore.given import Key, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.ring.arithmetic import Arrays
 from shoal.kvstore.ring.buckets import Bucket, Item, buckets
 from shoal.kvstore.ring.events import Collective

@@ -8,9 +8,9 @@ import pytest
 
 import shoal
 from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, RemoteError, ShapeError, StaleWorkerError
-from shoal.kvstore.api import host_array
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.dist import DistKVStore
+from shoal.kvstore.given import host_array
 from shoal.ops import optim
 from tests.kvstore.threads import ThreadCluster, thread_cluster
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from shoal.errors import DTypeError
-from shoal.kvstore.api import host_array
 from shoal.kvstore.arrays import BFLOAT16, as_array, as_payload, dtype_named, is_float, wire_name
 from shoal.kvstore.checks import check_mean
 from shoal.kvstore.digest import weights_sha256
+from shoal.kvstore.given import host_array
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.messages import Value
 from shoal.kvstore.wire.schema import ITEM_BYTES

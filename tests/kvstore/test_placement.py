@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.kvstore.placement import Placement, cut, drained, rebalanced
+from shoal.kvstore.placement import Placement, cut, drained, plan, rebalanced
 from shoal.kvstore.wire.messages import KeySpec, Shift
 from shoal.kvstore.wire.schema import ITEM_BYTES
 
@@ -50,6 +50,26 @@ def test_large_keys_are_cut_into_larger_slices(nbytes: int, largest: int) -> Non
     (layout,) = Placement(1).add([KeySpec(key="a", dtype="<f4", shape=(nbytes // 4,))])
     sizes = [4 * (s.stop - s.start) for s in layout.slices]
     assert 0.9 * largest <= max(sizes) <= largest
+
+
+def test_keys_are_cut_as_what_is_declared_with_them_allows() -> None:
+    key = KeySpec(key="a", dtype="<f4", shape=(1 << 20,))  # 4 MB
+    large = KeySpec(key="b", dtype="<f4", shape=(3 << 20,))
+    assert len(Placement(1).add([key])[0].slices) == 2
+    assert len(Placement(1).add([key, large])[0].slices) == 1
+
+
+def test_fused_keys_of_a_large_model_share_larger_slices() -> None:
+    def buckets(n: int) -> int:
+        return len(plan([KeySpec(key=f"k{i}", dtype="<f4", shape=(32 << 10,), cut="fuse") for i in range(n)]))
+
+    assert (buckets(16), buckets(128)) == (4, 8)  # of 512 KB, and of 2 MB
+
+
+@pytest.mark.parametrize(("cut", "fused"), [("fuse", True), ("fuse-small", False), ("fuse-whole", False), ("", False)])
+def test_keys_of_100_kb_are_fused_unless_they_are_encoded_or_need_norms(cut: str, fused: bool) -> None:
+    keys = [KeySpec(key=k, dtype="<f4", shape=(25_000,), cut=cut) for k in "ab"]
+    assert len(plan(keys)) == (1 if fused else 2)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2", "|u1"])

@@ -12,7 +12,6 @@ from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.gates import parse_gate
-from shoal.kvstore.placement import FUSE_BYTES
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
 from shoal.ops.optim.rows import step_rows
@@ -188,13 +187,13 @@ class Site:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Parameters that are pushed in one call: those that the store may have fused; each of the others by itself.
+        """Parameters that are pushed in one call: those that the store has fused; each of the others by itself.
 
         In the order of their first parameters, of which the first has the highest priority: it is needed first.
         """
-        small = tuple(n for n, w in self.weights().items() if w.nbytes < FUSE_BYTES and not self.by_rows(n))
-        singly: list[Group] = [(n,) for n in self.params if n not in small]
-        return sorted([small, *singly] if small else singly, key=lambda g: self._place[g[0]])
+        dense = {n: w.nbytes for n, w in self.weights().items() if not self.by_rows(n)}
+        together = [] if self.store is None else self.store.batches(dense)
+        return sorted([*together, *((n,) for n in self.params if n not in dense)], key=lambda g: self._place[g[0]])
 
     def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
         """Push ``values``, pull ``into``, and wait."""
