@@ -63,9 +63,9 @@ class KVStore(ABC):
         """Create keys. Every worker calls it; the value of worker 0 counts. Returns when all may use the keys.
 
         Args:
-            fuse: small keys share messages and updates, many times faster than one by one: keys of less than 1 MB, or
-                of 64 KB if what is pushed is compressed or ``whole``. They must then always be pushed together, in one
-                call, or as `batches` has them; they may be pulled singly.
+            fuse: small keys share messages and updates, many times faster than one by one: keys of less than 64 KB, or
+                1 MB if those of the call are 16 MB and more, and neither compressed nor ``whole``. They must then
+                always be pushed together, in one call, or as `batches` has them; they may be pulled singly.
             whole: never slice a key over servers: for optimizers that need a norm over the whole array
                 (``optimizer.whole``). After `set_optimizer` with such an optimizer keys are whole without being asked.
             rows: slice keys between their rows only, so that rows can be pushed and pulled singly: for embeddings.

@@ -18,7 +18,6 @@ from shoal.kvstore.wire.schema import ITEM_BYTES
 __all__ = [
     "BUCKET_BYTES",
     "CUTS",
-    "FUSE_ALONE_BYTES",
     "FUSE_BYTES",
     "SLICE_BYTES",
     "Grain",
@@ -40,21 +39,19 @@ PAGE_BYTES, PAGED_BYTES = 4096, 64 << 10
 ROW_SLICES = 8
 """A key that is kept by rows has slices this many times as large: a push of few rows is a message to each of them."""
 
-FUSE_BYTES = 1 << 20
-"""Smaller keys are fused if their declaration asks for it: to gather one is a copy of it, which takes less time than a
-message of its own."""
-
-FUSE_ALONE_BYTES = 64 << 10
-"""... if they are encoded on the way, or need norms: codecs have a scale for each slice, and some of them see matrices
-in the keys that have slices of their own."""
+FUSE_BYTES = 64 << 10
+"""Smaller keys are fused if their declaration asks for it: to gather one takes less time than a message of its own."""
 
 BUCKET_BYTES = 512 << 10
 """Fused keys of a small model share slices of about this size: several a megabyte, so that they spread over servers and
 overlap on the way; but each costs a message both ways."""
 
+LARGE_MODEL = 16
+"""Keys of so many slices and more that are declared together get coarser slices."""
+
 CUTS = ("", "rows", "whole", "fuse", "fuse-small", "fuse-whole")
 """How a key may be sliced: by bytes, between rows, not at all; "fuse" fuses small keys and cuts larger ones by bytes,
-"fuse-small" fuses fewer (`FUSE_ALONE_BYTES`), and "fuse-whole", too, but leaves the larger ones whole."""
+"fuse-small" fuses those below `FUSE_BYTES` only, and "fuse-whole", too, but leaves the larger ones whole."""
 
 
 class Grain(NamedTuple):
@@ -67,23 +64,31 @@ class Grain(NamedTuple):
     Attributes:
         most: bytes of the largest slice of a key that is larger than `SLICE_BYTES`.
         bucket: bytes that fused keys share.
+        fused: keys of fewer bytes are fused, if their slices need not be their own: codecs have a scale for each slice,
+            and some see matrices in keys; the norm of a key that is fused is taken from a piece of one.
     """
 
     most: int
     bucket: int
+    fused: int
 
     @classmethod
     def of(cls, total_bytes: int, slice_bytes: int = SLICE_BYTES) -> "Grain":
         """Of keys of so many bytes that are declared together.
 
-        >>> Grain.of(100 << 20) == (4 << 20, 2 << 20)
+        >>> Grain.of(100 << 20) == (4 << 20, 2 << 20, 1 << 20)
         True
-        >>> Grain.of(4 << 20) == (2 << 20, 512 << 10)
+        >>> Grain.of(4 << 20) == (2 << 20, 512 << 10, 64 << 10)
         True
         """
-        if total_bytes >= 16 * slice_bytes:
-            return cls(4 * slice_bytes, min(4 * BUCKET_BYTES, 2 * slice_bytes))
-        return cls(2 * slice_bytes, min(BUCKET_BYTES, slice_bytes))
+        if total_bytes >= LARGE_MODEL * slice_bytes:
+            return cls(4 * slice_bytes, 2 * slice_bytes, slice_bytes)
+        bucket = min(BUCKET_BYTES, slice_bytes)
+        return cls(2 * slice_bytes, bucket, min(FUSE_BYTES, bucket))
+
+    def fuses(self, cut: str, nbytes: int) -> bool:
+        """Whether a key of so many bytes is fused, if it is declared to be cut like this."""
+        return nbytes < (self.fused if cut == "fuse" else min(FUSE_BYTES, self.fused)) and cut.startswith("fuse")
 
 
 def cut(size: int, item_bytes: int, slice_bytes: int = SLICE_BYTES) -> list[tuple[int, int]]:
@@ -142,7 +147,7 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
     """
     pieces: list[Piece] = []
     open_: dict[str, list[int]] = {}  # by dtype, the keys of the bucket that is being filled
-    most_bytes, bucket_bytes = Grain.of(sum([_nbytes(s) for s in specs]), slice_bytes)
+    grain = Grain.of(sum([_nbytes(s) for s in specs]), slice_bytes)
 
     def close(dtype: str) -> None:
         parts, at = [], 0
@@ -156,15 +161,15 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
     filled: dict[str, int] = {}
     for i, spec in enumerate(specs):
         nbytes = _nbytes(spec)
-        if "f" in spec.dtype and nbytes < min(_fused_below(spec.cut), bucket_bytes):
-            if filled.get(spec.dtype, 0) + nbytes > bucket_bytes:
+        if "f" in spec.dtype and grain.fuses(spec.cut, nbytes):
+            if filled.get(spec.dtype, 0) + nbytes > grain.bucket:
                 close(spec.dtype)
                 filled[spec.dtype] = 0
             open_.setdefault(spec.dtype, []).append(i)
             filled[spec.dtype] = filled.get(spec.dtype, 0) + nbytes
         else:
             item = ITEM_BYTES[spec.dtype]
-            pieces += [Piece(((i, a, b, 0),), b - a, (b - a) * item) for a, b in _ranges(spec, slice_bytes, most_bytes)]
+            pieces += [Piece(((i, a, b, 0),), b - a, (b - a) * item) for a, b in _ranges(spec, slice_bytes, grain.most)]
     for dtype in list(open_):
         close(dtype)
     return sorted(pieces, key=lambda p: p.parts[0][:2])
@@ -172,11 +177,6 @@ def plan(specs: Sequence[KeySpec], slice_bytes: int = SLICE_BYTES) -> list[Piece
 
 def _nbytes(spec: KeySpec) -> int:
     return prod(spec.shape) * ITEM_BYTES[spec.dtype]
-
-
-def _fused_below(cut: str) -> int:
-    """Bytes of a key that is too large to be fused."""
-    return FUSE_BYTES if cut == "fuse" else FUSE_ALONE_BYTES if cut.startswith("fuse") else 0
 
 
 @dataclass(frozen=True, slots=True)

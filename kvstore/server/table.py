@@ -74,6 +74,7 @@ class Cell:
     followers: dict[int, Follower] = field(default_factory=dict)
     guard: "Guard | None" = None  # called once before the slice changes
     shown: tuple[Array, Payload] | None = None  # the value, and what is sent of it
+    way: "_Way | None" = None  # how it was updated last
 
     def seen(self) -> CellView:
         """This slice for a rule; what the rule keeps lies there."""
@@ -94,10 +95,17 @@ class Update:
 
     def step(self, cell: Cell, gradient: Array) -> None:
         """Update ``cell`` in place."""
+        way = cell.way
+        if way is None or not way.fits(self, cell):
+            way = cell.way = _Way(self, cell)
+        lr, wd = self.lr_mult.get(way.key, 1.0), self.wd_mult.get(way.key, 1.0)
+        prepared = way.prepared
+        if prepared is not None and self.optimizer.step_prepared(prepared, gradient, cell.updates, lr, wd):
+            return  # most often
         if not cell.segments:
             self._step(cell, cell.key, cell.value, gradient, cell.state)
             return
-        for start, stop, key in self.runs(cell.segments):
+        for start, stop, key in way.runs:
             state = {name: array[start:stop] for name, array in cell.state.items()}
             self._step(cell, key, cell.value[start:stop], gradient[start:stop], state)
 
@@ -134,6 +142,30 @@ class Update:
 
     def _alike(self, one: str, other: str) -> bool:
         return all(m.get(one, 1.0) == m.get(other, 1.0) for m in (self.lr_mult, self.wd_mult))
+
+
+class _Way:
+    """What updates of one cell have in common: found out once, and again when the cell or its update has changed.
+
+    Attributes:
+        runs: see `Update.runs`; of a cell with segments.
+        prepared: for the optimizer, if a single call updates all of the cell.
+        key: by which that call's multipliers are found.
+    """
+
+    __slots__ = ("_segments", "_update", "key", "prepared", "runs")
+
+    def __init__(self, update: Update, cell: Cell) -> None:
+        self._update, self._segments = update, cell.segments
+        self.runs = update.runs(cell.segments) if cell.segments else []
+        self.key = self.runs[0][2] if self.runs else cell.key
+        one = len(self.runs) <= 1
+        self.prepared = update.optimizer.prepared(cell.value, cell.state) if one else None
+
+    def fits(self, update: Update, cell: Cell) -> bool:
+        """Whether nothing has changed."""
+        same = self._update is update and self._segments is cell.segments
+        return same and (self.prepared is None or self.prepared.holds(cell.value, cell.state))
 
 
 class Table:

@@ -6,6 +6,7 @@ and dies with the last process that has it mapped, however that ends: nothing ca
 here and not a SIGBUS later; the seals keep anybody from shrinking it under a reader.
 """
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -112,6 +113,7 @@ class Mapped:
             os.close(self.fd)
 
 
+_NOTHING = ctypes.c_char * 0
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
@@ -137,6 +139,8 @@ def is_mapped(*buffers: Any) -> bool:
 
 def address_of(buffer: Any) -> int:
     """Where the bytes of anything with the buffer protocol lie."""
+    if isinstance(buffer, memoryview) and not buffer.readonly:
+        return ctypes.addressof(_NOTHING.from_buffer(buffer))  # in a fifth of the time of what follows
     import numpy as np  # the scheduler, which shares nothing, does without
 
     address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]

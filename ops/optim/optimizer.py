@@ -342,6 +342,25 @@ class Optimizer(Hyper, ABC):
             task = _Task(param.reshape(-1), grad.reshape(-1), flat, t, rate, self.wd * wd_mult, wd_mult != 0.0)
             self._update(task, name)
 
+    def prepared(self, param: Array, state: State) -> steps.Prepared | None:
+        """What `step_prepared` takes for this parameter; None if its updates are not one compiled call each."""
+        if not _has_compiled(type(self)) or self.whole or state.keys() != self.slots().keys() or not param.size:
+            return None
+        if any(a.shape != param.shape for a in state.values()):
+            return None
+        return steps.Prepared.of(param, state)
+
+    def step_prepared(
+        self, prepared: steps.Prepared, grad: Array, t: int, lr_mult: float = 1.0, wd_mult: float = 1.0
+    ) -> bool:
+        """`step` for arrays that were looked at before; False, and nothing done, if it must be made by `step`."""
+        if t < 1 or grad.shape != prepared.shape or is_recording():
+            return False
+        found = self.compiled(self.rate(t) * lr_mult, self.wd * wd_mult, t)
+        if found is None:
+            return False
+        return prepared.step(*found, grad, self.rescale_grad, self.clip_gradient)
+
     @abstractmethod
     def slots(self) -> dict[str, float]:
         """The names of the rule's states, and the number that each is filled with at first."""

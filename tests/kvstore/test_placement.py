@@ -61,15 +61,17 @@ def test_keys_are_cut_as_what_is_declared_with_them_allows() -> None:
 
 def test_fused_keys_of_a_large_model_share_larger_slices() -> None:
     def buckets(n: int) -> int:
-        return len(plan([KeySpec(key=f"k{i}", dtype="<f4", shape=(32 << 10,), cut="fuse") for i in range(n)]))
+        return len(plan([KeySpec(key=f"k{i}", dtype="<f4", shape=(8 << 10,), cut="fuse") for i in range(n)]))
 
-    assert (buckets(16), buckets(128)) == (4, 8)  # of 512 KB, and of 2 MB
+    assert (buckets(64), buckets(512)) == (4, 8)  # of 512 KB, and of 2 MB
 
 
 @pytest.mark.parametrize(("cut", "fused"), [("fuse", True), ("fuse-small", False), ("fuse-whole", False), ("", False)])
-def test_keys_of_100_kb_are_fused_unless_they_are_encoded_or_need_norms(cut: str, fused: bool) -> None:
+def test_keys_of_100_kb_of_a_large_model_are_fused_unless_they_are_encoded_or_need_norms(cut: str, fused: bool) -> None:
     keys = [KeySpec(key=k, dtype="<f4", shape=(25_000,), cut=cut) for k in "ab"]
-    assert len(plan(keys)) == (1 if fused else 2)
+    large = KeySpec(key="large", dtype="<f4", shape=(8 << 20,), cut=cut)
+    assert len(plan(keys)) == 2
+    assert sum(p.parts[0][0] < 2 for p in plan([*keys, large])) == (1 if fused else 2)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2", "|u1"])
