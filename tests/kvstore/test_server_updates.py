@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.api import KVStore
+from shoal.kvstore.events import Contribution
 from shoal.kvstore.local import LocalKVStore
+from shoal.kvstore.server.table import Table
 from shoal.ops import optim
 from tests.kvstore.threads import thread_cluster
 
@@ -253,3 +255,31 @@ def test_a_rule_that_the_servers_do_not_know_is_refused_and_the_present_one_stay
 
     with thread_cluster(1, 2) as cluster:
         assert cluster.each(work) == [-1.0]
+
+
+def test_a_slice_is_updated_by_what_it_is_now() -> None:
+    table, gradient, t = Table(), np.full(8, 0.5, np.float32), 0
+    table.create(1, "k", np.ones(8, np.float32))
+    table.configure(optim.SGD(learning_rate=0.1, momentum=0.9), {}, {})
+    cell = table.cells[1]
+
+    def both(rule: optim.Optimizer, state: dict[str, Any], lr_mult: float = 1.0) -> None:
+        nonlocal t
+        t += 1
+        value, state = cell.value.copy(), {n: a.copy() for n, a in state.items()}
+        rule.step(value, gradient, state, t, lr_mult=lr_mult)
+        table.accumulate(1, 0, gradient)
+        table.apply(1, [Contribution(0, 0, 0)], "mean")
+        assert cell.value.tobytes() == value.tobytes()
+        assert {n: a.tobytes() for n, a in cell.state.items()} == {n: a.tobytes() for n, a in state.items()}
+
+    for _ in range(2):
+        both(optim.SGD(learning_rate=0.1, momentum=0.9), cell.state)
+    table.reinstate(1, 2, {"momentum": np.full(8, 3.0, np.float32)})
+    both(optim.SGD(learning_rate=0.1, momentum=0.9), cell.state)
+    table.alter(1, 1, {"learning_rate": 0.7})
+    both(optim.SGD(learning_rate=0.7, momentum=0.9), cell.state)
+    table.configure(optim.SGD(learning_rate=0.2), {"k": 3.0}, {})
+    both(optim.SGD(learning_rate=0.2), {}, 3.0)
+    cell.value = cell.value.copy()
+    both(optim.SGD(learning_rate=0.2), {}, 3.0)

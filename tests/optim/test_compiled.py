@@ -60,6 +60,49 @@ def test_a_compiled_rule_has_the_bits_of_the_numpy_rule(
     assert [a.tobytes() for a in fast] == [b.tobytes() for b in slow]
 
 
+@pytest.mark.parametrize(("name", "params"), RULES, ids=str)
+def test_a_parameter_that_was_looked_at_before_has_the_same_bits(name: str, params: dict[str, Any]) -> None:
+    rule, rng = optim.create(name, **params, wd=0.01, clip_gradient=0.5), np.random.default_rng(1)
+    w = rng.standard_normal(1003).astype(np.float32)
+    v, state, other = w.copy(), rule.init(w), rule.init(w)
+    prepared = rule.prepared(v, other)
+    assert prepared is not None
+    for t in (1, 2, 3):
+        g = rng.standard_normal(w.size).astype(np.float32)
+        rule.step(w, g, state, t, lr_mult=0.5, wd_mult=t - 1.0)  # another code where there is no decay
+        assert rule.step_prepared(prepared, g, t, 0.5, t - 1.0)
+    assert [v.tobytes(), *(a.tobytes() for a in other.values())] == [
+        w.tobytes(),
+        *(a.tobytes() for a in state.values()),
+    ]
+
+
+@pytest.mark.parametrize(
+    "grad",
+    [np.ones(4), np.ones(3, np.float32), np.ones((2, 2), np.float32), np.ones(8, np.float32)[::2]],
+    ids=["dtype", "size", "shape", "gaps"],
+)
+def test_a_gradient_that_does_not_fit_leaves_what_was_looked_at_as_it_was(grad: np.ndarray) -> None:
+    rule, w = optim.create("sgd"), np.ones(4, np.float32)
+    prepared = rule.prepared(w, {})
+    assert prepared is not None and not rule.step_prepared(prepared, grad, 1)
+    assert w.tolist() == [1.0] * 4
+
+
+def test_what_was_looked_at_is_these_arrays_and_no_others() -> None:
+    rule, w = optim.create("sgd", momentum=0.9), np.ones(4, np.float32)
+    state = rule.init(w)
+    prepared = rule.prepared(w, state)
+    assert prepared is not None and prepared.holds(w, state)
+    assert not prepared.holds(w.copy(), state) and not prepared.holds(w, rule.init(w)) and not prepared.holds(w, {})
+
+
+@pytest.mark.parametrize("rule", [optim.create("lamb"), optim.create("sgd", clip_norm=1.0), optim.create("adadelta")])
+def test_rules_without_a_compiled_form_are_not_prepared(rule: Any) -> None:
+    w = np.ones(4, np.float32)
+    assert rule.prepared(w, rule.init(w)) is None
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     results = []
     for n in (1, 2):
