@@ -118,6 +118,34 @@ def test_small_parameters_leave_when_all_of_them_are_final() -> None:
     assert early.index("1.weight") < early.index("0.weight") and abs(early.index("0.bias") - early.index("1.bias")) == 1
 
 
+def test_layers_of_a_large_model_leave_with_those_they_share_a_message_with() -> None:
+    net, store = network(28, 400), Listening()  # 18 MB; three layers of 640 KB in a message
+    trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
+    backward(net, batch(0, width=400))
+    trainer.step(4)
+    store.log.clear()
+    with trainer.overlap(4):
+        backward(net, batch(1, width=400))
+        shares = [range(i, min(i + 3, 28)) for i in range(0, 28, 3)]
+        assert store.log == [f"{layer}.weight" for share in reversed(shares) for layer in share]
+
+
+@pytest.mark.net
+def test_a_large_model_has_the_same_bits_alone_and_on_servers() -> None:
+    def trained(store: KVStore) -> bytes:
+        net = network(28, 400)
+        trainer = shoal.Trainer(net.collect_params(), "sgd", {"momentum": 0.9}, kvstore=store)
+        for step in range(3):
+            with trainer.overlap(4):
+                backward(net, batch(step, width=400))
+            trainer.step(4)
+        trainer.finish()
+        return b"".join(p.data().asnumpy().tobytes() for p in net.collect_params().values())
+
+    with thread_cluster(1, 3) as cluster:
+        assert cluster.each(trained) == [trained(LocalKVStore())]
+
+
 def train(store: KVStore, overlap: bool, hybrid: bool, on_store: bool, steps: int = 4) -> bytes:
     """A net whose first layer is used twice, trained with batches of different sizes; the weights at its end."""
     random.set_address(seed=0, worker=store.rank, step=0)
