@@ -16,15 +16,13 @@ from shoal.kvstore.coordinator import Coordinator
 from shoal.kvstore.gates import canonical_mode, gate_names
 from shoal.kvstore.given import Key, as_lists, chosen_keys, merge_devices
 from shoal.kvstore.group import GROUPED
+from shoal.kvstore.placement import FUSE_BYTES
 from shoal.kvstore.rows import RowSparse, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.snapshot import Cut, Snapshot, States
 from shoal.ops.optim import Optimizer
 
 __all__ = ["Coordinator", "KVStore", "attach", "attached", "create"]
-
-SMALL_BYTES = 64 << 10
-"""Of keys that are pushed in one call where no messages are shared: a call for each would cost more than it."""
 
 
 class KVStore(ABC):
@@ -358,8 +356,8 @@ class KVStore(ABC):
         Args:
             nbytes: by key, how large its value is.
         """
-        small = tuple(n for n, size in nbytes.items() if size < SMALL_BYTES)
-        return [*([small] if small else []), *((n,) for n in nbytes if n not in small)]
+        small = tuple(n for n, size in nbytes.items() if size < FUSE_BYTES)
+        return [*([small] if small else []), *((n,) for n, size in nbytes.items() if size >= FUSE_BYTES)]
 
     def _pull_rows(self, names: list[str], row_ids: list[Any], priority: int) -> list[RowSparse]:
         """The wanted rows of each key, each once."""

@@ -153,18 +153,17 @@ class _Way:
         key: by which that call's multipliers are found.
     """
 
-    __slots__ = ("_segments", "_update", "key", "prepared", "runs")
+    __slots__ = ("_segments", "_update", "_whole", "key", "prepared", "runs")
 
     def __init__(self, update: Update, cell: Cell) -> None:
-        self._update, self._segments = update, cell.segments
+        self._update, self._segments, self._whole = update, cell.segments, update.optimizer.whole
         self.runs = update.runs(cell.segments) if cell.segments else []
         self.key = self.runs[0][2] if self.runs else cell.key
-        one = len(self.runs) <= 1
-        self.prepared = update.optimizer.prepared(cell.value, cell.state) if one else None
+        self.prepared = update.optimizer.prepared(cell.value, cell.state) if len(self.runs) <= 1 else None
 
     def fits(self, update: Update, cell: Cell) -> bool:
         """Whether nothing has changed."""
-        same = self._update is update and self._segments is cell.segments
+        same = self._update is update and self._segments is cell.segments and self._whole == update.optimizer.whole
         return same and (self.prepared is None or self.prepared.holds(cell.value, cell.state))
 
 

@@ -83,13 +83,13 @@ class Prepared:
     __slots__ = ("_addresses", "_code", "_h", "_kept", "_kind", "_loop", "_names", "_size", "shape")
 
     def __init__(self, arrays: tuple[Any, ...], names: tuple[str, ...]) -> None:
-        self._loop: Any
-        self._h: Any
         self._kept, self._names = arrays, names
         param = arrays[0]
         self.shape, self._size, self._kind = param.shape, param.size, param.dtype
         self._addresses = [_address(a) for a in arrays]
-        self._code, self._loop, self._h = "", None, None
+        self._code: str | None = None  # of the rule that the next two are of
+        self._loop: Any = None
+        self._h: Any = None
 
     @classmethod
     def of(cls, param: Any, state: Mapping[str, Any]) -> "Prepared | None":
@@ -113,7 +113,7 @@ class Prepared:
         flags = grad.flags
         if not (flags.c_contiguous and flags.aligned):
             return False
-        if code != self._code or not self._code:
+        if code != self._code:
             self._loop, self._code = _loop(code, self._names, tuple(numbers), self._kind.char), code
             self._h = (ctypes.c_double * (2 + len(numbers)))()
         if self._loop is None:

@@ -283,3 +283,14 @@ def test_a_slice_is_updated_by_what_it_is_now() -> None:
     both(optim.SGD(learning_rate=0.2), {}, 3.0)
     cell.value = cell.value.copy()
     both(optim.SGD(learning_rate=0.2), {}, 3.0)
+
+
+def test_an_optimizer_that_needs_norms_from_now_on_has_them() -> None:
+    table, rule = Table(), optim.SGD(learning_rate=1.0)
+    table.create(1, "k", np.zeros(4, np.float32))
+    table.configure(rule, {}, {})
+    for bound, expected in ((None, -2.0), (1.0, -2.5)):
+        rule.clip_norm = bound
+        table.accumulate(1, 0, np.full(4, 2.0, np.float32))
+        table.apply(1, [Contribution(0, 0, 0)], "mean")
+        assert table.cells[1].value.tolist() == [expected] * 4

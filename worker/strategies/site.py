@@ -192,7 +192,7 @@ class Site:
         In the order of their first parameters, of which the first has the highest priority: it is needed first.
         """
         dense = {n: w.nbytes for n, w in self.weights().items() if not self.by_rows(n)}
-        together = [] if self.store is None else self.store.batches(dense)
+        together = self.store.batches(dense)
         return sorted([*together, *((n,) for n in self.params if n not in dense)], key=lambda g: self._place[g[0]])
 
     def exchange(self, values: Mapping[str, Array], into: Mapping[str, Array]) -> None:
