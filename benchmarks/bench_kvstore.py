@@ -11,6 +11,7 @@ rounds. The limits are the same bytes through plain sockets there and back (``ec
 Prints a JSON object a configuration; ``--markdown`` prints tables instead. Peers are installed from PyPI, once, each
 into an environment of its own under ``--cache``; one that cannot be had is reported with the reason. Linux.
 
+- ``python``: which one runs ours; one that was built without the compiler's profile makes small messages slower.
 - ``GBps``: bytes of the set / median cycle, for one worker (each byte crosses the wire twice).
 - ``cpu_s_per_GB``: user and system seconds of all processes of the system, for each GB of set and worker.
 - ``other_cpu``: cores that everything else kept busy meanwhile; a row with much of it is an upper bound.
@@ -20,6 +21,7 @@ into an environment of its own under ``--cache``; one that cannot be had is repo
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ from kv_control import Meeting, NotMeasured, System, prefer, stop
 from kv_peers import PEERS, Unavailable, prepare
 from kv_report import Turns, best_way, figures, markdown, ratio
 
+from shoal.doctor import plainly_built
 from shoal.lab.kvcases import CASES, Shape
 
 HERE = Path(__file__).parent
@@ -170,6 +173,7 @@ def configuration(
 ) -> dict[str, Any]:
     """Everything about one case, topology and update."""
     result: dict[str, Any] = {"case": case, "topology": topology, "sgd": sgd, "keys": len(CASES[case]), "systems": []}
+    result["python"] = platform.python_version() + ", plainly built" * plainly_built()
     servers, workers = map(int, topology.split("x"))
     task = {"shapes": CASES[case], "sgd": sgd, "servers": servers, "workers": workers}
     with tempfile.TemporaryDirectory(prefix="kvbench") as logs:

@@ -1,5 +1,6 @@
 """The other systems: what each needs, and how it is started. Each has an environment of its own, made on demand."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -59,10 +60,11 @@ def prepare(name: str, cache: Path, given: Mapping[str, str]) -> tuple[str, dict
     if name in given:
         return given[name], peer.build(home)
     python, done = home / "venv" / "bin" / "python", home / "installed.txt"
-    wanted = "\n".join(peer.requirements)
+    interpreter = os.path.realpath(_interpreter(peer))
+    wanted = "\n".join([*peer.requirements, interpreter])  # another interpreter makes another environment
     if not done.is_file() or done.read_text() != wanted:
         print(f"installing {name} ({', '.join(peer.requirements)}) into {home}", file=sys.stderr, flush=True)
-        run([_interpreter(peer), "-m", "venv", "--clear", str(home / "venv")])
+        run([interpreter, "-m", "venv", "--clear", str(home / "venv")])
         run([str(python), "-m", "pip", "install", "-q", *peer.requirements])
         done.write_text(wanted)
     return str(python), peer.build(home)
@@ -123,7 +125,8 @@ def _pslite_source(home: Path) -> Path:
     run([*pip, "--no-build-isolation", PSLITE])
     with tarfile.open(next(home.glob("byteps*.tar.gz"))) as archive:
         inside = [m for m in archive.getmembers() if "/3rdparty/ps-lite/" in m.name]
-        archive.extractall(home / "unpacked", members=inside, filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4
+        archive.extractall(home / "unpacked", members=inside, **safely)  # type: ignore[arg-type]
     found = next((home / "unpacked").glob("*/3rdparty/ps-lite"))
     _let_it_sleep(found / "src" / "zmq_van.h")
     found.rename(source)

@@ -34,7 +34,7 @@ def main() -> None:
         kv.set_gradient_compression(options.codec)
     grads = [gradient(s, kv.rank) for s in shapes]
     outs: list[Any] = [np.empty(s, np.float32) for s in shapes]
-    shared = [kv.alloc(s) for s in shapes]
+    shared = kv.alloc_like(keys, grads)
     for there, g in zip(shared, grads, strict=True):
         there[...] = g
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, KeyNotInitializedError
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.coordinator import Coordinator
@@ -331,6 +331,26 @@ class KVStore(ABC):
         returns. Where memory cannot be shared this is an ordinary array, and pushes of it are copied.
         """
         return np.zeros(shape, dtype)
+
+    def alloc_like(self, key: Key | Sequence[Key], value: Any) -> Any:
+        """`alloc` for what is pushed to these keys: an array of zeros like ``value``; for several keys a list.
+
+        Keys that were fused lie side by side as in their slice, so that pushing them all copies nothing either; name
+        them together, as a push does (see `batches`).
+
+        Args:
+            value: arrays of the keys' shapes and dtypes.
+        Raises:
+            KeyNotInitializedError, ShapeError, DTypeError: see `push`.
+            ConfigError: a key is missing that was fused with one of these.
+        """
+        names, (values,) = as_lists(key, value)
+        known = self.keys()
+        for name in names:
+            if name not in known:
+                raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+        made = [self.alloc(v.shape, v.dtype) for v in map(merge_devices, values)]
+        return made[0] if isinstance(key, str | int) else made
 
     def row_sparse_pull(self, key: Key | Sequence[Key], out: Any = None, row_ids: Any = None, priority: int = 0) -> Any:
         """Read some rows of keys that were initialised with ``rows=True``.

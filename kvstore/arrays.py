@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from shoal.kvstore.wire.schema import Payload
 
-__all__ = ["BFLOAT16", "Array", "as_array", "as_payload", "dtype_named", "is_float", "wire_name"]
+__all__ = ["BFLOAT16", "Array", "address", "as_array", "as_payload", "dtype_named", "is_float", "wire_name"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -37,6 +37,12 @@ def dtype_named(name: str) -> "np.dtype[Any]":
 def is_float(dtype: "np.dtype[Any]") -> bool:
     """Whether numbers of this dtype can be averaged: NumPy's floats, and bfloat16."""
     return dtype.kind == "f" or dtype == BFLOAT16
+
+
+def address(array: Array) -> int:
+    """Where the array's first element lies."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 def as_array(payload: Payload) -> Array:

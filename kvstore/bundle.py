@@ -9,9 +9,10 @@ from operator import setitem
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from shoal.errors import ConfigError
-from shoal.kvstore.arrays import Array, dtype_named
+from shoal.kvstore.arrays import Array, address, dtype_named
 from shoal.kvstore.wire.messages import KeyLayout, Segment
 from shoal.ops.native.pieces import gatherer, scatterer
 
@@ -76,6 +77,10 @@ class Bundle:
                 "pushed together, in one call. Push them all, or initialise them without fuse."
             ) from None
 
+    def cut(self, flat: Array) -> list[Array]:
+        """A slice's memory as that of its keys, each flat."""
+        return [flat[a:b] for a, b in zip((0, *self.stops), self.stops, strict=False)]
+
     def gather(self, arrays: list[Array]) -> "Gather":
         """What makes this slice of the values (flat, C-contiguous) of all its keys, in order."""
         return Gather(arrays, self.size, self.dtype)
@@ -99,16 +104,19 @@ class Gather:
     """Makes a fused slice of the memory of its keys, as often as it is asked.
 
     Args:
-        parts: flat arrays, one behind the other.
+        parts: flat arrays, in the order in which they lie in the slice.
         size: of all of them.
+    Attributes:
+        whole: their memory itself, if they lie there as in the slice: see `KVStore.alloc_like`.
     """
 
-    __slots__ = ("_compiled", "_dtype", "_size", "_uses", "parts")
+    __slots__ = ("_compiled", "_dtype", "_size", "_uses", "parts", "whole")
 
     def __init__(self, parts: list[Array], size: int, dtype: "np.dtype[Any]") -> None:
         self.parts, self._size, self._dtype = parts, size, dtype
         self._uses = 0
         self._compiled: Callable[[Array], None] | None = None
+        self.whole = side_by_side(parts, size)
 
     @property
     def nbytes(self) -> int:
@@ -125,6 +133,21 @@ class Gather:
         if self._uses == 2 and len(self.parts) >= MANY and sum(p.size for p in self.parts) == self._size:
             self._compiled = gatherer(self.parts)
         return out
+
+
+def side_by_side(parts: Sequence[Array], size: int) -> Array | None:
+    """Flat arrays that together are one array of ``size`` elements, as that array; None if they are not."""
+    first = parts[0]
+    owner = first.base
+    if owner is None or any(p.base is not owner for p in parts):  # what keeps one of them alive, keeps the whole
+        return None
+    at, itemsize = address(first), first.itemsize
+    stop = at
+    for p in parts:
+        if address(p) != stop or p.dtype != first.dtype:
+            return None
+        stop += p.nbytes
+    return as_strided(first, (size,), (itemsize,)) if stop - at == size * itemsize else None
 
 
 class Scatter:
@@ -179,11 +202,14 @@ def bundles(layouts: Sequence[KeyLayout]) -> list[Bundle]:
         ConfigError: a slice is shared with keys that are not among these.
     """
     found: dict[int, list[KeyLayout]] = {}
+    shared: dict[int, None] = {}
     for layout in layouts:
         for s in layout.slices:
-            if s.size != s.stop - s.start:
-                found.setdefault(s.id, []).append(layout)
-    return [_bundle(i, members) for i, members in found.items()]
+            members = found.setdefault(s.id, [])
+            members.append(layout)
+            if len(members) > 1 or s.size != s.stop - s.start:  # other keys may be empty
+                shared[s.id] = None
+    return [_bundle(i, found[i]) for i in shared]
 
 
 def _bundle(slice_id: int, members: list[KeyLayout]) -> Bundle:

@@ -12,7 +12,7 @@ import numpy as np
 from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError, meant
 from shoal.kvstore.api import Coordinator, KVStore
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.bundle import batches, bundles
+from shoal.kvstore.bundle import Bundle, batches, bundles
 from shoal.kvstore.checks import (
     check_fit,
     check_mean,
@@ -224,6 +224,7 @@ class DistKVStore(HandingKVStore):
             known = Exchange(entries, arrays, None, [], self._called)
             if len(entries) == len(names):
                 self._recent.keep("push", key, value, None, known)
+        known = known.gathered(self._shell.lies_well)
         moved = known.copied_bytes(lambda a: a.array is not None and not self._shell.lies_well(a.array))
         self._backlog.make_room(moved)
         copied = known.copied(self._kept_copy)
@@ -354,6 +355,23 @@ class DistKVStore(HandingKVStore):
             return super().alloc(shape, dtype)
         array[...] = 0
         return array
+
+    def alloc_like(self, key: Key | Sequence[Key], value: Any) -> Any:
+        names, (values,) = as_lists(key, value)
+        made: list[Any] = [None] * len(names)
+        shared: dict[int, tuple[Bundle, dict[str, int]]] = {}
+        for i, (name, v) in enumerate(zip(names, values, strict=True)):
+            entry = self._entry(name)
+            check_fit(self._who, "asks for memory for pushes of", name, merge_devices(v), entry.shape, entry.dtype)
+            if entry.bundle is None:
+                made[i] = self.alloc(entry.shape, entry.dtype)
+            else:
+                shared.setdefault(entry.bundle.id, (entry.bundle, {}))[1][entry.layout.key] = i
+        for bundle, places in shared.values():
+            bundle.order(list(places.items()), self._called)
+            for name, part in zip(bundle.names, bundle.cut(self.alloc(bundle.size, bundle.dtype)), strict=True):
+                made[places[name]] = part.reshape(self._entries[self._called[name]].shape)
+        return made[0] if isinstance(key, str | int) else made
 
     def _encodes(self, entry: Entry) -> bool:
         """Whether a push of this key is done with the caller's array when the call returns."""

@@ -92,7 +92,8 @@ class HandingKVStore(OperatedKVStore):
         job = Job(server=bundle.server, slice=bundle.id, key=bundle.key, priority=priority, want=target is not None)
         if keys.parts is not None:
             self._pushed = True
-            load(job, keys.parts.read(self._shell.room), 0, self._pushing(bundle.id))
+            pushed = keys.parts.read(self._shell.room) if keys.stays is None else keys.stays
+            load(job, pushed, 0, self._pushing(bundle.id))
         if target is not None:
             self._land(job, target, bundle.size, bundle.dtype)
         return job

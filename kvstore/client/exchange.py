@@ -58,6 +58,7 @@ class Fused(NamedTuple):
     parts: Gather | None
     members: list[tuple[int, int]]  # (place of the key in the bundle, index of the key in the call)
     target: Flat | None
+    stays: Array | None = None  # what is pushed, where it need not be gathered
 
 
 class Exchange:
@@ -103,7 +104,8 @@ class Exchange:
                 order = bundle.order([(entries[i].layout.key, i) for i in indices], called)
                 parts = bundle.gather([arrays[i].reshape(-1) for i in order])
             members = [(entries[i].place, i) for i in indices]
-            self.fused.append(Fused(bundle, parts, members, _target(bundle, members, targets)))
+            stays = None if parts is None or _meets(parts.whole, members, targets) else parts.whole
+            self.fused.append(Fused(bundle, parts, members, _target(bundle, members, targets), stays))
         self.nbytes = sum(a.nbytes for a in (*(arrays or ()), *(targets or ())) if isinstance(a, np.ndarray))
         self.large = _large(self.alone)
 
@@ -125,6 +127,11 @@ class Exchange:
         """The same, but for the pushes of keys with slices of their own: what ``copy`` makes of them."""
         return self._with([a._replace(array=copy(a)) for a in self.alone], self.fused, self.large)
 
+    def gathered(self, stays: Callable[[Array], bool]) -> "Exchange":
+        """The same, but keys of a bundle are always gathered, unless their memory ``stays`` as it is."""
+        fused = [f if f.stays is None or stays(f.stays) else f._replace(stays=None) for f in self.fused]
+        return self._with(self.alone, fused, self.large)
+
     def _with(self, alone: list[Alone], fused: list[Fused], large: bool) -> "Exchange":
         made = object.__new__(Exchange)
         made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
@@ -132,13 +139,21 @@ class Exchange:
         return made
 
     def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:
-        """What a push keeps until it is counted: keys of bundles always, of the others those that it ``copies``."""
+        """What a push keeps until it is counted: of bundles what is gathered, of others those that it ``copies``."""
         own = sum(a.array.nbytes for a in self.alone if a.array is not None and copies(a))
-        return own + sum(f.parts.nbytes for f in self.fused if f.parts is not None)
+        return own + sum(f.parts.nbytes for f in self.fused if f.parts is not None and f.stays is None)
 
 
 def _large(alone: Sequence[Alone]) -> bool:
     return sum([a.target.nbytes for a in alone if isinstance(a.target, np.ndarray)]) >= STREAMED_BYTES
+
+
+def _meets(whole: Array | None, members: list[tuple[int, int]], targets: Sequence[Flat] | None) -> bool:
+    """Whether a value of these keys is written where they are pushed from."""
+    if whole is None or targets is None:
+        return False
+    found = [targets[i] for _, i in members]
+    return any(isinstance(t, np.ndarray) and np.may_share_memory(whole, t) for t in found)
 
 
 def _target(bundle: Bundle, members: list[tuple[int, int]], targets: Sequence[Flat] | None) -> Flat | None:

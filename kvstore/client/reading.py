@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.kvstore.arrays import Array
+from shoal.kvstore.arrays import Array, address
 from shoal.kvstore.bundle import Bundle
 from shoal.kvstore.client.exchange import Entry, Exchange, Fused
 from shoal.kvstore.client.shell import Group
@@ -32,7 +32,7 @@ class InPlace:
 
     def is_shared(self, part: Array) -> bool:
         """Whether this lies in memory of a server."""
-        return self._sharing.locate(_address(part), part.nbytes) is not None
+        return self._sharing.locate(address(part), part.nbytes) is not None
 
     def copy(self, key: str, size: int, dtype: "np.dtype[Any]") -> Array:
         """A flat array of ``size`` elements that is the key's own."""
@@ -46,7 +46,7 @@ class InPlace:
         As long as the bundle stays where it is, they are the same at every read.
         """
         made = self._parts.get(bundle.id)
-        at = _address(flat) if self.is_shared(flat) else 0
+        at = address(flat) if self.is_shared(flat) else 0
         if made is None or made[0] != at:
             home = flat if at else np.empty_like(flat)
             whole = home.view()
@@ -58,7 +58,7 @@ class InPlace:
 
     def window(self, key: str, parts: Sequence[Array]) -> Array | None:
         """These arrays, all of them in memory of servers, as one; None if they cannot be mapped side by side."""
-        addresses = tuple(map(_address, parts))
+        addresses = tuple(map(address, parts))
         made = self._windows.get(key)
         if made is None or made[0] != addresses:
             made = self._map(addresses, parts)
@@ -71,8 +71,8 @@ class InPlace:
         self, addresses: tuple[int, ...], parts: Sequence[Array]
     ) -> tuple[tuple[int, ...], list[Mapped], Array] | None:
         pieces = []
-        for address, part in zip(addresses, parts, strict=True):
-            found = self._sharing.locate(address, part.nbytes)
+        for at, part in zip(addresses, parts, strict=True):
+            found = self._sharing.locate(at, part.nbytes)
             if found is None:
                 return None
             pieces.append((*found, part.nbytes))
@@ -132,15 +132,10 @@ class Reading:
         whole, at = self._how.copy(self._key, self._size, parts[0].dtype), 0
         for part in parts:
             mine = whole[at : at + part.size]
-            if _address(mine) != _address(part):
+            if address(mine) != address(part):
                 np.copyto(mine, part)
             at += part.size
         return whole
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 class _Part:

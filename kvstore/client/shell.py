@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from shoal import errors
-from shoal.kvstore.arrays import Array, as_array
+from shoal.kvstore.arrays import Array, address, as_array
 from shoal.kvstore.client.core import ClientAction, ClientCore, Complete, Dropped, Fail, Job, Transmit, Warn
 from shoal.kvstore.client.memory import Memory, level
 from shoal.kvstore.client.mending import Mending
@@ -29,7 +29,6 @@ from shoal.kvstore.wire.interrupts import Held
 from shoal.kvstore.wire.loop import Driver, Loop
 from shoal.kvstore.wire.messages import Called, Offer, Recall, Recalled, Stated, StatsReply, Surveyed, Value
 from shoal.kvstore.wire.schema import Message
-from shoal.kvstore.wire.shm import address_of
 from shoal.kvstore.wire.transport import Transport
 from shoal.ops.native import stream
 
@@ -302,7 +301,7 @@ class ClientShell:
     def lies_well(self, array: Array) -> bool:
         """Whether servers on this host can read the array where it is. It may be called from any thread."""
         shared = self.transport.sharing
-        return bool(array.nbytes and shared.peers() and shared.arena.find(address_of(array), array.nbytes))
+        return bool(array.nbytes and shared.peers() and shared.arena.find(address(array), array.nbytes))
 
     def submit(self, jobs: list[Job], waits: bool = False, early: bool = False) -> None:
         """Hand jobs over; their groups' futures tell what became of them.

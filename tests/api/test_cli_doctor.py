@@ -52,6 +52,23 @@ def test_a_check_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.parametrize(
+    ("prefix", "arguments", "state"),
+    [
+        ("/root/.pyenv", "'--enable-shared'", "note"),
+        ("/usr/local", "'--enable-optimizations'", "ok"),
+        ("/usr", "", "ok"),
+    ],
+)
+def test_an_interpreter_that_was_built_plainly_is_told(
+    prefix: str, arguments: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.sys, "base_prefix", prefix)
+    monkeypatch.setattr(module.sysconfig, "get_config_var", {"CONFIG_ARGS": arguments}.get)
+    found = finding("python")
+    assert found.state == state and ("--enable-optimizations" in found.advice) == (state == "note")
+
+
 def test_without_compiled_kernels_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_NATIVE", "0")
     found = finding("native")

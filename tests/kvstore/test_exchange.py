@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from shoal.errors import ConfigError
 from shoal.kvstore.bundle import Bundle, Scatter
@@ -51,6 +52,42 @@ def test_half_of_a_bundle_cannot_be_pushed_but_can_be_read() -> None:
     read = Exchange(half, None, [out], [out], {})
     read.fused[0].target.write(np.arange(8, dtype=F4))
     assert out.tolist() == [0, 1, 2, 3]
+
+
+def test_keys_that_lie_as_in_their_slice_are_not_gathered() -> None:
+    whole = np.arange(8, dtype=F4)
+    entries = [entry("b", bundle=PAIR, place=1), entry("a", bundle=PAIR, place=0)]
+    call = Exchange(entries, [whole[4:], whole[:4].reshape(2, 2)], None, [], {})
+    assert call.fused[0].stays is not None and np.array_equal(call.fused[0].stays, whole)
+    assert np.shares_memory(call.fused[0].stays, whole) and call.copied_bytes(lambda a: True) == 0
+    gathered = call.gathered(lambda a: False)
+    assert gathered.fused[0].stays is None and gathered.copied_bytes(lambda a: True) == whole.nbytes
+    assert call.gathered(lambda a: True).fused == call.fused
+
+
+@pytest.mark.parametrize("order", [(4, 0), (0, 5), (0, 3)])
+def test_keys_that_lie_otherwise_are_gathered(order: tuple[int, int]) -> None:
+    whole = np.arange(9, dtype=F4)
+    arrays = [whole[i : i + 4] for i in order]
+    call = Exchange([entry("a", bundle=PAIR), entry("b", bundle=PAIR, place=1)], arrays, None, [], {})
+    assert call.fused[0].stays is None and call.fused[0].parts is not None
+    assert np.array_equal(call.fused[0].parts.read(), np.concatenate(arrays))
+
+
+def test_arrays_that_follow_each_other_by_chance_are_gathered() -> None:
+    """What keeps one of them alive need not keep the other."""
+    memory = array(8)
+    arrays = [as_strided(memory[:4]), as_strided(memory[4:])]
+    call = Exchange([entry("a", bundle=PAIR), entry("b", bundle=PAIR, place=1)], arrays, None, [], {})
+    assert call.fused[0].stays is None
+
+
+def test_keys_that_are_answered_where_they_lie_are_gathered() -> None:
+    whole, other = np.arange(8, dtype=F4), np.zeros(8, F4)
+    entries = [entry("a", bundle=PAIR), entry("b", bundle=PAIR, place=1)]
+    arrays = [whole[:4], whole[4:]]
+    assert Exchange(entries, arrays, [other[:4], whole[:4]], [], {}).fused[0].stays is None
+    assert Exchange(entries, arrays, [other[:4], other[4:]], [], {}).fused[0].stays is not None
 
 
 def test_a_push_that_is_answered_in_its_own_memory_is_noted() -> None:

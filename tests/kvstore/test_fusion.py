@@ -61,6 +61,17 @@ def test_a_worker_that_names_fewer_keys_is_told() -> None:
         bundles(Placement(1).add(fuse(3, 4))[:1])
 
 
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(0, 3))
+def test_arrays_for_pushes_lie_as_the_keys_do(sizes: list[int], before: int) -> None:
+    for bundle in bundles(Placement(2).add(fuse(*sizes))):
+        memory = np.arange(before + bundle.size, dtype=np.float32)[before:]
+        parts = bundle.cut(memory)
+        assert [p.size for p in parts] == np.diff((0, *bundle.stops)).tolist()
+        whole = bundle.gather(parts).whole
+        assert whole is None or np.array_equal(whole, memory)
+        assert whole is not None or 0 in sizes
+
+
 def stores() -> Any:
     return pytest.mark.parametrize("servers", [0, 1, 3])
 
@@ -85,6 +96,19 @@ def test_fused_keys_hold_what_single_keys_hold(servers: int) -> None:
     ours = on_store(servers, lambda kv: work(kv, True))
     theirs = on_store(servers, lambda kv: work(kv, False))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@stores()
+def test_keys_without_elements_are_fused_too(servers: int) -> None:
+    def work(kv: KVStore) -> None:
+        empty, one, large = np.zeros((0, 3), np.float32), np.ones(5, np.float32), np.zeros(1 << 20, np.float32)
+        kv.init(["a", "b", "c"], [empty, one, large], fuse=True)
+        grads = kv.alloc_like(["a", "b", "c"], [empty, one, large])
+        for g in grads:
+            g[...] = 2
+        assert [v.sum() for v in kv.pushpull(["a", "b", "c"], grads)] == [0, 10, 2 << 20]
+
+    on_store(servers, work)
 
 
 @stores()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, KeyNotInitializedError, ShapeError
 from shoal.kvstore import create
 from shoal.kvstore.arrays import Array, as_payload
 from shoal.kvstore.client.core import Job
@@ -147,6 +147,67 @@ def test_arrays_from_alloc_are_pushed_without_a_copy() -> None:
         assert (cluster.each(work)[0] == 7).all()
 
 
+FUSED = ["a", "b", "c"]
+
+
+def small(scale: float) -> list[Array]:
+    return [np.full((n, 600), scale * n, np.float32) for n in (1, 2, 3)]
+
+
+def test_fused_keys_are_pushed_without_a_copy_from_arrays_that_lie_as_they_do() -> None:
+    def work(kv: DistKVStore) -> list[list[Array]]:
+        kv.init(FUSED, small(0), fuse=True)
+        warm_up = [kv.pushpull(FUSED, small(0), small(0)) for _ in range(3)]
+        grads = kv.alloc_like(FUSED[::-1], warm_up[0][::-1])[::-1]
+        assert [g.shape for g in grads] == [(1, 600), (2, 600), (3, 600)] and not any(g.any() for g in grads)
+        for g, value in zip(grads, small(1), strict=True):
+            g[...] = value
+        arena = kv._shell.transport.sharing.arena
+        free, found = arena.free_bytes(), []
+        for call in (kv.push_async, kv.view_async):
+            under_way = call(FUSED, grads)
+            assert arena.free_bytes() == free
+            under_way.result()
+            found.append(kv.pull(FUSED))
+        found.append(kv.pushpull(FUSED, grads))  # answered where they lie
+        return found
+
+    with thread_cluster(1, 1, slice_bytes=SLICE) as cluster:
+        for got in cluster.each(work)[0]:
+            for value, want in zip(got, small(1), strict=True):
+                np.testing.assert_array_equal(value, want)
+
+
+def test_a_push_of_ordinary_arrays_that_lie_as_their_slice_is_copied() -> None:
+    def work(kv: DistKVStore) -> list[Array]:
+        kv.init(FUSED, small(0), fuse=True)
+        memory = np.ones(6 * 600, np.float32)
+        arrays = [memory[a * 600 : b * 600].reshape(-1, 600) for a, b in ((0, 1), (1, 3), (3, 6))]
+        kv.push(FUSED, arrays)
+        memory[:] = np.nan
+        return kv.pull(FUSED)
+
+    with thread_cluster(2, 1, slice_bytes=SLICE) as cluster:
+        for values in cluster.each(work):
+            assert all((v == 1).all() for v in values)
+
+
+def test_arrays_for_pushes_are_of_keys_that_are_there_and_fit() -> None:
+    def work(kv: DistKVStore) -> None:
+        kv.init(FUSED, small(0), fuse=True)
+        kv.init("w", np.zeros(N, np.float32))
+        assert kv.alloc_like("w", np.ones(N, np.float32)).shape == (N,)
+        with pytest.raises(KeyNotInitializedError, match="'x' is not initialised"):
+            kv.alloc_like("x", np.zeros(3))
+        with pytest.raises(ConfigError, match=r"'b'.*pushed together"):
+            kv.alloc_like(["a", "c"], small(0)[::2])
+        with pytest.raises(ShapeError, match=r"'a' with shape \(5,\)"):
+            kv.alloc_like(FUSED, [np.zeros(5, np.float32), *small(0)[1:]])
+
+    with thread_cluster(1, 1, slice_bytes=SLICE) as cluster:
+        cluster.each(work)
+
+
 def test_blocks_come_back() -> None:
     def work(kv: DistKVStore) -> None:
         w = np.zeros(N, np.float32)
@@ -283,6 +344,9 @@ def test_a_local_store_has_views_and_alloc_too() -> None:
     assert (view == 2).all() and not view.flags.writeable and (g == 2).all()
     assert (kv.pull("w", copy=False) == 2).all()
     assert [v.tolist() for v in kv.view(["w"])] == [[2.0, 2.0, 2.0]]
+    assert [a.tolist() for a in kv.alloc_like(["w"], [g])] == [[0.0, 0.0, 0.0]]
+    with pytest.raises(KeyNotInitializedError, match="'x' is not initialised"):
+        kv.alloc_like("x", g)
 
 
 def test_out_and_no_copy_contradict_each_other() -> None:

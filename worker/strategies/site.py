@@ -123,7 +123,7 @@ class Site:
         if self._store is None:
             _ = self._flats  # whose memory comes first
         if name not in self._buffers:
-            self._buffers[name] = self._room(like)
+            self._buffers.update(self._rooms(name, like))
         return self._buffers[name]
 
     @cached_property
@@ -136,11 +136,13 @@ class Site:
         self._buffers.update({n: flat.views[n]["grad"] for flat in flats for n in flat.params})
         return flats
 
-    def _room(self, like: Array) -> Array:
-        """Memory that servers on this host read in place, if there are any."""
+    def _rooms(self, name: str, like: Array) -> dict[str, Array]:
+        """Memory for what is sent with this parameter, which servers on this host read in place, if there are any."""
         if self._store is None or not isinstance(like, np.ndarray):
-            return np.empty_like(like)
-        return self._store.alloc(like.shape, like.dtype)
+            return {name: np.empty_like(like)}
+        group = next(g for g in self.groups if name in g)
+        likes = [self.params[n].current().data for n in group]
+        return dict(zip(group, self._store.alloc_like(group, likes), strict=True))
 
     def update(self, grads: Mapping[str, Any]) -> None:
         """One step of the optimizer here, on the parameters that have a gradient in ``grads``."""
