@@ -476,6 +476,7 @@ class DistKVStore(HandingKVStore):
         return names
 
     def flush(self) -> None:
+        self._recall()
         errors = [e for call in list(self._under_way) if (e := self._outcome(call)) is not None]
         if errors:
             raise errors[0]
@@ -497,6 +498,8 @@ class DistKVStore(HandingKVStore):
             if not call.done():
                 self._remember(call)
             raise
+        finally:
+            self._taken_up(call)
 
     def close(self) -> None:
         """Flush, and tell the servers that nobody need wait for this worker; it may still read, and what it reads from

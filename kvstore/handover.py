@@ -27,6 +27,7 @@ class HandingKVStore(OperatedKVStore):
         self._pushed = False
         self._closed = False
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
+        self._latest: Group | None = None  # a call that is handed over, and that nobody waits for or remembers yet
 
     def _jobs(self, call: Exchange, priority: int) -> list[Job]:
         """One job a slice: a push if there are arrays, a read if there are targets."""
@@ -67,24 +68,27 @@ class HandingKVStore(OperatedKVStore):
 
         What a signal handler raises meanwhile comes out of it when all of the call is under way.
         """
-        if not waits or self._compressor is not None or self._switch is not None or call.nbytes < 2 * EARLY_BYTES:
-            return self._submit(self._jobs(call, priority), group, waits)
-        under_way = False
-        try:
-            with Held(self._shell.transport.wake):
-                jobs: list[Job] = []
-                keys = 0
-                while keys < len(call.alone) and sum([j.payload_bytes for j in jobs]) < EARLY_BYTES:
-                    self._own_jobs(call.alone[keys], priority, jobs)
-                    keys += 1
-                self._submit(jobs, group, early=True)
-                self._submit(self._jobs(call.behind(keys), priority), group, waits)
-                under_way = True
-        except BaseException:
-            if under_way:
-                self._remember(group.future)
-            raise
+        self._recall()
+        compresses = self._compressor is not None or self._switch is not None
+        if not waits or compresses or call.nbytes < 2 * EARLY_BYTES:
+            jobs = self._jobs(call, priority)
+            self._latest = None if compresses else group  # what is encoded is handed over in pieces
+            return self._submit(jobs, group, waits)
+        with Held(self._shell.transport.wake):
+            jobs, keys = [], 0
+            while keys < len(call.alone) and sum([j.payload_bytes for j in jobs]) < EARLY_BYTES:
+                self._own_jobs(call.alone[keys], priority, jobs)
+                keys += 1
+            self._submit(jobs, group, early=True)
+            self._submit(self._jobs(call.behind(keys), priority), group, waits)
+            self._latest = group
         return group.future
+
+    def _recall(self) -> None:
+        """A call whose caller was interrupted (Ctrl-C) after it was handed over is under way like any other."""
+        latest, self._latest = self._latest, None
+        if latest is not None and self._shell.is_open(latest):
+            self._remember(latest.future)
 
     def _fused_job(self, keys: Fused, priority: int) -> Job:
         """One job for keys of one bundle."""
@@ -120,7 +124,14 @@ class HandingKVStore(OperatedKVStore):
     def _remember(self, call: Call) -> Call:
         self._under_way[call] = None
         call.add_done_callback(self._forget)
+        self._taken_up(call)
         return call
+
+    def _taken_up(self, call: Call) -> None:
+        """Somebody has waited for the call, or it is remembered."""
+        latest = self._latest
+        if latest is not None and latest.future is call:
+            self._latest = None
 
     def _forget(self, call: Future[Any]) -> None:
         """On the I/O thread. A push that failed is kept until somebody hears of it."""

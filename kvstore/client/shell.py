@@ -303,6 +303,11 @@ class ClientShell:
         shared = self.transport.sharing
         return bool(array.nbytes and shared.peers() and shared.arena.find(address(array), array.nbytes))
 
+    def is_open(self, group: Group) -> bool:
+        """Whether a call was handed over, and is not done. It may be called from any thread."""
+        with self._lock:
+            return group in self._open
+
     def submit(self, jobs: list[Job], waits: bool = False, early: bool = False) -> None:
         """Hand jobs over; their groups' futures tell what became of them.
 

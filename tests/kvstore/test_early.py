@@ -102,3 +102,27 @@ def test_ctrl_c_between_the_two_parts_comes_when_all_of_the_call_is_under_way(
     monkeypatch.setattr(kv._shell, "submit", submit)
     kv.flush()
     assert all((v == -1).all() for v in kv.pull(KEYS))
+
+
+@pytest.mark.parametrize("way", ["pushpull", "pushpull_async", "view", "view_async"])
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_a_call_that_is_interrupted_once_it_is_handed_over_is_flushed(
+    cluster: ThreadCluster, monkeypatch: pytest.MonkeyPatch, way: str, handed_over: bool
+) -> None:
+    kv = prepared(cluster)
+    submit = kv._shell.submit
+
+    def interrupted(jobs: list[Job], waits: bool = False, early: bool = False) -> None:
+        if handed_over:
+            submit(jobs)
+        raise KeyboardInterrupt
+
+    key, grad = KEYS[0], np.ones(SHAPES[0], np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(kv._shell, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(kv, way)(key, grad)
+    kv.flush()
+    counts = kv.ledger()
+    assert counts["sent"] == counts["acknowledged"] == handed_over * len(kv.layout(key).slices)
+    assert not kv._under_way and kv._latest is None
