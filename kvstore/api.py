@@ -341,8 +341,9 @@ class KVStore(ABC):
         Args:
             value: arrays of the keys' shapes and dtypes.
         Raises:
-            KeyNotInitializedError, ShapeError, DTypeError: see `push`.
-            ConfigError: a key is missing that was fused with one of these.
+            KeyNotInitializedError: see `push`.
+            ShapeError, DTypeError, ConfigError: of a store on servers: a value does not fit its key, or a key lacks
+                that was fused with one of these. Other stores say so when it is pushed.
         """
         names, (values,) = as_lists(key, value)
         known = self.keys()

@@ -1,5 +1,6 @@
 """How calls of a store on servers become jobs of its client, and what is under way."""
 
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +28,7 @@ class HandingKVStore(OperatedKVStore):
         self._pushed = False
         self._closed = False
         self._under_way: dict[Call, None] = {}  # pushes not yet counted, and those whose error nobody has seen
-        self._latest: Group | None = None  # a call that is handed over, and that nobody waits for or remembers yet
+        self._latest: Group | None = None  # the main thread's push, handed over, that nobody waits for or remembers yet
 
     def _jobs(self, call: Exchange, priority: int) -> list[Job]:
         """One job a slice: a push if there are arrays, a read if there are targets."""
@@ -72,7 +73,8 @@ class HandingKVStore(OperatedKVStore):
         compresses = self._compressor is not None or self._switch is not None
         if not waits or compresses or call.nbytes < 2 * EARLY_BYTES:
             jobs = self._jobs(call, priority)
-            self._latest = None if compresses else group  # what is encoded is handed over in pieces
+            if not compresses:  # what is encoded is handed over in pieces
+                self._note(call, group)
             return self._submit(jobs, group, waits)
         with Held(self._shell.transport.wake):
             jobs, keys = [], 0
@@ -81,13 +83,20 @@ class HandingKVStore(OperatedKVStore):
                 keys += 1
             self._submit(jobs, group, early=True)
             self._submit(self._jobs(call.behind(keys), priority), group, waits)
-            self._latest = group
+            self._note(call, group)
         return group.future
 
+    def _note(self, call: Exchange, group: Group) -> None:
+        """This push is handed over now. Only the main thread is interrupted (Ctrl-C) before it does more about it."""
+        if call.pushes and _in_main_thread():
+            self._latest = group
+
     def _recall(self) -> None:
-        """A call whose caller was interrupted (Ctrl-C) after it was handed over is under way like any other."""
+        """A push whose caller was interrupted after it was handed over is under way like any other."""
+        if self._latest is None or not _in_main_thread():
+            return
         latest, self._latest = self._latest, None
-        if latest is not None and self._shell.is_open(latest):
+        if latest.future.done() or self._shell.is_open(latest):  # else it never was
             self._remember(latest.future)
 
     def _fused_job(self, keys: Fused, priority: int) -> Job:
@@ -131,9 +140,13 @@ class HandingKVStore(OperatedKVStore):
         """Somebody has waited for the call, or it is remembered."""
         latest = self._latest
         if latest is not None and latest.future is call:
-            self._latest = None
+            self._latest = None  # only the thread that made the call comes here, or `_recall`
 
     def _forget(self, call: Future[Any]) -> None:
         """On the I/O thread. A push that failed is kept until somebody hears of it."""
         if isinstance(call, Call) and call.peek() is None:
             self._under_way.pop(call, None)
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident

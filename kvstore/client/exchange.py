@@ -138,6 +138,11 @@ class Exchange:
         made.alone, made.fused, made.large = alone, fused, large
         return made
 
+    @property
+    def pushes(self) -> bool:
+        """Whether anything is pushed."""
+        return any(a.array is not None for a in self.alone[:1]) or any(f.parts is not None for f in self.fused[:1])
+
     def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:
         """What a push keeps until it is counted: of bundles what is gathered, of others those that it ``copies``."""
         own = sum(a.array.nbytes for a in self.alone if a.array is not None and copies(a))
@@ -209,8 +214,15 @@ class Recent:
 
 
 def _arrays(given: Any) -> bool:
-    """Whether these are NumPy arrays themselves, or nothing is given at all."""
-    return given is None or (type(given) in (list, tuple) and all(type(a) is np.ndarray or a is None for a in given))
+    """Whether these are NumPy arrays that are sent as they are, or nothing is given at all.
+
+    Of one that is not contiguous a copy is sent, which is another one the next time.
+    """
+    return given is None or (type(given) in (list, tuple) and all(a is None or _as_it_is(a) for a in given))
+
+
+def _as_it_is(a: Any) -> bool:
+    return type(a) is np.ndarray and a.flags.c_contiguous
 
 
 def _same(known: list[Any] | None, given: Any) -> bool:

@@ -320,8 +320,8 @@ class ClientShell:
             if self._broken is not None:
                 raise self._broken
             groups = {job.token[0] for job in jobs}
+            self._calls.put((jobs, []))  # first: a call that is open is one that was handed over
             self._open |= groups
-            self._calls.put((jobs, []))
         for group in groups:
             group.future.attend = self._attend
         if self.loop is None or not self._left_to_caller(self.loop, jobs, waits, early):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from shoal.errors import NodeLostError
 from shoal.kvstore import handover
 from shoal.kvstore.client.core import Job
+from shoal.kvstore.client.shell import Call
 from shoal.kvstore.dist import DistKVStore
 from shoal.ops import optim
 from tests.kvstore.threads import ThreadCluster, thread_cluster
@@ -101,6 +103,8 @@ def test_ctrl_c_between_the_two_parts_comes_when_all_of_the_call_is_under_way(
         signal.signal(signal.SIGINT, before)
     monkeypatch.setattr(kv._shell, "submit", submit)
     kv.flush()
+    counts = kv.ledger()
+    assert counts["sent"] == counts["acknowledged"] == len({s.id for k in KEYS for s in kv.layout(k).slices})
     assert all((v == -1).all() for v in kv.pull(KEYS))
 
 
@@ -126,3 +130,49 @@ def test_a_call_that_is_interrupted_once_it_is_handed_over_is_flushed(
     counts = kv.ledger()
     assert counts["sent"] == counts["acknowledged"] == handed_over * len(kv.layout(key).slices)
     assert not kv._under_way and kv._latest is None
+
+
+def test_a_large_call_that_is_interrupted_at_its_very_end_is_flushed(
+    cluster: ThreadCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = prepared(cluster)
+
+    def interrupted(call: Call) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv, "_awaited", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kv.pushpull(KEYS, [np.ones(s, np.float32) for s in SHAPES])
+    assert kv._latest is not None
+    kv.flush()
+    counts = kv.ledger()
+    assert counts["sent"] == counts["acknowledged"] == len({s.id for k in KEYS for s in kv.layout(k).slices})
+
+
+def test_the_error_of_a_call_that_was_interrupted_is_told_by_flush(
+    cluster: ThreadCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = prepared(cluster)
+
+    def interrupted(jobs: list[Job], waits: bool = False, early: bool = False) -> None:
+        jobs[0].token[0].fail(NodeLostError("server 0 is gone"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv._shell, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kv.pushpull(KEYS[0], np.ones(SHAPES[0], np.float32))
+    with pytest.raises(NodeLostError, match="server 0 is gone"):
+        kv.flush()
+
+
+def test_reads_and_calls_of_other_threads_are_nothing_that_flush_waits_for(cluster: ThreadCluster) -> None:
+    kv = prepared(cluster)
+    kv.view_async(KEYS[0]).result()
+    kv.pull_async(KEYS[1]).result()
+    assert kv._latest is None
+    other = threading.Thread(target=lambda: kv._pushpull(KEYS[0], np.ones(SHAPES[0], np.float32), None, 0, waits=False))
+    other.start()
+    other.join()
+    assert kv._latest is None and not kv._under_way

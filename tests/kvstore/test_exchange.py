@@ -141,6 +141,14 @@ def test_keys_that_were_changed_in_place_are_not_known() -> None:
     assert recent.find("push", keys, [g, g], None) is None
 
 
+def test_an_array_that_is_not_contiguous_is_not_remembered() -> None:
+    """What is sent of it is a copy."""
+    recent, column = Recent(), np.zeros((4, 2), F4)[:, 0]
+    recent.keep("push", "a", column, None, exchange())
+    recent.keep("push", ["a"], [column], None, exchange())
+    assert recent.find("push", "a", column, None) is None and recent.find("push", ["a"], [column], None) is None
+
+
 def test_what_is_no_array_is_not_remembered() -> None:
     recent = Recent()
     recent.keep("push", "a", [array(), array()], None, exchange())

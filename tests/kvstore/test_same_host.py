@@ -130,6 +130,25 @@ def test_an_ordinary_array_may_be_written_again_as_soon_as_push_returns() -> Non
             assert (value == 5).all()
 
 
+@pytest.mark.parametrize("way", ["push", "pushpull", "view"])
+def test_a_column_is_pushed_as_it_is_each_time(way: str) -> None:
+    def work(kv: DistKVStore) -> list[float]:
+        kv.init("w", np.zeros(4, np.float32))
+        both, found = np.zeros((4, 2), np.float32), []
+        column, out = both[:, 0], np.empty(4, np.float32)
+        for value in (1, 5):
+            both[:] = value
+            if way == "pushpull":
+                kv.pushpull("w", column, out)
+            else:
+                getattr(kv, way)("w", column)
+            found.append(float(kv.pull("w")[0]))
+        return found
+
+    with thread_cluster(1, 1) as cluster:
+        assert cluster.each(work)[0] == [1, 5]
+
+
 def test_arrays_from_alloc_are_pushed_without_a_copy() -> None:
     def work(kv: DistKVStore) -> Array:
         kv.init("w", np.zeros(N, np.float32))

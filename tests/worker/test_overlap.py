@@ -12,6 +12,7 @@ import pytest
 import shoal
 from shoal.errors import AutogradError, ConfigError, StoreTimeoutError
 from shoal.kvstore.api import KVStore
+from shoal.kvstore.bundle import Gather
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import random
 from tests.kvstore.threads import thread_cluster
@@ -144,6 +145,28 @@ def test_a_large_model_has_the_same_bits_alone_and_on_servers() -> None:
 
     with thread_cluster(1, 3) as cluster:
         assert cluster.each(trained) == [trained(LocalKVStore())]
+
+
+@pytest.mark.net
+def test_gradients_of_fused_parameters_are_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(store: KVStore) -> None:
+        net = network(3)
+        net.add(shoal.nn.Dense(3, in_units=160))
+        net.initialize(shoal.init.Xavier(), seed=2)
+        trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
+        for step in range(3):
+            with monkeypatch.context() as patch:
+                if step:  # init gathers
+                    patch.setattr(Gather, "read", None)
+                with trainer.overlap(4):
+                    backward(net, batch(step))
+                trainer.step(4)
+        trainer.finish()
+        groups = trainer._site.groups
+        assert len(groups) < len(trainer.learning) and max(map(len, groups)) > 1
+
+    with thread_cluster(1, 2) as cluster:
+        cluster.each(trained)
 
 
 def train(store: KVStore, overlap: bool, hybrid: bool, on_store: bool, steps: int = 4) -> bytes:
