@@ -125,8 +125,8 @@ def _pslite_source(home: Path) -> Path:
     run([*pip, "--no-build-isolation", PSLITE])
     with tarfile.open(next(home.glob("byteps*.tar.gz"))) as archive:
         inside = [m for m in archive.getmembers() if "/3rdparty/ps-lite/" in m.name]
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4
-        archive.extractall(home / "unpacked", members=inside, **safely)  # type: ignore[arg-type]
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(home / "unpacked", members=inside)
     found = next((home / "unpacked").glob("*/3rdparty/ps-lite"))
     _let_it_sleep(found / "src" / "zmq_van.h")
     found.rename(source)

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.errors import ConfigError
 from shoal.kvstore.arrays import Array
+from shoal.kvstore.checks import not_initialised
 from shoal.kvstore.codecs import Encoded, Encoding, Spec
 from shoal.kvstore.coordinator import Coordinator
 from shoal.kvstore.gates import canonical_mode, gate_names
@@ -346,10 +347,10 @@ class KVStore(ABC):
                 that was fused with one of these. Other stores say so when it is pushed.
         """
         names, (values,) = as_lists(key, value)
-        known = self.keys()
+        known = set(self.keys())
         for name in names:
             if name not in known:
-                raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+                raise not_initialised(name)
         made = [self.alloc(v.shape, v.dtype) for v in map(merge_devices, values)]
         return made[0] if isinstance(key, str | int) else made
 

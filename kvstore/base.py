@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
-from shoal.kvstore.checks import check_new, writable
+from shoal.kvstore.checks import check_new, not_initialised, writable
 from shoal.kvstore.codecs import Spec
 from shoal.kvstore.given import Key, as_lists, host_array, in_place, merge_devices
 from shoal.kvstore.rules import Rule
@@ -137,7 +137,7 @@ class KVStoreBase(ReducingKVStore):
 
     def _value(self, name: str) -> Array | None:
         if name not in self._first:
-            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+            raise not_initialised(name)
         return self._first[name]
 
     def pushpull_async(self, key: Key | Sequence[Key], value: Any, out: Any = None, priority: int = 0) -> "Future[Any]":

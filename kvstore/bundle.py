@@ -79,7 +79,7 @@ class Bundle:
 
     def cut(self, flat: Array) -> list[Array]:
         """A slice's memory as that of its keys, each flat."""
-        return [flat[a:b] for a, b in zip((0, *self.stops), self.stops, strict=False)]
+        return np.split(flat, self.stops[:-1])
 
     def gather(self, arrays: list[Array]) -> "Gather":
         """What makes this slice of the values (flat, C-contiguous) of all its keys, in order."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.errors import ConfigError, DTypeError, ShapeError
+from shoal.errors import ConfigError, DTypeError, KeyNotInitializedError, ShapeError
 from shoal.kvstore.arrays import is_float
 from shoal.kvstore.rows import RowSparse
 from shoal.ops.optim import Optimizer
@@ -21,6 +21,7 @@ __all__ = [
     "check_rule",
     "check_whole",
     "cut_name",
+    "not_initialised",
     "writable",
 ]
 
@@ -36,6 +37,11 @@ def check_fit(who: str, does: str, key: str, array: NDArray[Any], shape: tuple[i
         raise DTypeError(
             f"{who} {does} {key!r} with dtype {array.dtype}; it was initialised with {dtype}. Cast it first."
         )
+
+
+def not_initialised(key: str) -> KeyNotInitializedError:
+    """What is raised for a key that does not exist."""
+    return KeyNotInitializedError(f"key {key!r} is not initialised: call kv.init({key!r}, value) first")
 
 
 def check_mean(who: str, key: str, dtype: np.dtype[Any], reduce: str) -> None:

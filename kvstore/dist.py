@@ -359,18 +359,18 @@ class DistKVStore(HandingKVStore):
     def alloc_like(self, key: Key | Sequence[Key], value: Any) -> Any:
         names, (values,) = as_lists(key, value)
         made: list[Any] = [None] * len(names)
-        shared: dict[int, tuple[Bundle, dict[str, int]]] = {}
+        shared: dict[int, tuple[Bundle, list[tuple[str, int]]]] = {}
         for i, (name, v) in enumerate(zip(names, values, strict=True)):
             entry = self._entry(name)
             check_fit(self._who, "asks for memory for pushes of", name, merge_devices(v), entry.shape, entry.dtype)
             if entry.bundle is None:
                 made[i] = self.alloc(entry.shape, entry.dtype)
             else:
-                shared.setdefault(entry.bundle.id, (entry.bundle, {}))[1][entry.layout.key] = i
-        for bundle, places in shared.values():
-            bundle.order(list(places.items()), self._called)
-            for name, part in zip(bundle.names, bundle.cut(self.alloc(bundle.size, bundle.dtype)), strict=True):
-                made[places[name]] = part.reshape(self._entries[self._called[name]].shape)
+                shared.setdefault(entry.bundle.id, (entry.bundle, []))[1].append((entry.layout.key, i))
+        for bundle, members in shared.values():
+            parts = bundle.cut(self.alloc(bundle.size, bundle.dtype))
+            for i, part in zip(bundle.order(members, self._called), parts, strict=True):
+                made[i] = part.reshape(self._entry(names[i]).shape)
         return made[0] if isinstance(key, str | int) else made
 
     def _encodes(self, entry: Entry) -> bool:

@@ -1,6 +1,5 @@
 """How calls of a store on servers become jobs of its client, and what is under way."""
 
-import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,7 +11,7 @@ from shoal.kvstore.client.loading import load, load_encoded, pieces
 from shoal.kvstore.client.shell import Call, Group
 from shoal.kvstore.codecs import Encoded, Landing, whole_rows
 from shoal.kvstore.operated import OperatedKVStore
-from shoal.kvstore.wire.interrupts import Held
+from shoal.kvstore.wire.interrupts import Held, in_main_thread
 
 __all__ = ["HandingKVStore"]
 
@@ -88,12 +87,12 @@ class HandingKVStore(OperatedKVStore):
 
     def _note(self, call: Exchange, group: Group) -> None:
         """This push is handed over now. Only the main thread is interrupted (Ctrl-C) before it does more about it."""
-        if call.pushes and _in_main_thread():
+        if call.pushes and in_main_thread():
             self._latest = group
 
     def _recall(self) -> None:
         """A push whose caller was interrupted after it was handed over is under way like any other."""
-        if self._latest is None or not _in_main_thread():
+        if self._latest is None or not in_main_thread():
             return
         latest, self._latest = self._latest, None
         if latest.future.done() or self._shell.is_open(latest):  # else it never was
@@ -146,7 +145,3 @@ class HandingKVStore(OperatedKVStore):
         """On the I/O thread. A push that failed is kept until somebody hears of it."""
         if isinstance(call, Call) and call.peek() is None:
             self._under_way.pop(call, None)
-
-
-def _in_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError, StoreTimeoutError
+from shoal.errors import ConfigError, StoreTimeoutError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.base import done
@@ -27,6 +27,7 @@ from shoal.kvstore.checks import (
     check_row_push,
     check_rows_kept,
     check_rule,
+    not_initialised,
     writable,
 )
 from shoal.kvstore.codecs import Spec
@@ -203,7 +204,7 @@ class HogwildKVStore(KVStore):
     def _key(self, name: str) -> _Key:
         key = self._shared.keys.get(name)
         if key is None:
-            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+            raise not_initialised(name)
         return key
 
     def keys(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ConfigError, KeyNotInitializedError
+from shoal.errors import ConfigError
 from shoal.kvstore import functions
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array, wire_name
@@ -22,6 +22,7 @@ from shoal.kvstore.checks import (
     check_rows_kept,
     check_rule,
     cut_name,
+    not_initialised,
     writable,
 )
 from shoal.kvstore.codecs import Compressor, Encoded, Encoding, Link, Plan, Spec, Switch, whole_rows
@@ -146,8 +147,7 @@ class LocalKVStore(KVStore):
             compressor = self._compressing(bundle.id, self._versions.get(bundle.names[0], 0))
             if compressor is not None and compressor.fits(bundle.dtype):
                 flat = compressor.round_trip(bundle.id, bundle.gather([a.reshape(-1) for a in ordered]).read())
-                parts = np.split(flat, bundle.stops[:-1])
-                ordered = [p.reshape(a.shape) for p, a in zip(parts, ordered, strict=True)]
+                ordered = [p.reshape(a.shape) for p, a in zip(bundle.cut(flat), ordered, strict=True)]
             found += zip(bundle.names, ordered, strict=True)
         return found
 
@@ -251,7 +251,7 @@ class LocalKVStore(KVStore):
             flat = compressor.seen(
                 bundle.id, bundle.gather([self._value(n).reshape(-1) for n in bundle.names]).read(), version
             )
-            return np.split(flat, bundle.stops[:-1])[bundle.names.index(name)].reshape(value.shape)
+            return bundle.cut(flat)[bundle.names.index(name)].reshape(value.shape)
         flat = value.reshape(-1)
         parts = [compressor.seen(s.id, flat[s.start : s.stop], version) for s in self._layouts[name].slices]
         return np.concatenate(parts).reshape(value.shape)
@@ -378,7 +378,7 @@ class LocalKVStore(KVStore):
 
     def _value(self, name: str) -> Array:
         if name not in self._ids:
-            raise KeyNotInitializedError(f"key {name!r} is not initialised: call kv.init({name!r}, value) first")
+            raise not_initialised(name)
         return self._table.cells[self._ids[name]].value
 
 

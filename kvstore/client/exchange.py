@@ -72,11 +72,12 @@ class Exchange:
         called: from a key's name in the run to the caller's name for it.
     Attributes:
         large: the values that are read are more than caches hold.
+        pushes: whether anything is pushed.
     Raises:
         ConfigError: a push of some keys of a bundle only, or of one twice.
     """
 
-    __slots__ = ("alone", "entries", "fused", "large", "nbytes", "results")
+    __slots__ = ("alone", "entries", "fused", "large", "nbytes", "pushes", "results")
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Exchange:
         results: list[Any],
         called: Mapping[str, str],
     ) -> None:
-        self.entries, self.results = entries, results
+        self.entries, self.results, self.pushes = entries, results, arrays is not None
         self.alone: list[Alone] = []
         bundles: dict[int, tuple[Bundle, list[int]]] = {}
         for i, entry in enumerate(entries):
@@ -134,14 +135,9 @@ class Exchange:
 
     def _with(self, alone: list[Alone], fused: list[Fused], large: bool) -> "Exchange":
         made = object.__new__(Exchange)
-        made.entries, made.results, made.nbytes = self.entries, self.results, self.nbytes
+        made.entries, made.results, made.nbytes, made.pushes = self.entries, self.results, self.nbytes, self.pushes
         made.alone, made.fused, made.large = alone, fused, large
         return made
-
-    @property
-    def pushes(self) -> bool:
-        """Whether anything is pushed."""
-        return any(a.array is not None for a in self.alone[:1]) or any(f.parts is not None for f in self.fused[:1])
 
     def copied_bytes(self, copies: Callable[[Alone], bool]) -> int:
         """What a push keeps until it is counted: of bundles what is gathered, of others those that it ``copies``."""

@@ -13,10 +13,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Held"]
+__all__ = ["Held", "in_main_thread"]
 
 _NAMES = "HUP INT QUIT USR1 USR2 ALRM TERM CHLD XCPU VTALRM PROF WINCH IO"
 _NUMBERS = tuple(int(getattr(signals, f"SIG{name}")) for name in _NAMES.split() if hasattr(signals, f"SIG{name}"))
+
+
+def in_main_thread() -> bool:
+    """Whether this is the thread that signal handlers run in."""
+    return threading.get_ident() == threading.main_thread().ident
 
 
 class Held:
@@ -32,7 +37,7 @@ class Held:
         self._wake = wake
         self.came: list[int] = []  # signals that came, in order
         self._before: dict[int, Any] = {}
-        self._main = threading.get_ident() == threading.main_thread().ident
+        self._main = in_main_thread()
         self._within = False
 
     def __enter__(self) -> "Held":

@@ -220,6 +220,8 @@ def test_arrays_for_pushes_are_of_keys_that_are_there_and_fit() -> None:
             kv.alloc_like("x", np.zeros(3))
         with pytest.raises(ConfigError, match=r"'b'.*pushed together"):
             kv.alloc_like(["a", "c"], small(0)[::2])
+        with pytest.raises(ConfigError, match="twice"):
+            kv.alloc_like([*FUSED, "a"], [*small(0), small(0)[0]])
         with pytest.raises(ShapeError, match=r"'a' with shape \(5,\)"):
             kv.alloc_like(FUSED, [np.zeros(5, np.float32), *small(0)[1:]])
 
