@@ -73,7 +73,7 @@ def prepare(name: str, cache: Path, given: Mapping[str, str]) -> tuple[str, dict
 def run(command: list[str], **options: object) -> None:
     """Run to the end; its last words are the reason if it fails."""
     try:
-        got = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, **options)  # type: ignore[call-overload]
+        got = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, **options)  # type: ignore[call-overload]  # options of subprocess.run
     except (OSError, subprocess.TimeoutExpired) as e:
         raise Unavailable(f"{Path(command[0]).name}: {e}") from e
     if got.returncode:

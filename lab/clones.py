@@ -33,7 +33,7 @@ def _kind(cls: type[Any]) -> str:
 
 
 def _find_kind(cls: type[Any]) -> str:
-    if issubclass(cls, _ATOMS) or (is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+    if issubclass(cls, _ATOMS) or (is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # dataclasses have them
         return "same"
     if cls is MethodType:
         return "method"

@@ -97,7 +97,7 @@ class SimulatedServer:
             case Create():
                 self.table.create(action.slice, action.key, as_array(action.value), action.store, action.segments)
             case Configure():
-                optimizer = optim.from_spec(optim.OptimizerSpec(action.name, dict(action.params)))  # type: ignore[call-overload]
+                optimizer = optim.from_spec(optim.OptimizerSpec(action.name, dict(action.params)))  # type: ignore[call-overload]  # of our own client
                 rule = rules.parse(action.rule)
                 self.table.configure(optimizer, action.lr_mult, action.wd_mult, action.store, rule)
 

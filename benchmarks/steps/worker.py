@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 STATUS = Path("/proc/self/status")
 
@@ -72,8 +73,8 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def _answer(out: object, record: dict[str, object]) -> None:
-    print(json.dumps(record), file=out, flush=True)  # type: ignore[call-overload]
+def _answer(out: TextIO, record: dict[str, object]) -> None:
+    print(json.dumps(record), file=out, flush=True)
 
 
 def _load(name: str, path: Path) -> object:

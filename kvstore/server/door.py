@@ -40,7 +40,7 @@ class Door:
             return False
         kind = type(m)
         if kind in _NAMED:
-            return m.worker == held[0] and m.incarnation == held[1]  # type: ignore[attr-defined, no-any-return]
+            return m.worker == held[0] and m.incarnation == held[1]  # type: ignore[attr-defined, no-any-return]  # _NAMED have both
         return kind in _NAMELESS
 
     def objection(self, peer: str, m: Message) -> str:

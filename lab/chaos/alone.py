@@ -79,7 +79,7 @@ def parse_alone(text: str) -> Alone:
                 f"SHOAL_CHAOS has {word!r}; expected NAME=NUMBER, with a name of {', '.join(Alone.__slots__)}"
             )
         found[name] = value
-    return Alone(**{k: int(v) if k == "seed" else v for k, v in found.items()})  # type: ignore[arg-type]
+    return Alone(**{k: int(v) if k == "seed" else v for k, v in found.items()})  # type: ignore[arg-type]  # checked above
 
 
 def attach_alone(text: str) -> Alone:

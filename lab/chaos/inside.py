@@ -147,8 +147,8 @@ class Meddler:
         self._order = 0
         self._leaving: list[tuple[float, int, str, Message]] = []
         self._coming: list[tuple[float, int, str, Message]] = []
-        transport.send = self.send  # type: ignore[method-assign]
-        transport.poll = self.poll  # type: ignore[method-assign]
+        transport.send = self.send  # type: ignore[method-assign]  # all that this process says and hears
+        transport.poll = self.poll  # type: ignore[method-assign]  # goes through here
 
     def send(self, peer: str, message: Message, *, stable: bool = True) -> None:
         """As `Transport.send`."""

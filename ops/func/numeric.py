@@ -51,7 +51,7 @@ def check_gradient(
     """
     if isinstance(fn, Block):
         block, (learned, _) = fn, parameters_of(fn)
-        fn = lambda params, *xs: functional_call(block, params, xs)  # noqa: E731
+        fn = lambda params, *xs: functional_call(block, params, xs)  # noqa: E731  # it takes fn's place
         inputs = (mapped(lambda x: Tensor(x.asnumpy().copy()), learned), *inputs)
     problem = _Problem(fn, inputs, seed)
     problem.compare(eps, rtol, atol, directions, "gradient")
