@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO
 
 from shoal.errors import ConfigError
-from shoal.scheduler.child import Child, ending_signal, thread_limits, usable_cores
+from shoal.scheduler.child import AFAR, Child, ending_signal, thread_limits, usable_cores
 from shoal.scheduler.folders import Folder
 from shoal.scheduler.signals import handling
 
@@ -148,7 +148,8 @@ class _Attendant:
         env = {**os.environ, **order.env}
         env |= thread_limits(env, order.share, usable_cores()) if order.share else thread_limits(env, 1, 1)
         command = [sys.executable, "-m", "shoal", *args]
-        self._child = Child(args[0] if args else "", command, {**env, "PYTHONUNBUFFERED": "1"}, piped=False)
+        env |= {AFAR: "1", "PYTHONUNBUFFERED": "1"}
+        self._child = Child(args[0] if args else "", command, env, piped=False)
         said = json.dumps({"pid": self._child.pid, "host": socket.gethostname()})
         print(f"{MARK}{said}", file=sys.stderr, flush=True)
 

@@ -9,12 +9,16 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from enum import IntEnum
 from typing import IO
 
-__all__ = ["Child", "describe_exit", "ending_signal", "follow_parent", "thread_limits", "usable_cores"]
+__all__ = ["Child", "Launched", "describe_exit", "ending_signal", "follow_parent", "thread_limits", "usable_cores"]
 
 PARENT = "SHOAL_PARENT_PID"
 """Environment variable through which a launcher tells its children whom to follow."""
+
+AFAR = "SHOAL_ATTENDED"
+"""Environment variable that says that the parent is not the launcher, but its attendant on this machine."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -25,6 +29,15 @@ LOOK_S = 0.05
 
 EXIT_S = 3.0
 """How long a process that says no more may take to end."""
+
+
+class Launched(IntEnum):
+    """Who started a process of a run, and speaks for it; false if nobody."""
+
+    NOT = 0
+    HERE = 1
+    AFAR = 2
+    """A launcher on another machine: SIGHUP means that its connection is gone, and that it sees so itself."""
 
 
 class Child:
@@ -151,20 +164,16 @@ def ending_signal() -> int:
     return int(signal.SIGTERM if ignored else signal.SIGHUP)
 
 
-def follow_parent() -> bool:
-    """If a launcher started this process: end when the launcher does, however it ends.
-
-    Returns:
-        Whether a launcher started this process.
-    """
-    parent = os.environ.pop(PARENT, "")  # not for the processes that this one may start
+def follow_parent() -> Launched:
+    """If a launcher started this process: end when the launcher does, however it ends. Returns where that is."""
+    parent, afar = os.environ.pop(PARENT, ""), os.environ.pop(AFAR, "")  # not for processes that this one may start
     if not parent.isdecimal():
-        return False
+        return Launched.NOT
     with suppress(OSError, AttributeError):  # not Linux: only an orderly end of the launcher is followed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ending_signal(), 0, 0, 0)
     if os.getppid() != int(parent):  # it died before this process could ask to be told
         raise SystemExit(128 + signal.SIGTERM)
-    return True
+    return Launched.AFAR if afar else Launched.HERE
 
 
 def usable_cores() -> int:

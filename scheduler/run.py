@@ -348,7 +348,7 @@ class Run:
         while children and time.monotonic() < deadline and not self._signals:
             codes = [c.poll() for c in children]
             if None not in codes:
-                return max((code for code in codes if code is not None), default=0)
+                return max(0, *(code for code in codes if code is not None))
             time.sleep(0.01)
         return 0
 

@@ -30,9 +30,10 @@ from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.tuning import allow_files, settle_server, tune_malloc
 from shoal.scheduler import shell
 from shoal.scheduler.address import address_towards, advertised
+from shoal.scheduler.child import Launched
 from shoal.scheduler.client import Membership
 from shoal.scheduler.neighbours import Neighbourhood
-from shoal.scheduler.signals import handling, insisting, stopped_by
+from shoal.scheduler.signals import arrived, handling, insisting, stopped_by
 from shoal.version import VERSION
 
 __all__ = ["run_scheduler", "run_server", "run_worker"]
@@ -63,6 +64,7 @@ class ServerRole:
         saving: where its snapshots are kept, if they are.
         replaces: the server of this rank is dead, and its snapshots are there.
         replica: begin as the replica of the server of this rank.
+        launched: who speaks for this process.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class ServerRole:
         saving: Saving | None = None,
         replaces: bool = False,
         replica: bool = False,
+        launched: Launched = Launched.NOT,
     ) -> None:
         facing = address_towards(scheduler, join_timeout_s)
         self.code = 0
@@ -92,6 +95,7 @@ class ServerRole:
             raise
         log.info("listening on %s:%d, reached at %s", host or facing, bound, address)
         self._saving, self._address = saving, address
+        self._launched, self._cut_off = launched, False
         self._drain, self._drain_by = 0, 0.0  # the number of the request to be drained, if that was made
         self.membership = Membership(
             self.transport,
@@ -125,24 +129,21 @@ class ServerRole:
             recorder.about = lambda: about(self.membership, store)
         return store
 
-    def run(self, quiet: bool = False) -> int:
-        """Serve until the run is over; the exit code.
-
-        Args:
-            quiet: if the run fails elsewhere, a launcher says so; return 1 instead of raising.
+    def run(self) -> int:
+        """Serve until the run is over; the exit code, which is 1 if a launcher says that the run has failed elsewhere.
 
         Raises:
             MembershipError: the run has failed, or this server was not taken in.
         """
         try:
-            while not self.membership.gone:
+            while not (self.membership.gone or self._cut_off):
                 self.loop.step(spins=True)
                 if self._drain:
                     self._await_drain()
                 if self.store.failure():
                     self.code = 1
                     self._leave(_summary(self.store.failure()), self.store.failure()[-DETAIL_CHARS:])
-            if self.membership.aborted and quiet:
+            if self.membership.aborted and self._launched:
                 return self.code or 1
             if self.membership.failure is not None and not self.code:
                 raise self.membership.failure
@@ -155,8 +156,13 @@ class ServerRole:
     def stop(self, number: int) -> None:
         """A signal says that this process must end: say so to the scheduler first. Safe in a signal handler.
 
-        After SIGTERM that is when its slices are elsewhere, if that can be; after another one, at once.
+        After SIGTERM that is when its slices are elsewhere, if that can be; after another one, at once. After a lost
+        connection's SIGHUP it says nothing: the run may go on with another in its place.
         """
+        if number == signal.SIGHUP and self._launched is Launched.AFAR:
+            self.code, self._cut_off = 128 + number, True
+            self.transport.wake()
+            return
         if number == signal.SIGTERM and not self._drain and self.membership.core.phase == "running":
             log.warning("told to end: its slices move to other servers first; another signal ends it at once")
             self._drain, self._drain_by = self.membership.request_drain(), time.monotonic() + DRAIN_ANSWER_S
@@ -228,7 +234,7 @@ def run_server(
     advertise: str = "",
     rank: int = -1,
     join_timeout_s: float = 60.0,
-    quiet: bool = False,
+    launched: Launched = Launched.NOT,
     access: Access = LOOPBACK,
     saving: Saving | None = None,
     replaces: bool = False,
@@ -248,11 +254,12 @@ def run_server(
         saving=saving,
         replaces=replaces,
         replica=replica,
+        launched=launched,
     )
     role.settle = settle_server
     provide("server", lambda: [*_process(role.membership), *server_families(role.store)])
     with handling(role.stop):
-        return role.run(quiet)
+        return role.run()
 
 
 def _process(m: Membership) -> list[Family]:
@@ -274,6 +281,7 @@ def run_worker(
     advertise: str = "",
     access: Access = LOOPBACK,
     replaces: bool = False,
+    launched: Launched = Launched.NOT,
     device: str = "cpu",
 ) -> int:
     """Be a worker that runs ``script``; the script's exit code, or 1 if it raised or the run failed."""
@@ -302,6 +310,7 @@ def run_worker(
             access=access,
             replaces=replaces,
             device=device,
+            cut_off=lambda: launched is Launched.AFAR and signal.SIGHUP in arrived,
             on_session=lambda session: leave.append(session.take_leave),
         )
 

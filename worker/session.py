@@ -292,11 +292,11 @@ class Session:
                 store.flush()
         return {**record.current().summary(), **self._accounts(), "weights_sha256": None}
 
-    def goodbye(self, report: dict[str, Any], failed: str = "", left: str = "") -> None:
-        """Tell the scheduler, and stop the I/O thread."""
+    def goodbye(self, report: dict[str, Any], failed: str = "", left: str = "", mute: bool = False) -> None:
+        """Tell the scheduler, unless ``mute``, and stop the I/O thread."""
         if self.meeting is not None:
             self.meeting.close()
-        if not self.aborted.is_set():
+        if not (mute or self.aborted.is_set()):
             self.membership.goodbye(report, failed, left=left)
         self.loop.stop()
         self._thread.join(2.0)
@@ -330,12 +330,15 @@ def run_script(
     replaces: bool = False,
     device: str = "cpu",
     on_session: Callable[[Session], None] = lambda session: None,
+    cut_off: Callable[[], bool] = lambda: False,
 ) -> int:
     """Run ``script`` as a worker of the cluster whose scheduler is at ``scheduler`` (``host:port``).
 
     Args:
         device: where tensors are made; "gpu" is the one of the worker's rank.
         on_session: is given the session as soon as it has joined, so that a signal handler can `Session.take_leave`.
+        cut_off: whether the script has ended because a launcher's connection is lost. The launcher sees that, and may
+            start another in this one's place: this one ends without a word to the scheduler.
     Returns:
         The exit code: the script's own, 0 if it was told to leave, or 1 if it raised or the run failed.
     """
@@ -365,7 +368,7 @@ def run_script(
         api.attach(None)
         cluster.leave()
         exposition.provide("worker", None)
-    session.goodbye(report, failed or _meaning(code), session.left)
+    session.goodbye(report, failed or _meaning(code), session.left, mute=cut_off())
     tracing.end()
     return code
 

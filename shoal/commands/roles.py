@@ -26,6 +26,7 @@ from shoal.plugins import load_plugins
 if TYPE_CHECKING:
     from shoal.kvstore.wire.messages import Snapshot
     from shoal.lab.cost import Prices
+    from shoal.scheduler.child import Launched
 
 __all__ = ["add_attend", "add_scheduler", "add_server", "add_worker"]
 
@@ -151,7 +152,7 @@ def _server(o: argparse.Namespace) -> int:
         advertise=o.advertise,
         rank=o.rank,
         join_timeout_s=o.join_timeout_s,
-        quiet=launched,
+        launched=launched,
         access=access_of(o),
         **saving.saving_of(o),
     )
@@ -162,7 +163,7 @@ def _worker(o: argparse.Namespace) -> int:
     from shoal.roles import run_worker
 
     load_plugins(o.plugin)
-    be_a_role(o)
+    launched = be_a_role(o)
     returning.take_back(o, access_of(o))
     code = run_worker(
         o.scheduler,
@@ -177,12 +178,13 @@ def _worker(o: argparse.Namespace) -> int:
         port=o.port,
         advertise=o.advertise,
         replaces=staffing.worker_of(o),
+        launched=launched,
         device=o.device,
     )
     return returning.stay(code)
 
 
-def be_a_role(o: argparse.Namespace) -> bool:
+def be_a_role(o: argparse.Namespace) -> "Launched":
     """What every process of a cluster does first; whether a launcher started it, and speaks for it."""
     from shoal.scheduler.child import follow_parent
 

@@ -12,6 +12,7 @@ from shoal.commands import roles
 from shoal.errors import MembershipError
 from shoal.kvstore.server.saver import Saving
 from shoal.kvstore.wire.keys import LOOPBACK
+from shoal.scheduler.child import Launched
 from shoal.scheduler.gather import Count
 from shoal.scheduler.job import JobConfig, Outcome
 
@@ -174,7 +175,7 @@ def test_a_server_is_started_from_the_environment_alone(
         "advertise": "",
         "rank": -1,
         "join_timeout_s": 60.0,
-        "quiet": False,
+        "launched": Launched.NOT,
         "access": LOOPBACK,
         "saving": None,
         "replaces": False,

@@ -9,6 +9,8 @@ import pytest
 from shoal.errors import ConfigError, JoinRefusedError, NodeLostError
 from shoal.roles import ServerRole, _exit, _summary, run_worker
 from shoal.scheduler.address import advertised
+from shoal.scheduler.child import Launched
+from shoal.scheduler.watch import snapshot_of
 from tests.scheduler.cluster import WAIT_S, Cluster
 
 pytestmark = pytest.mark.net
@@ -53,17 +55,29 @@ def test_a_server_that_is_not_taken_in_says_why(cluster: Cluster) -> None:
         ServerRole(cluster.address, rank=4).run()
 
 
-@pytest.mark.parametrize("quiet", [False, True])
-def test_a_server_ends_with_the_run(cluster: Cluster, quiet: bool) -> None:
-    served = cluster.call(ServerRole(cluster.address).run, quiet)
+@pytest.mark.parametrize("launched", [Launched.NOT, Launched.HERE])
+def test_a_server_ends_with_the_run(cluster: Cluster, launched: Launched) -> None:
+    served = cluster.call(ServerRole(cluster.address, launched=launched).run)
     worker = cluster.member()
     worker.wait_roster(WAIT_S)
     worker.goodbye(None, failed="boom", timeout_s=WAIT_S)
-    if quiet:
+    if launched:
         assert served.result(WAIT_S) == 1
     else:
         with pytest.raises(NodeLostError, match=r"worker 0 .*: boom"):
             served.result(WAIT_S)
+
+
+def test_a_server_whose_launcher_has_lost_it_ends_without_a_word(cluster: Cluster) -> None:
+    """The launcher sees it too, and may start another in its place: the run has not failed."""
+    server = ServerRole(cluster.address, launched=Launched.AFAR)
+    served = cluster.call(server.run)
+    worker = cluster.member()
+    worker.wait_roster(WAIT_S)
+    server.stop(signal.SIGHUP)
+    assert served.result(WAIT_S) == 128 + signal.SIGHUP
+    seen = snapshot_of(cluster.address, WAIT_S)
+    assert seen is not None and seen.phase == "running"
 
 
 def test_a_server_that_is_told_to_stop_tells_the_others(cluster: Cluster) -> None:

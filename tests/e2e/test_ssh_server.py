@@ -112,21 +112,23 @@ def test_a_launcher_that_is_killed_takes_what_it_started_over_real_ssh_with_it(
         crowd.end()
 
 
-def kill_all(lab: Lab, host: str) -> None:
-    """Every process of the host dies, the ssh server among them."""
-    for pid in subprocess.run(
-        ["ip", "netns", "pids", lab.namespace(host)], capture_output=True, text=True
-    ).stdout.split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+def kill_all(lab: Lab, host: str, program: str = "") -> None:
+    """Every process of the host dies, the ssh server among them; or only those whose command line begins so."""
+    pids = subprocess.run(["ip", "netns", "pids", lab.namespace(host)], capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(program.encode()):
+                os.kill(int(pid), signal.SIGKILL)
 
 
-def lost_under_way(lab: Lab, folder: Path, tmp_path: Path, hosts: str, lose: Callable[[], None]) -> tuple[int, str]:
+def lost_under_way(
+    lab: Lab, folder: Path, tmp_path: Path, hosts: str, lose: Callable[[], None], *args: str
+) -> tuple[int, str]:
     """Exit code and output of a run whose host h2 is lost while it trains."""
     sign = steady(folder)
     (folder / "hosts.txt").write_text(hosts.format(h1=f"root@h1 dir={tmp_path}/h1", h2=f"root@h2 dir={tmp_path}/h2"))
     crowd = Crowd()
-    process = start(lab, tmp_path, crowd.mark, "-s", "1", "--lease-s", "5", "steady.py")
+    process = start(lab, tmp_path, crowd.mark, "-s", "1", "--lease-s", "5", *args, "steady.py")
     try:
         assert process.stdout is not None
         out = ""
@@ -144,6 +146,34 @@ def test_the_worker_of_a_host_that_is_cut_off_goes_on_elsewhere(lab: Lab, folder
     code, out = lost_under_way(lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: lab.cut("h2"))
     assert code == 0, out
     assert "worker 1 (h2, pid " in out and "has lost its connection" in out and "it is started again" in out, out
+    assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
+
+
+def test_a_worker_whose_connection_alone_is_lost_says_nothing_of_it_and_goes_on_elsewhere(
+    lab: Lab, folder: Path, tmp_path: Path
+) -> None:
+    """The scheduler still hears the worker: it must not be told that the worker has failed."""
+    code, out = lost_under_way(
+        lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: kill_all(lab, "h2", "sshd: root")
+    )
+    assert code == 0, out
+    assert "worker 1 (h2, pid " in out and "has lost its connection" in out and "it is started again" in out, out
+    assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
+
+
+def test_a_server_whose_connection_alone_is_lost_comes_back_from_its_snapshots(
+    lab: Lab, folder: Path, tmp_path: Path
+) -> None:
+    code, out = lost_under_way(
+        lab,
+        folder,
+        tmp_path,
+        "{h1} slots=2 servers=0\n{h2} slots=0 servers=1\n",
+        lambda: kill_all(lab, "h2", "sshd: root"),
+        *("--run-dir", "run", "--snapshot-every", "1s"),
+    )
+    assert code == 0, out
+    assert "server 0 (h2, pid " in out and "it is started again, from its newest snapshot" in out, out
     assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
 
 

@@ -16,7 +16,7 @@ from shoal.kvstore.wire.schema import Message
 from shoal.kvstore.wire.transport import Transport
 from shoal.scheduler import child
 from shoal.scheduler.address import address_towards, parse_address
-from shoal.scheduler.child import Child, describe_exit, follow_parent, thread_limits, usable_cores
+from shoal.scheduler.child import Child, Launched, describe_exit, follow_parent, thread_limits, usable_cores
 from shoal.scheduler.core import SchedulerConfig, SchedulerCore
 from shoal.scheduler.relay import MAX_LINE_BYTES, Relay
 from shoal.scheduler.shell import SchedulerShell, run_scheduler
@@ -95,6 +95,15 @@ def test_exit_codes_in_words() -> None:
 def test_without_a_launcher_nobody_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(child.PARENT, raising=False)
     assert not follow_parent()
+
+
+def test_a_process_knows_whether_its_launcher_is_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
+    for afar, launched in (("", Launched.HERE), ("1", Launched.AFAR)):
+        monkeypatch.setenv(child.PARENT, str(os.getppid()))
+        monkeypatch.setenv(child.AFAR, afar)
+        assert follow_parent() is launched
+        assert child.PARENT not in os.environ and child.AFAR not in os.environ
 
 
 def test_a_child_whose_launcher_is_gone_already_ends(monkeypatch: pytest.MonkeyPatch) -> None:
