@@ -31,8 +31,8 @@ class CommandLines:
         """Directory of the scheduler's log; "" if it keeps none."""
         return os.path.join(self._job.run_dir or self._kept, "scheduler") if self._job.scheduler_grace_s else ""
 
-    def scheduler(self, port: int) -> list[str]:
-        """Of the scheduler, at this port or, with 0, at any."""
+    def scheduler(self, port: int, anew: bool) -> list[str]:
+        """Of the scheduler, at this port or, with 0, at any; the first one of a run begins ``anew``."""
         job = self._job
         args = ["scheduler", "--host", self._where.host, "--port", str(port), "--keys", self._where.keys]
         args += [*self._insecure(), "--replicas", str(job.replicas)]
@@ -42,6 +42,7 @@ class CommandLines:
         args += ["--lease-s", str(job.lease_s), "--gather-timeout-s", str(job.gather_timeout_s)]
         args += ["--worker-grace-s", str(job.worker_grace_s), "--settle-s", SETTLE_S]
         args += ["--scheduler-grace-s", str(job.scheduler_grace_s), "--state", self.state, "--no-sync"]
+        args += ["--anew"] if anew else []
         return [*args, "--mode", job.mode, "--algo", job.algo, *self._plugins]
 
     def _insecure(self) -> list[str]:

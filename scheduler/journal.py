@@ -31,12 +31,13 @@ class Journal:
     Args:
         directory: made if it is not there, for this user only.
         sync: wait for the disk, so that the log outlives the computer, and not the process only.
+        anew: a log that is there is of a run that was cut off, and is over.
     Raises:
         ConfigError: another scheduler holds the directory, or it cannot be used.
         MembershipError: the log is damaged.
     """
 
-    def __init__(self, directory: str, sync: bool = True) -> None:
+    def __init__(self, directory: str, sync: bool = True, anew: bool = False) -> None:
         self.path = os.path.join(directory, "log")
         self._sync = os.fsync if sync else _trust
         self._directory = directory
@@ -44,6 +45,8 @@ class Journal:
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._lock = _locked(os.path.join(directory, "lock"))
+            if anew:
+                self.retire()
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _sync_directory(directory)
             self.records = self._read()

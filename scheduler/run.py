@@ -178,7 +178,8 @@ class Run:
 
     def _start_scheduler(self) -> bool:
         """Whether it listens; it does not if it ends before, or the launcher is told to stop."""
-        said = self._start("scheduler", self._lines.scheduler(self._port), ready=True).ready(lambda: self.stopped)
+        args = self._lines.scheduler(self._port, anew=not self.children)
+        said = self._start("scheduler", args, ready=True).ready(lambda: self.stopped)
         if said is None:
             return False
         self._address, self._port = said, parse_address(said)[1]

@@ -138,6 +138,7 @@ def run_scheduler(
     grace_s: float = 60.0,
     state: str = "",
     sync: bool = True,
+    anew: bool = False,
     access: Access = LOOPBACK,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_finished: Callable[[Snapshot], None] | None = None,
@@ -153,7 +154,7 @@ def run_scheduler(
         grace_s: how long the others go on without this process, if it has a ``state``.
         state: directory of its log: with that of a scheduler that has died this one goes on with the run; with that
             of a run that is over it begins another. "" keeps none: the run ends with this process, without a grace.
-        sync: see `Journal`.
+        sync, anew: see `Journal`.
         access: who may join.
         on_progress: is given the state of the run twice a second while it runs.
         on_finished: is given what every process has reported, unless the run has failed.
@@ -170,7 +171,7 @@ def run_scheduler(
     cluster = secrets.token_hex(4)
     config = SchedulerConfig(workers, servers, cluster=cluster, version=VERSION, grace_s=kept, **options)
     with ExitStack() as stack:
-        journal = stack.enter_context(closing(Journal(state, sync))) if state else None
+        journal = stack.enter_context(closing(Journal(state, sync, anew))) if state else None
         core = SchedulerCore(config, check_settings, journal.records if journal else ())
         transport = stack.enter_context(closing(open_transport("scheduler", access, "scheduler")))
         code = _serve(transport, (host or _all(access), port), ready_fd, core, journal, on_progress)

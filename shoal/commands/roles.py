@@ -52,6 +52,7 @@ def add_scheduler(commands: Any) -> None:
     key_options(p)
     observing.add_options(p, stalls=True)
     p.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    p.add_argument("--anew", action="store_true", help=argparse.SUPPRESS)  # the run before it ended with its launcher
     p.add_argument("--no-sync", action="store_true", help=argparse.SUPPRESS)  # the launcher ends with the computer, too
 
 
@@ -116,6 +117,7 @@ def _scheduler(o: argparse.Namespace) -> int:
         worker_grace_s=o.worker_grace_s,
         state=o.state,
         sync=not o.no_sync,
+        anew=o.anew,
         access=access_of(o),
         gather_timeout_s=o.gather_timeout_s,
         settle_s=o.settle_s,

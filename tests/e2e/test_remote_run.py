@@ -220,3 +220,26 @@ def test_inside_a_slurm_job_srun_starts_everybody(folder: Path, tmp_path: Path) 
     code, out = run(far, "--on", "slurm", "--host", "127.0.0.1", "-n", "2", "-s", "1", "train.py", **job)
     assert code == 0, out
     assert out.count(" n01\n") == 1 and out.count(" n02\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_begins_anew_in_the_same_directory(
+    folder: Path, tmp_path: Path, crowd: Crowd, number: int
+) -> None:
+    """Its processes were ended without a word; what they leave behind is not taken for a run that goes on."""
+    far = FarHosts(tmp_path / "far", "h1 h2")
+    sign = steady(folder)
+    job = ("--on", "ssh:hosts.txt", "-n", "2", "--run-dir", "run", "steady.py")
+    process = start(far, *job, crowd=crowd)
+    try:
+        assert process.stdout is not None
+        while "well under way" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=RUN_S)
+        until_run(crowd.gone)
+        sign.touch()
+        code, out = run(far, *job)
+        assert code == 0 and out.count("done") == 2, out
+    finally:
+        crowd.end()

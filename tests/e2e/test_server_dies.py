@@ -97,6 +97,9 @@ def test_a_run_whose_server_is_killed_goes_on_and_says_what_is_lost(mode: str, t
 
 
 def test_without_snapshots_the_run_ends_and_says_how_it_would_not(tmp_path: Path) -> None:
-    ran = Ran(tmp_path, "sync", "40", "10")
+    kept = "--run-dir=" + str(tmp_path / "run"), "--snapshot-every=never"
+    ran = Ran(tmp_path, "sync", *kept, "40", "10")
     assert ran.code == 1
     assert re.search(r"server 0 \(pid \d+\) was killed by SIGKILL. With --snapshot-every 30s a server", ran.err)
+    again = Ran(tmp_path, "sync", *kept, "5")
+    assert again.code == 0 and "trained 5" in again.out, again.err  # the run that was cut off is not gone on with

@@ -126,6 +126,16 @@ def test_what_was_appended_is_there_when_the_directory_is_opened_again(tmp_path:
     assert read_log((tmp_path / "state/log").read_bytes(), "log").records == [*EVERY, Ruled(2)]
 
 
+def test_a_launcher_begins_anew_and_keeps_what_was_cut_off(tmp_path: Path) -> None:
+    first = Journal(str(tmp_path))
+    first.append(EVERY)
+    first.close()
+    again = Journal(str(tmp_path), anew=True)
+    assert again.records == []
+    again.close()
+    assert read_log((tmp_path / "log.ended").read_bytes(), "log").records == EVERY
+
+
 def test_the_directory_is_its_owners_alone(tmp_path: Path) -> None:
     Journal(str(tmp_path / "state")).close()
     modes = [os.stat(tmp_path / name).st_mode & 0o777 for name in ("state", "state/log", "state/lock")]
