@@ -57,6 +57,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ from shoal.kvstore.wire.messages import Change, NodeStatus, Snapshot
 from shoal.lab.cost import Prices, estimate, shown_cost
 from shoal.lab.staleness import bars, by_key, histogram, mean, percentile
 
-__all__ = ["check_place", "final_report", "render", "save"]
+__all__ = ["check_place", "final_report", "put_aside", "render", "save"]
 
 Report = dict[str, Any]
 
@@ -335,8 +336,17 @@ def check_place(path: str) -> None:
         reason = f"there is no folder {str(folder.absolute())!r}"
     elif Path(path).is_dir() and path:
         reason = "it is a folder"
+    elif Path(path).exists() and not Path(path).is_file():  # such as /dev/null, which would be replaced
+        reason = "it is no ordinary file"
     if path and reason:
         raise ConfigError(f"the report cannot be written to {path!r}: {reason}")
+
+
+def put_aside(path: str) -> None:
+    """Before a run: an earlier one's report becomes ``path.before``, so that nobody takes it for this one's."""
+    with suppress(OSError):
+        if Path(path).is_file():
+            os.replace(path, path + ".before")
 
 
 def save(report: Report, path: str | Path) -> None:

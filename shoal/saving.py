@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -51,7 +52,8 @@ def checkpoint_variables(o: argparse.Namespace) -> dict[str, str]:
     """What workers are told of checkpoints; which one they go on from is fixed here, for all that come.
 
     Raises:
-        ConfigError: ``--resume`` without a place; or its protocol is unknown, or needs a package that is not there.
+        ConfigError: ``--resume`` without a place; or its protocol is unknown, or needs a package that is not there; or
+            without ``--resume`` the place has checkpoints of an earlier run.
         CheckpointError: the place cannot be looked at.
     """
     if not o.checkpoint:
@@ -64,8 +66,21 @@ def checkpoint_variables(o: argparse.Namespace) -> dict[str, str]:
     place = o.checkpoint if is_url(o.checkpoint) else os.path.abspath(o.checkpoint)
     if is_url(place):
         check(place)  # workers would find out after an epoch, and go on without
-    newest = Checkpoints(place).newest() if o.resume else ""
-    return {"SHOAL_CHECKPOINT": place, **({"SHOAL_RESUME": newest} if newest else {})}
+    there = Checkpoints(place)
+    if not o.resume:
+        if found := there.epochs():  # the two would be taken for one run by whoever goes on from there
+            raise ConfigError(
+                f"--checkpoint {o.checkpoint} has checkpoints of another run (of epoch {found[-1]}, for one): go on from "
+                "them with --resume, or name another place"
+            )
+        return {"SHOAL_CHECKPOINT": place}
+    newest, meta = there.last()
+    if not newest:
+        return {"SHOAL_CHECKPOINT": place}
+    seed = meta.get("seed", o.seed)
+    other = f"; its seed was {seed}, this run's is {o.seed}" if seed != o.seed else ""
+    print(f"shoal run: going on from {newest}, after epoch {meta.get('epoch')}{other}", file=sys.stderr, flush=True)
+    return {"SHOAL_CHECKPOINT": place, "SHOAL_RESUME": newest}
 
 
 def add_server_options(p: argparse.ArgumentParser) -> None:

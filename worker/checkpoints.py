@@ -55,7 +55,7 @@ class Checkpoints:
         """
         path = self.path(epoch)
         save_checkpoint(path, params, states or {}, {"epoch": epoch, **(meta or {})})
-        for old in self.epochs()[: -self.keep]:
+        for old in [e for e in self.epochs() if e <= epoch][: -self.keep]:  # later ones are another run's
             self._remove(self.path(old))
         return path
 
@@ -69,15 +69,17 @@ class Checkpoints:
 
     def newest(self) -> str:
         """The newest that is good, "" if there is none; damaged ones are passed over with a warning."""
+        return self.last()[0]
+
+    def last(self) -> tuple[str, dict[str, Any]]:
+        """`newest`, and the place in the run that was saved with it."""
         for epoch in reversed(self.epochs()):
             path = self.path(epoch)
             try:
-                load_checkpoint(path)
+                return path, load_checkpoint(path).meta
             except CheckpointError as e:
                 log.warning("%s; the checkpoint before it is tried", e)
-                continue
-            return path
-        return ""
+        return "", {}
 
     def _remove(self, path: str) -> None:
         try:

@@ -2,14 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from shoal.errors import CheckpointError, ConfigError, StoreError
-from shoal.ops import autograd
+from shoal.errors import CheckpointError, ConfigError, ShapeError, StoreError
+from shoal.ops import autograd, random
 from shoal.worker import record
 from shoal.worker.checkpoints import Checkpoints, place_of_run, resumed
 from shoal.worker.data.course import current_course
@@ -22,7 +22,7 @@ from shoal.worker.trainer import Trainer
 
 __all__ = ["Callback", "History", "evaluate", "fit"]
 
-log = logging.getLogger("shoal.checkpoint")
+log, keeping = logging.getLogger("shoal.fit"), logging.getLogger("shoal.checkpoint")
 
 Metrics: TypeAlias = str | EvalMetric | Sequence[str | EvalMetric]
 
@@ -85,7 +85,8 @@ def fit(
 
     Args:
         train_data: gives (input, label) batches on each pass, such as a `shoal.data.DataLoader`.
-        loss: from (output, label) to a loss for each sample.
+        loss: from (output, label) to a loss for each sample, as those of `shoal.nn`; the trainer divides the gradients
+            of their sum by the number of samples. Logs have the mean of its values.
         trainer: what updates the parameters.
         initial_epoch: where to begin, to go on with a run that was interrupted; with ``shoal run --checkpoint PLACE
             --resume`` that is where the newest checkpoint was made, and the weights are its.
@@ -93,22 +94,22 @@ def fit(
     Returns:
         Losses and metrics of each epoch.
     Raises:
-        ConfigError: ``train_data`` gives single samples, not batches.
+        ConfigError: ``train_data`` gives single samples, not batches; or is an iterator, which has only one pass.
+        ShapeError: ``loss`` gives one value for a batch.
     """
-    _check_batches(train_data, "train_data")
-    _check_batches(val_data, "val_data")
+    _check_batches(train_data, "train_data", epochs - initial_epoch)
+    _check_batches(val_data, "val_data", 2)
     history = History()
     kept = place_of_run()
-    initial_epoch = max(initial_epoch, _go_on(net, trainer))
+    initial_epoch = max(initial_epoch, _go_on(net, trainer, epochs))
     for c in callbacks:
         c.on_train_begin()
     for epoch in range(initial_epoch, epochs):
-        logs = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
-        if val_data is not None and current_course().leads:
-            seen = not math.isnan(logs["loss"])  # else somebody else has evaluated this epoch
+        logs, seen = _epoch(net, train_data, loss, trainer, (epoch, epochs), metrics, callbacks)
+        if val_data is not None and current_course().leads:  # if none was seen, somebody else has evaluated this epoch
             found = _validate(net, val_data, metrics, loss, trainer) if seen else _nothing(metrics)
             logs |= {f"val_{k}": v for k, v in found.items()}
-        if kept is not None and current_course().leads and not math.isnan(logs["loss"]):
+        if kept is not None and current_course().leads and seen:
             _keep(kept, net, trainer, epoch + 1, logs)
         history.epochs.append(logs)
         for c in callbacks:
@@ -121,7 +122,7 @@ def fit(
     return history
 
 
-def _go_on(net: Any, trainer: Trainer) -> int:
+def _go_on(net: Any, trainer: Trainer, epochs: int) -> int:
     """Give ``net`` and ``trainer`` what the checkpoint has that this run goes on from; how many epochs were behind it.
 
     Raises:
@@ -134,19 +135,29 @@ def _go_on(net: Any, trainer: Trainer) -> int:
     if found.params.keys() != params.keys():
         raise CheckpointError(f"$SHOAL_RESUME has parameters {sorted(found.params)}, this model has {sorted(params)}")
     go_on(net, trainer, found)
-    return int(found.meta["epoch"])
+    behind = int(found.meta["epoch"])
+    if behind >= epochs:
+        log.warning("nothing is trained: the checkpoint is of a run of %d epochs, and epochs=%d", behind, epochs)
+    return behind
 
 
 def _keep(kept: Checkpoints, net: Any, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
     """Save the global weights and the rest after an epoch; training goes on if that fails, with a warning."""
     try:
         now = kept_of(net, trainer)
-        kept.save(epoch, now.params, {**now.meta, "metrics": logs}, now.states)
+        if wrong := [name for name, value in now.params.items() if not np.isfinite(np.sum(value, dtype=np.float64))]:
+            raise CheckpointError(f"{wrong[0]!r} has values that are not finite; the checkpoints before stay")
+        kept.save(epoch, now.params, {**now.meta, "seed": random.current_seed(), "metrics": logs}, now.states)
     except (CheckpointError, StoreError) as e:
-        log.warning("no checkpoint after epoch %d: %s", epoch, e)
+        keeping.warning("no checkpoint after epoch %d: %s", epoch, e)
 
 
-def _check_batches(data: Any, name: str) -> None:
+def _check_batches(data: Any, name: str, passes: int) -> None:
+    if isinstance(data, Iterator) and passes > 1:
+        raise ConfigError(
+            f"{name} is a {type(data).__name__}, which gives its batches once, and there is more than one pass; "
+            "expected what begins anew on each pass: a shoal.data.DataLoader, a list, or a class with __iter__"
+        )
     if isinstance(data, Dataset):
         raise ConfigError(
             f"{name} is a {type(data).__name__}, which gives single samples; expected batches: pass "
@@ -162,7 +173,8 @@ def _epoch(
     at: tuple[int, int],
     metrics: Metrics,
     callbacks: Sequence[Callback],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
+    """The logs of an epoch, and the number of its samples."""
     epoch, epochs = at
     meter = _meter(metrics)
     total, samples = 0.0, 0
@@ -173,7 +185,7 @@ def _epoch(
     for step, (x, y) in enumerate(data):
         with autograd.record():
             out = net(x)
-            batch_loss = loss(out, y)
+            batch_loss = _each(loss(out, y), len(x))
         with trainer.overlap(len(x)):
             batch_loss.backward()
         trainer.step(len(x))
@@ -185,7 +197,25 @@ def _epoch(
             trainer.wait()
         for c in callbacks:
             c.on_train_batch_end(step, {"loss": mean})
-    return {"loss": total / samples, **dict(meter.get_name_value())} if samples else _nothing(metrics)
+    if not samples:
+        return _nothing(metrics), 0
+    if not math.isfinite(total):
+        log.warning("epoch %d: the loss is %s", epoch + 1, total / samples)
+    return {"loss": total / samples, **dict(meter.get_name_value())}, samples
+
+
+def _each(losses: Any, samples: int) -> Any:
+    """The losses of a batch.
+
+    Raises:
+        ShapeError: it is one for all of them: it may be their mean, and then the gradients would be divided twice.
+    """
+    if samples > 1 and losses.size == 1:
+        raise ShapeError(
+            f"loss gives one value, of shape {tuple(losses.shape)}, for a batch of {samples} samples; expected one for "
+            "each, as the losses of shoal.nn give: leave out .mean() or .sum(), the trainer's step divides by the batch"
+        )
+    return losses
 
 
 def _nothing(metrics: Metrics) -> dict[str, float]:
@@ -215,10 +245,12 @@ def _final(
 def evaluate(
     net: Any, data: Iterable[Any], metrics: Metrics = "accuracy", loss: Callable[[Any, Any], Any] | None = None
 ) -> dict[str, float]:
-    """Metrics of ``net`` over all of ``data``, in predict mode; with ``loss`` also its mean.
+    """Metrics of ``net`` over all of ``data``, in predict mode; with ``loss`` also the mean of its values.
 
     Returns:
-        By name, such as ``{"accuracy": 0.98, "loss": 0.07}``.
+        By name, such as ``{"accuracy": 0.98, "loss": 0.07}``; nan if there are no data.
+    Raises:
+        ShapeError: ``loss`` gives one value for a batch.
     """
     meter = _meter(metrics)
     total, samples = 0.0, 0
@@ -227,10 +259,10 @@ def evaluate(
             out = net(x)
             meter.update(y, out)
             if loss is not None:
-                total += float(np.sum(loss(out, y).asnumpy(), dtype=np.float64))
+                total += float(np.mean(_each(loss(out, y), len(x)).asnumpy(), dtype=np.float64)) * len(x)
                 samples += len(x)
     found = dict(meter.get_name_value())
-    return {**found, "loss": total / max(1, samples)} if loss is not None else found
+    return {**found, "loss": total / samples if samples else math.nan} if loss is not None else found
 
 
 def _meter(metrics: Metrics) -> EvalMetric:

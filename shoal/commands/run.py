@@ -52,7 +52,7 @@ def add_run(commands: Any) -> None:
 
 def _run(o: argparse.Namespace) -> int:
     from shoal.lab.cost import read_prices
-    from shoal.lab.report import check_place, final_report, render, save
+    from shoal.lab.report import check_place, final_report, put_aside, render, save
     from shoal.progress import Display
     from shoal.scheduler.job import JobConfig
 
@@ -80,18 +80,13 @@ def _run(o: argparse.Namespace) -> int:
         metrics=o.metrics,
         events=o.events and os.path.abspath(o.events),
         stall_after_s=o.stall_after,
-        env={
-            **options.variables(o.job),
-            **dict(o.env),
-            **({"SHOAL_SHM": "0"} if o.no_shm else {}),
-            **({"SHOAL_DEVICE": o.device} if o.device != "cpu" else {}),
-            **dumping.variables(o),
-            **tracing.variables(o),
-            **saving.checkpoint_variables(o),
-        },
+        env=_environment(o),
         keys=os.path.abspath(o.keys) if o.keys else "",
         **tracing.job_fields(o),
     )
+    reports = [path for path in (o.report, o.run_dir and os.path.join(o.run_dir, RUN_REPORT)) if path]
+    for path in reports:
+        put_aside(path)
     with Display(progress=not o.no_progress) as display:
         chaos = disturbing.chaos_of(o, job, display)
         outcome = launcher_of(o, display.line, display.snapshot, chaos).launch(job)
@@ -103,8 +98,21 @@ def _run(o: argparse.Namespace) -> int:
         print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
         return 1
     report = final_report(outcome.snapshot, seed=o.seed, chaos=chaos.report() if chaos else None, prices=prices)
-    for path in filter(None, (o.report, o.run_dir and os.path.join(o.run_dir, RUN_REPORT))):
+    for path in reports:
         save(report, path)
     if not o.no_progress:
         display.show(render(report))
     return outcome.code
+
+
+def _environment(o: argparse.Namespace) -> dict[str, str]:
+    """Variables of the run's processes, on top of the launcher's."""
+    return {
+        **options.variables(o.job),
+        **dict(o.env),
+        **({"SHOAL_SHM": "0"} if o.no_shm else {}),
+        **({"SHOAL_DEVICE": o.device} if o.device != "cpu" else {}),
+        **dumping.variables(o),
+        **tracing.variables(o),
+        **saving.checkpoint_variables(o),
+    }
