@@ -70,6 +70,7 @@ class Parameter:
         self._grad_hooks: dict[int, Any] = {}
         self._after: dict[int, Callable[[], Any]] = {}
         self._leaf_with_hooks: Leaf | None = None
+        self.written = 0  # how often its value was set, but by an update
         self._grad_req = "null"
         self.grad_req = grad_req
 
@@ -250,6 +251,8 @@ class Parameter:
     def set_data(self, value: Any) -> None:
         """Overwrite the value in place. A parameter that has none takes this one as its first.
 
+        A `Trainer` goes on from there; one whose weights are on the servers of a cluster refuses its next step.
+
         While a model is being traced, the overwriting becomes part of the graph: it happens at each run.
 
         Args:
@@ -355,6 +358,7 @@ class Parameter:
 
     def _fill(self, values: Any) -> None:
         assert self._shape is not None
+        self.written += 1
         if self._data is None:
             self._data = Tensor(on_device(np.empty(self._shape, dtype=self._dtype), self._device or current_device()))
             self._attach(self._data)

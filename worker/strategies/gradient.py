@@ -99,9 +99,29 @@ class OnStore(Stepper):
         super().__init__(site)
         self._outbox = Outbox(site, self._landing)
         self._landings: dict[str, Array] = {}
+        self._written: dict[str, int] = {}
 
     def prepare(self) -> None:
         self.site.share(self.site.optimizer, *self.site.multipliers())
+        self._written = {n: p.written for n, p in self.site.params.items()}
+
+    def _take_writes(self) -> None:
+        """Weights that the script has written meanwhile are the weights, where the store is in this process.
+
+        Raises:
+            ConfigError: they are on the servers, and what was written would be lost without a word.
+        """
+        store: Any = self.site.store
+        if isinstance(store, LocalKVStore):
+            store.adopt(self.site.weights())
+            return
+        written = [n for n, p in self.site.params.items() if p.written != self._written[n]]
+        if written:
+            raise ConfigError(
+                f"{written[0]!r} was written (set_data, load_parameters, initialize) after the trainer's first step: its "
+                f"weights are in {store!r}, and would replace yours. Write them before the first step, make a new "
+                "run that begins with them, or train with update_on_kvstore=False"
+            )
 
     def _landing(self, name: str) -> Array:
         """Where a weight goes that comes before the step."""
@@ -113,6 +133,7 @@ class OnStore(Stepper):
         return self._outbox.opened(batch_size) if gains(self.site) else nullcontext()
 
     def step(self, batch_size: int) -> None:
+        self._take_writes()
         weights = self.site.weights()
         sent, early = self._outbox.complete(batch_size, weights.__getitem__)
         if not early:
