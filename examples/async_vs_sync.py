@@ -8,7 +8,7 @@ python examples/async_vs_sync.py --algo sync --algo dcasgd --algo easgd:tau=8 --
 import argparse
 from pathlib import Path
 
-from shoal.lab.compare import run, show
+from shoal.lab.compare import compare
 
 DIGITS = Path(__file__).with_name("digits.py")
 
@@ -26,7 +26,7 @@ def main() -> None:
     cluster = ["-n", str(args.workers), "-s", str(args.servers), "--seed", str(args.seed)]
     script = ["--target", f"accuracy={args.target}", str(DIGITS), "--epochs", str(args.epochs)]
     algos = args.algo or [mode.strip() for mode in args.modes.split(",")]
-    show([run(*cluster, "--algo", algo, *script) for algo in algos])
+    compare(algos, cluster, script)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ asks for an event log that costs nothing beyond the log line.
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class EventHandler(logging.Handler):
 
     def __init__(self, path: str, role: str, rank: int) -> None:
         super().__init__()
-        self.role, self.rank, self.path = role, rank, path
+        self.role, self.rank, self.path, self._failed = role, rank, path, False
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -50,7 +51,11 @@ class EventHandler(logging.Handler):
             return
         try:
             os.write(self._fd, self.line(record, name).encode("utf-8", "backslashreplace"))
-        except Exception:  # such as a full disk: as every handler of the library does
+        except OSError as e:  # a full disk: said once, and tried again with the next record
+            if not self._failed:
+                print(f"shoal: the event log {self.path!r} has gaps: {e.strerror}", file=sys.stderr, flush=True)
+            self._failed = True
+        except Exception:  # as every handler of the library does
             self.handleError(record)
 
     def line(self, record: logging.LogRecord, name: str) -> str:

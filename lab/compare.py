@@ -12,7 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["comparison", "run", "show"]
+from shoal.errors import ConfigError
+from shoal.worker.algo import Algo
+
+__all__ = ["compare", "comparison", "run", "show"]
 
 Report = Mapping[str, Any]
 
@@ -74,6 +77,31 @@ def comparison(reports: Sequence[Report]) -> Table:
     for label, cell in _ROWS:
         table.add_row(label.format(target=target), *(cell(r) for r in reports))
     return table
+
+
+def compare(algos: Sequence[str], options: Sequence[str], script: Sequence[str]) -> None:
+    """Train with each algorithm in turn, and show the runs side by side: also what there is when one has failed.
+
+    Args:
+        algos: as ``shoal run --algo`` takes them; all are looked at before the first run.
+        options: of ``shoal run``, the same for all.
+        script: its own options, the script and its arguments.
+    Raises:
+        SystemExit: an algorithm is none, or a run has failed; with its exit code.
+    """
+    for algo in algos:
+        try:
+            Algo.parse(algo)
+        except ConfigError as e:
+            print(f"--algo {algo!r}: {e}", file=sys.stderr)
+            sys.exit(2)
+    reports: list[Report] = []
+    try:
+        for algo in algos:
+            reports.append(run(*options, "--algo", algo, *script))
+    finally:
+        if reports:
+            show(reports)
 
 
 def run(*words: str) -> dict[str, Any]:

@@ -324,7 +324,7 @@ def _workers(report: Report) -> Table:
     return table
 
 
-def check_place(path: str) -> None:
+def check_place(path: str, what: str = "report") -> None:
     """Find out before a run, not after it, that its report cannot be written to ``path``; "" is no path.
 
     Raises:
@@ -339,7 +339,7 @@ def check_place(path: str) -> None:
     elif Path(path).exists() and not Path(path).is_file():  # such as /dev/null, which would be replaced
         reason = "it is no ordinary file"
     if path and reason:
-        raise ConfigError(f"the report cannot be written to {path!r}: {reason}")
+        raise ConfigError(f"the {what} cannot be written to {path!r}: {reason}")
 
 
 def put_aside(path: str) -> None:
@@ -355,7 +355,7 @@ def save(report: Report, path: str | Path) -> None:
     Raises:
         ConfigError: the file cannot be written there.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # what a link names, not the link
     temporary = ""
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as f:

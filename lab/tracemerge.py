@@ -53,7 +53,7 @@ def write(picture: dict[str, Any], path: str) -> None:
     beside = Path(f"{path}.tmp")
     try:
         beside.write_text(json.dumps(picture, separators=(",", ":")), encoding="utf-8")
-        os.replace(beside, path)
+        os.replace(beside, os.path.realpath(path))  # what a link names, not the link
     except OSError as e:
         raise ConfigError(f"the trace cannot be written to {path!r}: {e.strerror}") from e
 

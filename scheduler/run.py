@@ -344,14 +344,11 @@ class Run:
         return f"{self.children[0]} has been silent for {silent_s:.1f} s; "
 
     def _code_of(self, children: list[Process]) -> int:
-        """With which code the first of them exits by itself; 0 if none does soon."""
+        """The highest code with which one of them exits by itself; 0 if none does soon."""
         deadline = time.monotonic() + self.job.grace_s
-        while children and time.monotonic() < deadline and not self._signals:
-            codes = [c.poll() for c in children]
-            if None not in codes:
-                return max(0, *(code for code in codes if code is not None))
+        while any(c.poll() is None for c in children) and time.monotonic() < deadline and not self._signals:
             time.sleep(0.01)
-        return 0
+        return max([0, *(c.poll() or 0 for c in children)])
 
     def _stopped(self) -> tuple[int, str]:
         number = self._signals[0]

@@ -6,8 +6,10 @@ Options can also be given through the environment variables that the help names;
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import shoal
@@ -69,7 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"shoal {args[0]}: {e}", file=sys.stderr)
         return USAGE_ERROR
     try:
-        return int(options.act(options))
+        code = int(options.act(options))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except (BrokenPipeError, SystemExit) as e:  # whoever read our output has gone: as other programs end then
+        if not isinstance(e if isinstance(e, BrokenPipeError) else e.__context__, BrokenPipeError):  # rich's way
+            raise
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+        return 128 + signal.SIGPIPE
     except UsageError as e:
         print(f"shoal {options.command}: {e} (see shoal {options.command} --help)", file=sys.stderr)
         return USAGE_ERROR

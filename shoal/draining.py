@@ -10,7 +10,10 @@ from shoal.keying import access_of
 from shoal.observing import find_scheduler, place_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shoal.kvstore.wire.keys import Access
+    from shoal.kvstore.wire.messages import NodeStatus
 
 __all__ = ["add_command", "drain"]
 
@@ -48,7 +51,8 @@ def drain(o: argparse.Namespace) -> int:
     from shoal.scheduler.operator import drain_server
 
     address, shows = find_scheduler(o), sys.stderr.isatty()
-    rank = o.rank if o.rank != HERE else _here(address, access_of(o))
+    nodes = _nodes(address, access_of(o))
+    rank = o.rank if o.rank != HERE else _here(nodes)
 
     def progress(left: int) -> None:
         if shows:
@@ -59,14 +63,20 @@ def drain(o: argparse.Namespace) -> int:
     return 0
 
 
-def _here(address: str, access: "Access") -> int:
-    from shoal.returning import GONE
+def _nodes(address: str, access: "Access") -> "Sequence[NodeStatus]":
     from shoal.scheduler.watch import snapshot_of
 
-    snapshot, host = snapshot_of(address, access=access), socket.gethostname()
+    snapshot = snapshot_of(address, access=access)
     if snapshot is None:
         raise ConfigError(f"no scheduler answers at {address}")
-    found = [n.rank for n in snapshot.nodes if n.role == "server" and n.host == host and n.state not in GONE]
+    return snapshot.nodes
+
+
+def _here(nodes: "Sequence[NodeStatus]") -> int:
+    from shoal.returning import GONE
+
+    host = socket.gethostname()
+    found = [n.rank for n in nodes if n.role == "server" and n.host == host and n.state not in GONE]
     if len(found) != 1:
         raise ConfigError(f"host {host} has {len(found)} servers of this run: say which rank (shoal status)")
     return found[0]

@@ -76,7 +76,7 @@ def job_fields(o: argparse.Namespace) -> dict[str, Any]:
         return {}
     from shoal.lab.report import check_place
 
-    check_place(o.trace)
+    check_place(o.trace, "trace")
     if os.path.exists(_parts(o)):
         raise ConfigError(f"{_parts(o)!r} has parts of an earlier trace: merge them (shoal trace merge), or remove it")
     return {"trace": _parts(o), "trace_steps": o.trace_steps, "trace_time": o.trace_time}
@@ -88,7 +88,7 @@ def _parts(o: argparse.Namespace) -> str:
 
 def merge_run(o: argparse.Namespace) -> None:
     """After the run: one file from what the processes have left. What goes wrong is said, and fails no run."""
-    if o.profile:
+    if o.profile and os.path.isdir(o.profile) and os.listdir(o.profile):
         print(f"shoal run: profiles in {o.profile}: worker-*.txt, worker-*.json", file=sys.stderr, flush=True)
     if not o.trace:
         return

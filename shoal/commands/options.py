@@ -73,7 +73,7 @@ def run_options(p: argparse.ArgumentParser) -> None:
     option(p, "--strategy", env="SHOAL_STRATEGY", default="", help=strategy)
     codec = "compress what is pushed: bf16, int8, 2bit, topk:ratio=0.01, ..."
     option(p, "--compression", env="SHOAL_COMPRESSION", default="", help=codec)
-    option(p, "--seed", env="SHOAL_SEED", default=0, type=int, help="of everything random")
+    option(p, "--seed", env="SHOAL_SEED", default=0, type=values.seed, help="of everything random")
     lease = "a process that is silent for this long ends the run"
     option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=values.seconds, help=lease)
     grace = "how long the others go on without a scheduler that keeps a log and may come back; 0: not at all"

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from shoal import disturbing, dumping, observing, saving, tracing
@@ -18,11 +19,15 @@ from shoal.commands.options import (
     run_options,
     script_options,
 )
+from shoal.errors import ConfigError
 from shoal.keying import key_options
 from shoal.ledger import REPORT as RUN_REPORT
 from shoal.projects import options
 
 __all__ = ["add_run"]
+
+FEWEST_FILES, MOST_FILES = 64, 4096
+"""Open files of a process: so many are needed, and so many are asked for."""
 
 
 def add_run(commands: Any) -> None:
@@ -52,11 +57,12 @@ def add_run(commands: Any) -> None:
 
 def _run(o: argparse.Namespace) -> int:
     from shoal.lab.cost import read_prices
-    from shoal.lab.report import check_place, final_report, put_aside, render, save
+    from shoal.lab.report import check_place, final_report, put_aside, render
     from shoal.progress import Display
     from shoal.scheduler.job import JobConfig
 
     check_place(o.report)
+    _enough_files()
     prices = read_prices(o.prices) if o.prices else None
     mode, algo = algorithm(o)
     job = JobConfig(
@@ -98,11 +104,54 @@ def _run(o: argparse.Namespace) -> int:
         print("shoal run: finished, but the scheduler's last word was missed: there is no report", file=sys.stderr)
         return 1
     report = final_report(outcome.snapshot, seed=o.seed, chaos=chaos.report() if chaos else None, prices=prices)
-    for path in reports:
-        save(report, path)
-    if not o.no_progress:
+    lost = _saved(report, reports)
+    if lost or not o.no_progress:
         display.show(render(report))
-    return outcome.code
+    for text in [*lost, *_unheard(o.target, report["metrics"])]:
+        print(f"shoal run: {text}", file=sys.stderr, flush=True)
+    return 1 if lost else outcome.code
+
+
+def _unheard(target: str, metrics: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a target whose metric nobody has reported."""
+    name = target.partition("=")[0].strip()
+    if not name or name in metrics:
+        return []
+    return [f"--target {target}: no metric {name!r} was reported; reported: {', '.join(sorted(metrics)) or 'none'}"]
+
+
+def _saved(report: dict[str, Any], paths: list[str]) -> list[str]:
+    """Write the report to these; what went wrong: the run itself did not."""
+    from shoal.lab.report import save
+
+    lost = []
+    for path in paths:
+        try:
+            save(report, path)
+        except ConfigError as e:
+            lost.append(str(e))
+    return lost
+
+
+def _enough_files() -> None:
+    """Raise the limit of open files, if it is a low one and may be raised.
+
+    Raises:
+        ConfigError: there are too few for a launcher and its scheduler.
+    """
+    try:
+        import resource
+    except ImportError:  # not Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < FEWEST_FILES:
+        raise ConfigError(
+            f"a process may have {soft} open files here, and a run needs {FEWEST_FILES}: raise the limit (ulimit -n)"
+        )
 
 
 def _environment(o: argparse.Namespace) -> dict[str, str]:

@@ -50,6 +50,13 @@ def whole(text: str, what: str = "a whole number") -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """An integer of 64 bits."""
+    if not text.removeprefix("-").isdecimal() or not -(2**63) <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 64 bits, got {text!r}")
+    return int(text)
+
+
 def count(text: str) -> int:
     """A number of processes, at least 1."""
     return whole(text, "a number of processes")

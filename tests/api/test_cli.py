@@ -1,5 +1,10 @@
 """The command line: what it understands, and one clear line about what it does not."""
 
+import os
+import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from shoal.kvstore.wire.keys import LOOPBACK
 from shoal.scheduler.child import Launched
 from shoal.scheduler.gather import Count
 from shoal.scheduler.job import JobConfig, Outcome
+from shoal.worker.checkpoints import Checkpoints
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -235,3 +241,41 @@ def test_a_run_too_small_for_its_gate_is_refused_before_anything_is_started(
     code, out, err = run("run", "-n", "2", *words, script)
     assert code == 2 and not calls and not out
     assert "but the run has 2 workers. Start at least" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", ["99999999999999999999999", "one", "1.5", "-", ""])
+def test_a_seed_that_does_not_fit_is_refused_at_once(run: Run, script: str, seed: str) -> None:
+    code, _, err = run("run", f"--seed={seed}", script)
+    assert code == 2 and f"--seed: expected a whole number of 64 bits, got {seed!r}" in err
+
+
+def test_a_seed_may_be_negative(run: Run, calls: list[tuple[Any, ...]], script: str) -> None:
+    run("run", "--seed", "-3", script)
+    assert calls[0][2].seed == -3
+
+
+def test_checkpoints_of_another_run_are_not_mixed_with_this_ones(
+    run: Run, calls: list[tuple[Any, ...]], script: str, tmp_path: Path
+) -> None:
+    Checkpoints(str(tmp_path / "kept")).save(6, {"w": [1.0]}, {"seed": 1})
+    code, _, err = run("run", "--checkpoint", str(tmp_path / "kept"), script)
+    assert code == 2 and not calls and "kept has checkpoints of another run (of epoch 6, say): go on from them" in err
+    _, _, err = run("run", "--checkpoint", str(tmp_path / "kept"), "--resume", "--seed", "2", script)
+    assert calls[0][2].env["SHOAL_RESUME"].endswith("epoch-000006.safetensors")
+    assert "epoch-000006.safetensors, after epoch 6; its seed was 1, this run's is 2" in err
+
+
+def test_a_reader_that_goes_is_no_error_of_shoal() -> None:
+    """As with other programs: the exit code of a SIGPIPE, and not a word."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "shoal", "doctor"]
+    ended = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_too_few_open_files_are_said_before_anything_starts(script: str) -> None:
+    command = f"ulimit -n 32; exec {shlex.quote(sys.executable)} -m shoal run -n 1 {shlex.quote(script)}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "may have 32 open files here, and a run needs 64" in ended.stderr

@@ -103,6 +103,14 @@ def test_top_without_a_terminal_shows_it_once(
     assert "worker 1" in capsys.readouterr().out
 
 
+def test_nobody_is_drained_where_no_scheduler_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.scheduler.watch.snapshot_of", lambda *_, **__: None)
+    assert main(["drain", "server", "0", "--scheduler", "127.0.0.1:1"]) == 2
+    assert "shoal drain: no scheduler answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
 def test_where_no_scheduler_answers_the_exit_code_is_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

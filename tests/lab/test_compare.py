@@ -1,12 +1,13 @@
 """The comparison table."""
 
 import io
+import sys
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from shoal.lab.compare import run, show
+from shoal.lab.compare import compare, run, show
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -72,3 +73,22 @@ def test_a_run_that_fails_ends_the_comparison_with_its_exit_code(capfd: pytest.C
     assert e.value.code == 2
     out, err = capfd.readouterr()
     assert out == "\n$ shoal run -n 1 'no such script.py'\n" and "no script 'no such script.py'" in err
+
+
+def test_algorithms_are_looked_at_before_the_first_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare(["sync", "nope"], [], ["train.py"])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2 and "--algo 'nope': " in err and "$ shoal run" not in out
+
+
+def test_what_has_finished_is_shown_when_a_later_run_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def one(*words: str) -> dict[str, Any]:
+        return report() if "sync" in words else sys.exit(7)
+
+    monkeypatch.setattr("shoal.lab.compare.run", one)
+    with pytest.raises(SystemExit) as ended:
+        compare(["sync", "async"], [], ["train.py"])
+    assert ended.value.code == 7 and "0.9877" in capfd.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -144,3 +145,15 @@ def test_a_place_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         keep_events(str(tmp_path / "file"), "worker", 1)
+
+
+def test_a_full_disk_is_said_once(kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("there is no /dev/full")
+    handler = kept(str(tmp_path))
+    os.close(handler._fd)
+    handler._fd = os.open("/dev/full", os.O_WRONLY)
+    for _ in range(3):
+        logging.getLogger("shoal.scheduler").warning("something")
+    err = capsys.readouterr().err
+    assert err.count("has gaps: No space left on device") == 1 and "Traceback" not in err

@@ -118,7 +118,7 @@ class OnStore(Stepper):
         written = [n for n, p in self.site.params.items() if p.written != self._written[n]]
         if written:
             raise ConfigError(
-                f"{written[0]!r} was written (set_data, load_parameters, initialize) after the trainer's first step: its "
+                f"{written[0]!r} was written (set_data, load_parameters, initialize) after the first step: its "
                 f"weights are in {store!r}, and would replace yours. Write them before the first step, make a new "
                 "run that begins with them, or train with update_on_kvstore=False"
             )
