@@ -45,7 +45,7 @@ replicas_equal      whether all workers of an all-reduce ended with these weight
 metrics             every metric that worker 0 reported, with its last value
 per_worker          for each worker: rank, state ("done", "left" before that, "lost" if it was given up), samples,
                     seconds, samples_per_s, metrics, sent, acknowledged, applied, rejected, dropped, duplicate, lost,
-                    retries, staleness_mean, balanced
+                    retries, staleness_mean, balanced; samples and seconds of its last process, if it was replaced
 seed                of the run
 malformed           messages that servers dropped because they were not the protocol
 shoal               version of shoal
