@@ -12,6 +12,7 @@ True
 """
 
 from shoal.ops.optim.adaptive import FTML, AdaBelief, AdaDelta, Adamax, Ftrl, Nadam
+from shoal.ops.optim.clipping import clip_global_norm
 from shoal.ops.optim.layerwise import LAMB, LANS, LARS
 from shoal.ops.optim.optimizer import Optimizer, OptimizerSpec, State, create, from_spec, register, state_dtype
 from shoal.ops.optim.outer import DN, Accumulate
@@ -56,6 +57,7 @@ __all__ = [
     "Signum",
     "State",
     "Test",
+    "clip_global_norm",
     "create",
     "from_spec",
     "register",
