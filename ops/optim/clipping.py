@@ -15,7 +15,7 @@ def clip_global_norm(arrays: Iterable[Any], max_norm: float, check_isfinite: boo
     """Scale arrays, in place and by the same factor, so that their norm is at most ``max_norm``. Gluon's.
 
     Between ``backward`` and ``trainer.step(batch_size)``, which divides them: to bound the mean gradient by ``b``, give
-    ``b * batch_size``. Each worker of a cluster clips its own. What has left in a ``trainer.overlap`` cannot be clipped.
+    ``b * batch_size``. Each worker of a cluster clips its own. What has left in a `Trainer.overlap` cannot be.
 
     Args:
         arrays: tensors such as gradients, also row-sparse ones: ``[p.grad() for p in net.collect_params().values()]``.
