@@ -70,8 +70,8 @@ def checkpoint_variables(o: argparse.Namespace) -> dict[str, str]:
     if not o.resume:
         if found := there.epochs():  # the two would be taken for one run by whoever goes on from there
             raise ConfigError(
-                f"--checkpoint {o.checkpoint} has checkpoints of another run (of epoch {found[-1]}, for one): go on from "
-                "them with --resume, or name another place"
+                f"--checkpoint {o.checkpoint} has checkpoints of another run (of epoch {found[-1]}, for one): go on "
+                "from them with --resume, or name another place"
             )
         return {"SHOAL_CHECKPOINT": place}
     newest, meta = there.last()
