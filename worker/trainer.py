@@ -225,8 +225,8 @@ class Trainer:
             ignore_stale_grad: leave out parameters whose gradient is no new one (see below). To a store such a
                 parameter contributes zero, because the other workers wait for a contribution.
         Raises:
-            AutogradError: no backward pass has delivered a gradient to a parameter since the last step, and nobody has
-                asked for its `grad`: the old gradient would be applied a second time.
+            AutogradError: no backward pass has delivered a gradient to a parameter since the last step, or ever, and
+                nobody has asked for its `grad`: the old gradient would be applied a second time, or weight decay alone.
             DeferredInitializationError: the model has seen no batch yet.
             StoreTimeoutError, NodeLostError: names who is waited for, or lost.
         """
@@ -462,9 +462,9 @@ class Trainer:
         stale = [n for n, p in self._site.params.items() if not p.leaf().fresh]
         if stale and not ignore_stale_grad:
             raise AutogradError(
-                f"no backward pass has delivered a gradient to {stale[:8]} since the last step: the old one would be "
-                "applied again. Call backward() before step(). If the loss is meant to leave these parameters out, "
-                "call step(batch_size, ignore_stale_grad=True)."
+                f"no backward pass has delivered a gradient to {stale[:8]} since the last step, or ever: an old one "
+                "would be applied again, or weight decay alone. Call backward() before step(). If the loss is meant to "
+                "leave these parameters out, call step(batch_size, ignore_stale_grad=True)."
             )
         self._site.stale = frozenset(stale)
 

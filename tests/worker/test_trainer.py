@@ -225,14 +225,14 @@ class Listening(LocalKVStore):
 def test_the_first_layers_which_are_needed_first_are_the_most_urgent() -> None:
     store = Listening()
     names = ["first", "second", "third"]
-    shoal.Trainer([parameter(n, [1.0] * 20_000) for n in names], "sgd", kvstore=store).step(1)
+    shoal.Trainer([parameter(n, [1.0] * 20_000) for n in names], "sgd", kvstore=store).step(1, ignore_stale_grad=True)
     assert sorted(store.asked, key=lambda a: -a[1]) == [(n, -i) for i, n in enumerate(names)]
 
 
 def test_small_parameters_travel_together() -> None:
     store, sizes = Listening(), {"large": 20_000, "small": 2, "also large": 20_000, "tiny": 1}
     trainer = shoal.Trainer([parameter(n, [1.0] * size) for n, size in sizes.items()], "sgd", kvstore=store)
-    trainer.step(1)
+    trainer.step(1, ignore_stale_grad=True)
     assert store.asked == [("large", 0), (("small", "tiny"), -1), ("also large", -2)]
 
 
@@ -296,18 +296,30 @@ def learn(p: Parameter) -> None:
 
 @pytest.mark.parametrize("store", ["local", None])
 def test_a_gradient_is_not_applied_twice(store: str | None) -> None:
-    used, _, trainer = two(store)
+    used, unused, trainer = two(store)
     learn(used)
-    trainer.step(1)  # a gradient that nothing was ever delivered to is zero, and new
+    learn(unused)
+    trainer.step(1)
     learn(used)
     with pytest.raises(AutogradError, match=r"delivered a gradient to \['unused'\] since the last step"):
         trainer.step(1)
 
 
-@pytest.mark.parametrize(("store", "unused_moves"), [("local", 0.5 * 0.5 * 0.75), (None, 0.0)])
+@pytest.mark.parametrize("grad_req", ["write", "add"])
+def test_a_parameter_that_never_had_a_gradient_is_told_of_at_the_first_step(grad_req: str) -> None:
+    used, unused, trainer = two(None)
+    unused.grad_req = grad_req
+    learn(used)
+    with pytest.raises(AutogradError, match=r"delivered a gradient to \['unused'\]"):
+        trainer.step(1)
+    assert unused.data().asnumpy()[0] == 1.0
+
+
+@pytest.mark.parametrize(("store", "unused_moves"), [("local", -0.5 * 0.5 * 0.25), (None, 0.0)])
 def test_parameters_with_an_old_gradient_can_be_left_out(store: str | None, unused_moves: float) -> None:
     used, unused, trainer = two(store)
     learn(used)
+    learn(unused)
     trainer.step(1)
     before = float(unused.data().asnumpy()[0]), float(used.data().asnumpy()[0])
     learn(used)
