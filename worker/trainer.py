@@ -222,8 +222,9 @@ class Trainer:
 
         Args:
             batch_size: samples in this worker's batch.
-            ignore_stale_grad: leave out parameters whose gradient is no new one (see below). To a store such a
-                parameter contributes zero, because the other workers wait for a contribution.
+            ignore_stale_grad: leave out parameters whose gradient is no new one (see below): in one process they stay
+                as they are. In a cluster, and on a GPU, such a parameter contributes zero, because the other workers
+                wait for a contribution: momentum and weight decay go on.
         Raises:
             AutogradError: no backward pass has delivered a gradient to a parameter since the last step, or ever, and
                 nobody has asked for its `grad`: the old gradient would be applied a second time, or weight decay alone.

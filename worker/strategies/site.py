@@ -12,6 +12,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.local import LocalKVStore
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
 from shoal.ops.optim.rows import step_rows
@@ -159,6 +160,11 @@ class Site:
             self.states[name] = (t + 1, state)
             step = partial(step_rows, self.optimizer) if isinstance(grad, RowSparse) else self.optimizer.step
             step(weight, grad, state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult, name=name)
+
+    @property
+    def alone(self) -> LocalKVStore | None:
+        """The store, if it is in this process, where nobody waits for a contribution."""
+        return self._store if isinstance(self._store, LocalKVStore) and self._store.type == "local" else None
 
     def multipliers(self) -> tuple[dict[str, float], dict[str, float]]:
         """Factors on rate and decay, where they are not 1."""
