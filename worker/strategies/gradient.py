@@ -81,7 +81,8 @@ class Reduced(Alone):
         sent, _ = self._outbox.complete(batch_size, self._place)
         wait(sent.values())
         left_out = frozenset[str]() if self.site.alone is None else self.site.stale
-        self.site.update({n: self._place(n) for n in self.site.params if n not in left_out})
+        site = self.site
+        site.update({n: site.thinned(n, self._place(n)) for n in site.params if n not in left_out})
 
     def reduce_gradients(self) -> None:
         """Replace every gradient by its reduction over the workers."""

@@ -116,8 +116,15 @@ class Site:
         return isinstance(self.params[name].leaf().grad, RowSparse) and not self.optimizer.whole
 
     def gradients(self, batch_size: int) -> dict[str, Any]:
-        """`scaled`, of every parameter that is not stale."""
-        return {n: self.scaled(n, batch_size) for n in self.params if n not in self.stale}
+        """What `update` takes: `scaled`, of every parameter that is not stale."""
+        return {n: self.thinned(n, self.scaled(n, batch_size)) for n in self.params if n not in self.stale}
+
+    def thinned(self, name: str, grad: Any) -> Any:
+        """A gradient that may have been through a store as a whole array: of one that is row-sparse the rows that are
+        not zero, since those that occur nowhere are not to be updated."""
+        lazy = self.optimizer.lazy_update and not self.optimizer.whole
+        sparse = lazy and isinstance(self.params[name].leaf().grad, RowSparse) and not isinstance(grad, RowSparse)
+        return RowSparse.from_dense(grad) if sparse else grad
 
     def buffer(self, name: str, like: Array) -> Array:
         """Memory for what is sent for a parameter: content undefined, the same at each call."""
