@@ -342,6 +342,7 @@ def test_another_dtype_is_refused() -> None:
     ("message", "error", "text"),
     [
         (declare(gate="lazy", a=(1,)), "ConfigError", "unknown mode 'lazy'"),
+        (declare(gate="lazy", a=(1,)), "ConfigError", "the scheduler knows, which does not run the training script"),
         (declare(reduce="max", a=(1,)), "ConfigError", "'max'"),
         (declare(a=(-1,)), "ShapeError", "cannot be negative"),
         (
