@@ -135,6 +135,15 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) 
         shoal.Trainer(**given)
 
 
+@pytest.mark.parametrize("batch_size", [0, None, "4", float("nan"), float("inf")])
+def test_gradients_are_divided_by_a_number_of_samples(batch_size: Any) -> None:
+    trainer = shoal.Trainer([p := parameter("w", [1.0])], "sgd")
+    give(p, [1.0])
+    for call in (trainer.step, trainer.overlap):
+        with pytest.raises(ConfigError, match="batch_size is the number of samples"):
+            call(batch_size)
+
+
 def test_an_asynchronous_store_must_update_itself() -> None:
     class Async(LocalKVStore):
         type = "dist_async"
