@@ -230,6 +230,9 @@ class KVStore(ABC):
     def push(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         """Contribute to keys, without waiting; the value is copied before this returns.
 
+        A key that occurs twice in ``key`` is pushed twice: two contributions, two updates. To add values up first, as
+        MXNet does with repeated keys, give them as a list, which is the value of one key.
+
         Args:
             value: arrays or Tensors; for a key that was initialised with ``rows=True`` also `RowSparse`, which updates
                 the rows that it has (``docs/kvstore.md``).
