@@ -18,7 +18,7 @@ from shoal.kvstore.gates import canonical_mode, gate_names
 from shoal.kvstore.given import Key, as_lists, chosen_keys, merge_devices
 from shoal.kvstore.group import GROUPED
 from shoal.kvstore.placement import FUSE_BYTES
-from shoal.kvstore.rows import RowSparse, into_rows
+from shoal.kvstore.rows import RowSparse, each_out, into_rows
 from shoal.kvstore.rules import Rule
 from shoal.kvstore.snapshot import Cut, Snapshot, States
 from shoal.ops.optim import Optimizer
@@ -230,6 +230,9 @@ class KVStore(ABC):
     def push(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         """Contribute to keys, without waiting; the value is copied before this returns.
 
+        A key that occurs twice in ``key`` is pushed twice: two contributions, two updates. To add values up first, as
+        MXNet does with repeated keys, give them as a list, which is the value of one key.
+
         Args:
             value: arrays or Tensors; for a key that was initialised with ``rows=True`` also `RowSparse`, which updates
                 the rows that it has (``docs/kvstore.md``).
@@ -358,16 +361,23 @@ class KVStore(ABC):
         """Read some rows of keys that were initialised with ``rows=True``.
 
         Args:
-            out: arrays of the keys' whole shape; the rows are written in place, and no others. Without it a `RowSparse`
-                is returned for each key, with each row once, in ascending order.
-            row_ids: numbers of the rows, in any order and however often; for several keys a list of such.
+            out: arrays of the keys' whole shape; the rows are written in place, and no others. Of one key it may be a
+                list of such arrays. Without it a `RowSparse` is returned for each key, with each row once, in ascending
+                order.
+            row_ids: numbers of the rows, in any order and however often; for several keys a list of such. Where a key
+                has a list of outs it may have a list of row_ids, one for each.
         Raises:
             ShapeError: a row is out of range.
             ConfigError: the key is not kept by rows.
         """
         names, (outs, ids) = as_lists(key, out, row_ids)
-        found = self._pull_rows(names, ids, priority)
-        results = [into_rows(n, rows, o) for n, rows, o in zip(names, found, outs, strict=True)]
+        places = [each_out(n, o, i) for n, o, i in zip(names, outs, ids, strict=True)]
+        every = [n for n, each in zip(names, places, strict=True) for _ in each]
+        found = iter(self._pull_rows(every, [i for each in places for _, i in each], priority))
+        results: list[Any] = []
+        for name, given, each in zip(names, outs, places, strict=True):
+            written = [into_rows(name, next(found), o) for o, _ in each]
+            results.append(written if isinstance(given, list | tuple) else written[0])
         return results[0] if isinstance(key, str | int) else results
 
     def batches(self, nbytes: Mapping[str, int]) -> list[tuple[str, ...]]:

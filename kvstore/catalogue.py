@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from shoal.errors import ConfigError, meant
+from shoal.errors import ConfigError, meant, unregistered
 
 __all__ = ["Catalogue", "guessed"]
 
@@ -94,7 +94,7 @@ class Catalogue(Generic[T]):
     def _named(self, name: str, params: Mapping[str, Any]) -> type[T]:
         if name not in self.classes:
             known = self.names()
-            raise ConfigError(f"no {self.kind} is called {name!r}; known: {', '.join(known)}{meant(name, known, 0.5)}")
+            raise unregistered(f"no {self.kind} is called {name!r}; known: {', '.join(known)}{meant(name, known, 0.5)}")
         cls: Any = self.classes[name]
         known = [f.name for f in dataclasses.fields(cls)]
         for p in params:

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.errors import ConfigError, meant
+from shoal.errors import ConfigError, lacking, meant
 from shoal.kvstore.codecs import Plan
 from shoal.kvstore.gates import Gate, altered_gate, parse_gate
 from shoal.ops.optim import Optimizer, OptimizerSpec, from_spec
@@ -73,7 +73,7 @@ def check(
         spec = None if optimizer is None else OptimizerSpec(*optimizer)
         return checked_settings(settings, parse_gate(gate), spec, gradients), ""
     except ConfigError as e:
-        return {}, str(e)
+        return {}, lacking(e, "the scheduler")
 
 
 def _checked_hyper(present: Optimizer | None, wanted: dict[str, Any]) -> Optimizer | None:

@@ -389,6 +389,7 @@ class DistKVStore(HandingKVStore):
         if type(value) is not np.ndarray:
             value = merge_devices(value)
         if value.shape != entry.shape or value.dtype != entry.dtype:
+            value = host_array(value)  # it may only be of another byte order
             check_fit(self._who, "pushes", name, value, entry.shape, entry.dtype)
         if entry.dtype.kind != "f":
             check_mean(self._who, name, entry.dtype, self.reduce)

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.errors import ConfigError, RemoteError, ShoalError
+from shoal.errors import ConfigError, RemoteError, ShoalError, lacking
 from shoal.kvstore.wire.messages import CallPart
 from shoal.kvstore.wire.schema import Plain
 
@@ -179,4 +179,4 @@ def remote_text(error: BaseException, what: str) -> tuple[str, str]:
     lines = "".join(traceback.format_exception(error)).rstrip()
     name = type(error).__name__ if isinstance(error, ShoalError) else RemoteError.__name__
     cut = "...\n" if len(lines) > MAX_TRACEBACK else ""
-    return name, f"{what}: {type(error).__name__}: {error}\n{cut}{lines[-MAX_TRACEBACK:]}"
+    return name, f"{what}: {type(error).__name__}: {lacking(error)}\n{cut}{lines[-MAX_TRACEBACK:]}"

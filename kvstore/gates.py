@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
-from shoal.errors import ConfigError, meant
+from shoal.errors import ConfigError, meant, unregistered
 
 __all__ = [
     "Gate",
@@ -270,7 +270,7 @@ def _unknown(name: str) -> ConfigError:
         return ConfigError(f"mode {name!r}: {kind} takes {form}{limit}")
     own = sorted(set(_GATES) - _BUILT_IN)
     more = f"; registered here: {', '.join(own)}" if own else ""
-    return ConfigError(f"unknown mode {name!r}; known: {_KNOWN}{more}{meant(kind, [*_GATES, *_SYNONYMS])}")
+    return unregistered(f"unknown mode {name!r}; known: {_KNOWN}{more}{meant(kind, [*_GATES, *_SYNONYMS])}")
 
 
 class Progress:

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shoal.errors import ConfigError, DTypeError
-from shoal.kvstore.arrays import Array, is_float
+from shoal.kvstore.arrays import Array, is_float, wire_name
 from shoal.kvstore.rows import RowSparse
+from shoal.kvstore.wire.schema import ITEM_BYTES
 
 __all__ = ["Key", "as_lists", "chosen_keys", "host_array", "in_place", "key_name", "merge_devices", "multipliers"]
 
@@ -17,14 +18,20 @@ Key: TypeAlias = str | int
 def host_array(value: Any) -> Array:
     """The NumPy array of a Tensor, an array, or a number; an array's own memory where it has one.
 
+    One in another byte order than this machine's is copied.
+
     Raises:
-        DTypeError: the value is not numeric.
+        DTypeError: the value is not numeric, or of a dtype that does not travel.
     """
     _refuse_rows(value)
     data = value if isinstance(value, np.ndarray) else getattr(value, "data", value)
     array = data if isinstance(data, np.ndarray) else np.asarray(value)
     if array.dtype.kind not in "fiub" and not is_float(array.dtype):
         raise DTypeError(f"a store holds numbers; got {type(value).__name__} with dtype {array.dtype}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if wire_name(array.dtype) not in ITEM_BYTES:
+        raise DTypeError(f"a store holds numbers of {' '.join(ITEM_BYTES)}; got dtype {array.dtype}: cast it first")
     return array
 
 

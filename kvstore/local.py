@@ -1,7 +1,8 @@
 """The store of a single process: the servers' table without servers, so that the arithmetic is the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from math import prod
 from threading import Lock
 from typing import Any
@@ -63,6 +64,7 @@ class LocalKVStore(KVStore):
         self._waiting: dict[str, list[Change]] = {}  # by key, changes whose clock has not come
         self._hyper: dict[str, Any] = {}
         self._own: set[str] = set()  # keys that have an optimizer of their own
+        self._absent: frozenset[str] = frozenset()
         self._lock = Lock()
 
     @property
@@ -117,16 +119,35 @@ class LocalKVStore(KVStore):
     def batches(self, nbytes: Mapping[str, int]) -> list[tuple[str, ...]]:
         return batches(nbytes, self._bundles.get)
 
+    @contextmanager
+    def leaving_out(self, keys: Iterable[str]) -> Iterator[None]:
+        """Within this context pushes leave these keys as they are.
+
+        In a cluster a round needs a contribution of everybody; here nobody waits for one. Keys that are fused are
+        pushed together even so.
+        """
+        self._absent = frozenset(keys)
+        try:
+            yield
+        finally:
+            self._absent = frozenset()
+
+    def _is_absent(self, name: str) -> bool:
+        """Whether nothing that is pushed with this key counts."""
+        bundle = self._bundles.get(name)
+        return self._absent.issuperset((name,) if bundle is None else bundle.names)
+
     def push_async(self, key: Key | Sequence[Key], value: Any, priority: int = 0) -> Future[None]:
         names, (values,) = as_lists(key, value)
         sparse = {n: r for n, v in zip(names, values, strict=True) if (r := merge_rows(v)) is not None}
         rows = {n: self._fitting_rows(n, r) for n, r in sparse.items()}
-        dense = [(n, v) for n, v in zip(names, values, strict=True) if n not in rows]
+        dense = [(n, v) for n, v in zip(names, values, strict=True) if n not in rows and not self._is_absent(n)]
         arrays = [self._fitting(n, merge_devices(v)) for n, v in dense]
         received = [*self._received([n for n, _ in dense], arrays), *rows.items()]
         with self._lock:  # one call of push is one contribution
             for name, value in received:
-                self._push(name, value)
+                if name not in self._absent:
+                    self._push(name, value)
         return _done(None)
 
     def _fitting_rows(self, name: str, rows: RowSparse) -> RowSparse:

@@ -8,7 +8,7 @@ import numpy as np
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops.rows import RowSparse, check_ids, wider
 
-__all__ = ["RowSparse", "check_ids", "into_rows", "merge_rows", "reduce_rows", "wanted_rows", "wider"]
+__all__ = ["RowSparse", "check_ids", "each_out", "into_rows", "merge_rows", "reduce_rows", "wanted_rows", "wider"]
 
 
 def reduce_rows(parts: Sequence[RowSparse], reduce: str) -> RowSparse:
@@ -50,6 +50,23 @@ def wanted_rows(key: str, row_ids: Any, shape: Sequence[int]) -> "np.ndarray[Any
         return np.unique(check_ids(row_ids, shape))
     except (ShapeError, DTypeError) as e:
         raise type(e)(f"row_sparse_pull of {key!r}: {e}") from None
+
+
+def each_out(key: str, out: Any, row_ids: Any) -> list[tuple[Any, Any]]:
+    """The places of one key's rows, which may be several, with the rows that each is to get.
+
+    Raises:
+        ConfigError: there is another number of lists of rows than of places.
+    """
+    if not isinstance(out, list | tuple):
+        return [(out, row_ids)]
+    apart = isinstance(row_ids, list | tuple) and any(np.ndim(i) for i in row_ids)
+    if apart and len(row_ids) != len(out):
+        raise ConfigError(
+            f"row_sparse_pull of {key!r}: {len(out)} outs and {len(row_ids)} row_ids; give one for each out, or "
+            "one for all"
+        )
+    return list(zip(out, row_ids if apart else [row_ids] * len(out), strict=True))
 
 
 def into_rows(key: str, found: RowSparse, out: Any) -> Any:

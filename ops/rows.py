@@ -141,7 +141,12 @@ def check_ids(ids: Any, shape: Sequence[int]) -> "np.ndarray[Any, np.dtype[np.in
         ShapeError: one is out of range, or the array has no rows.
         DTypeError: they are not integers.
     """
-    data = ids if isinstance(ids, np.ndarray) else np.asarray(getattr(ids, "data", ids))
+    try:
+        data = ids if isinstance(ids, np.ndarray) else np.asarray(getattr(ids, "data", ids))
+    except ValueError:
+        raise DTypeError(
+            f"row ids are integers, in one list or array; got {type(ids).__name__} of unequal lists"
+        ) from None
     if not len(shape):
         raise ShapeError("a scalar has no rows: row-sparse arrays have at least one dimension")
     if data.size and data.dtype.kind not in "iu":

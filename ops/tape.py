@@ -73,10 +73,10 @@ class Node:
 class Leaf:
     """Where the backward pass ends: a variable, and the tensor that takes its gradient.
 
-    ``fresh`` says whether the gradient is new since whoever uses gradients last set it to False; a variable begins
-    with a gradient of zero, which is new. ``ready``, if there is one, is called in each backward pass when the gradient
-    is in its buffer: as soon as nothing more can be added to it, while the pass goes on with what came before; and so
-    are the functions ``after``, after it.
+    ``fresh`` says whether the gradient is new since whoever uses gradients last set it to False; the zero with which a
+    variable begins is not: nobody has computed it. ``ready``, if there is one, is called in each backward pass when the
+    gradient is in its buffer: as soon as nothing more can be added to it, while the pass goes on with what came before;
+    and so are the functions ``after``, after it.
     """
 
     __slots__ = ("after", "fresh", "grad", "hooks", "number", "ready", "receive", "req")
@@ -86,7 +86,7 @@ class Leaf:
 
     def __init__(self, grad: Any, req: str) -> None:
         self.number = next(_numbers)
-        self.grad, self.req, self.fresh = grad, req, True
+        self.grad, self.req, self.fresh = grad, req, False
         self.receive = getattr(grad, "receive", None)  # of a gradient that is no whole array
         self.ready: Callable[[], None] | None = None
         self.after: dict[int, Callable[[], Any]] | None = None

@@ -1,19 +1,26 @@
 """Barriers: who has come to which occurrence of which name."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-__all__ = ["Barriers"]
+__all__ = ["FINISH", "Barriers"]
 
 
 MAX_CLOSED = 4096
 """Occurrences at which somebody waits; who comes to a further one comes again."""
+
+FINISH = "finish"
+"""The barrier at which a worker waits whose script has ended: it comes to no other one."""
+
+_OF_EQUALS = ("user", "call of store ")
+"""How the names of those barriers begin at which nobody does anything for the others."""
 
 
 class Barriers:
     """Arrivals at barriers. An occurrence opens once, for good; a worker comes to occurrence n+1 after n has opened.
 
     Arrivals are soft state: who waits repeats that it has come. That a barrier has opened is not: who has passed it
-    comes no more.
+    comes no more. Who waits at `FINISH` is waited for at no other barrier, with one exception: where the worker with
+    the smallest rank does something for all (init, set_optimizer), an open barrier would say that it has been done.
 
     Args:
         opened: highest occurrence of each name that has opened.
@@ -44,10 +51,15 @@ class Barriers:
         """Occurrences at which somebody waits: name, index, and since when by rank."""
         return [(name, index, dict(ranks)) for (name, index), ranks in self._arrived.items()]
 
-    def missing(self, name: str, index: int, expected: Iterable[int]) -> tuple[int, ...]:
-        """Those of ``expected`` that have not come."""
+    def missing(self, name: str, index: int, expected: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of ``expected`` that have not come, and may still come."""
         here = self._arrived.get((name, index), {})
-        return tuple(rank for rank in expected if rank not in here)
+        return tuple(rank for rank in expected if rank not in here and not self._ended(name, rank, expected))
+
+    def _ended(self, name: str, rank: int, expected: tuple[int, ...]) -> bool:
+        """Whether this barrier opens without a worker, because its script has ended."""
+        ended = name != FINISH and rank in self._arrived.get((FINISH, 0), {})
+        return ended and (name.startswith(_OF_EQUALS) or rank != min(expected))
 
     def open_ready(self, expected: tuple[int, ...]) -> list[tuple[str, int, tuple[int, ...]]]:
         """Open every occurrence to which all of ``expected`` have come: name, index, who had come."""

@@ -9,7 +9,7 @@ the log of an earlier one goes on where that one was, under the next term, and c
   and the run is elastic (`shoal.scheduler.workers`): then it is given up after a grace, if nobody takes its place; or a
   server that has a replica, or a replica (`shoal.scheduler.replicas`);
 - a node that gives up, and a server that leaves before the workers are done, end the run; the cause is named to all;
-- a worker that is done is waited for no more, at barriers or anywhere else;
+- a worker that is done, or has ended its script, is waited for no more, at barriers or anywhere else;
 - when all workers are done the servers are told to stop; when they have said goodbye the run is finished;
 - every message of a member is answered, and the answer tells it what it may have missed;
 - whoever belongs to another run is refused; a scheduler that hears of a greater term than its own steps down.
@@ -389,12 +389,12 @@ class SchedulerCore:
             return [Send(sender, self._standing(node))]
         if not node.late:
             self.barriers.arrive(m.name, m.index, node.member.rank, self._now)
-        opened = self._open_barriers()
-        if opened:
+        opened = self._open_barriers()  # others, too, if this worker has ended its script
+        if self.barriers.opened(m.name, m.index):
             return opened
         missing = self.barriers.missing(m.name, m.index, self._expected())
         names = tuple(self.state.name_of(("worker", rank)) for rank in missing)
-        return [Send(sender, BarrierWaiting(name=m.name, index=m.index, missing=names))]
+        return [*opened, Send(sender, BarrierWaiting(name=m.name, index=m.index, missing=names))]
 
     def _expected(self) -> tuple[int, ...]:
         """Ranks of the workers that a barrier waits for."""

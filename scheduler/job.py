@@ -37,7 +37,8 @@ class JobConfig:
         plugins: files that every process loads first.
         seed: of the run.
         target: METRIC=VALUE whose time is reported, or "".
-        lease_s: a process that is silent for this long ends the run.
+        lease_s: a process that is silent for this long is lost: a server without a replica ends the run, a worker has
+            its grace.
         scheduler_grace_s: how long the others go on without a scheduler, which is started again if it is killed; with 0
             the run ends with it.
         worker_grace_s: how long after its lease a worker that was lost may come back, or be replaced, before the others

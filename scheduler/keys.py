@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import prod
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, lacking
 from shoal.kvstore.gates import canonical_mode, mode_label
 from shoal.kvstore.placement import CUTS
 from shoal.kvstore.wire.messages import Declare, KeyLayout, KeySpec, Placed, Refused
@@ -91,7 +91,7 @@ def _wrong_store(state: ClusterState, mode: str, by: str, m: Declare) -> Objecti
     try:
         gate = canonical_mode(m.gate)
     except ConfigError as e:
-        return "ConfigError", f"{by} creates a store: {e}"
+        return "ConfigError", f"{by} creates a store: {lacking(e, 'the scheduler')}"
     if m.reduce not in ("mean", "sum"):
         return "ConfigError", f"{by} reduces by {m.reduce!r}; known: 'mean', 'sum'"
     theirs = mode_label(gate)

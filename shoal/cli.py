@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     if not args[0].startswith("-") and args[0] not in commands:
-        print(f"shoal: {_unknown(args[0], commands)}", file=sys.stderr)
+        for_people = [name for name in commands if name != "attend"]
+        print(f"shoal: {_unknown(args[0], for_people)}", file=sys.stderr)
         return USAGE_ERROR
     try:
         if args[0] == "run":

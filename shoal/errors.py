@@ -92,6 +92,8 @@ class CheckpointError(ShoalError):
 class ConfigError(ShoalError, ValueError):
     """An option is unknown, or two options contradict each other."""
 
+    unregistered = False  # whether it is a name that another process may know
+
 
 class DeviceError(ShoalError, ValueError):
     """Arrays are on different devices, or a device is asked for what it cannot do; names the operator and both."""
@@ -161,6 +163,24 @@ def meant(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
     near = difflib.get_close_matches(name, list(known), 1, cutoff)
     return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def unregistered(text: str) -> ConfigError:
+    """The error for a name that is not registered in this process, and may be in another one; see `lacking`."""
+    error = ConfigError(text)
+    error.unregistered = True
+    return error
+
+
+def lacking(error: BaseException, who: str = "a server") -> str:
+    """The text of an error for another process, which may have registered what ``who``, this one, has not."""
+    text = str(error)
+    if not getattr(error, "unregistered", False):
+        return text
+    return (
+        f"{text}{' ' if text.endswith('?') else '. '}That is what {who} knows, which does not run the training script: "
+        "start every process with the file that registers the name, shoal run --plugin FILE"
+    )
 
 
 def noted(error: ShoalError, note: str) -> ShoalError:

@@ -156,7 +156,7 @@ def status(o: argparse.Namespace) -> int:
     except MembershipError as e:  # we do not have its key
         snapshot, why = None, str(e)
     if snapshot is None:
-        print(f"shoal status: {why or f'no scheduler answers at {address}'}", file=sys.stderr)
+        print(f"shoal {o.command}: {why or f'no scheduler answers at {address}'}", file=sys.stderr)
         return UNREACHABLE
     if o.json:
         print(json.dumps(plain(snapshot), indent=2))

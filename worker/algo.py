@@ -62,14 +62,20 @@ class Algo:
         ('gate=asp rule=dcasgd:lam=0.1', 'gate=bsp strategy=easgd:tau=4')
 
         Raises:
-            ConfigError: a word is not known (what is known is listed), or the parts do not go together.
+            ConfigError: a word is not known (what is known is listed), a part is there twice, or the parts do not go
+                together.
         """
         if isinstance(spec, Algo):
             return spec.checked()
-        made = cls()
+        if not isinstance(spec, str):
+            raise ConfigError(f"an algorithm is text, such as 'ssp:s=3', got {spec!r} ({type(spec).__name__})")
+        made, given = cls(), set[str]()
         for i, word in enumerate(spec.split()):
             name, equals, value = word.partition("=")
             if equals and name in ("gate", "rule", "strategy", "codec") and ":" not in name:
+                if name in given:
+                    raise ConfigError(f"algorithm {spec!r}: {name}= is given twice; say it once")
+                given.add(name)
                 made = replace(made, **{name: _canonical(name, value)})
             elif i == 0:
                 made = _preset(word)

@@ -97,6 +97,7 @@ def fit(
         ConfigError: ``train_data`` gives single samples, not batches; or is an iterator, which has only one pass.
         ShapeError: ``loss`` gives one value for a batch.
     """
+    _check_given(loss, trainer, callbacks)
     _check_batches(train_data, "train_data", epochs - initial_epoch)
     _check_batches(val_data, "val_data", 2)
     history = History()
@@ -150,6 +151,16 @@ def _keep(kept: Checkpoints, net: Any, trainer: Trainer, epoch: int, logs: dict[
         kept.save(epoch, now.params, {**now.meta, "seed": random.current_seed(), "metrics": logs}, now.states)
     except (CheckpointError, StoreError) as e:
         keeping.warning("no checkpoint after epoch %d: %s", epoch, e)
+
+
+def _check_given(loss: Any, trainer: Any, callbacks: Any) -> None:
+    if not callable(loss):
+        raise ConfigError(f"loss is {loss!r}; expected a function of (output, label), such as shoal.nn.SoftmaxCELoss()")
+    if not isinstance(trainer, Trainer):
+        raise ConfigError(f"trainer is {trainer!r}; expected a shoal.Trainer of net.collect_params()")
+    if not isinstance(callbacks, Sequence) or (wrong := [c for c in callbacks if not isinstance(c, Callback)]):
+        got = repr(wrong[0] if isinstance(callbacks, Sequence) else callbacks)
+        raise ConfigError(f"callbacks is a list of shoal.Callback objects, got {got}: derive a class from it")
 
 
 def _check_batches(data: Any, name: str, passes: int) -> None:

@@ -34,6 +34,7 @@ from shoal.kvstore.wire.messages import Left, Member, Moved, Rebalance, Roster
 from shoal.kvstore.wire.transport import tune_malloc
 from shoal.ops import context, random
 from shoal.scheduler.address import address_towards, advertised
+from shoal.scheduler.barriers import FINISH
 from shoal.scheduler.client import Membership
 from shoal.scheduler.signals import stopped_by
 from shoal.worker import cluster, record, tracing
@@ -260,7 +261,7 @@ class Session:
             store.close()
         weights, replicas = None, False
         if self.stores:
-            self.membership.barrier("finish", LAST_WAIT_S)
+            self.membership.barrier(FINISH, LAST_WAIT_S)
             replicas = all(isinstance(s, AllReduceKVStore) for s in self.stores)  # then every worker has the weights
             if self.membership.rank == self.membership.chief or replicas:
                 elsewhere = record.current().weights

@@ -1,10 +1,13 @@
 """`Trainer`: gradients to the store, new weights back (Gluon's interface)."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+
+import numpy as np
 
 from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredInitializationError, MembershipError
 from shoal.kvstore.api import KVStore, attached, create
@@ -222,11 +225,12 @@ class Trainer:
 
         Args:
             batch_size: samples in this worker's batch.
-            ignore_stale_grad: leave out parameters whose gradient is no new one (see below). To a store such a
-                parameter contributes zero, because the other workers wait for a contribution.
+            ignore_stale_grad: leave out parameters whose gradient is no new one (see below): in one process they stay
+                as they are. In a cluster, and on a GPU, such a parameter contributes zero, because the other workers
+                wait for a contribution: momentum and weight decay go on.
         Raises:
-            AutogradError: no backward pass has delivered a gradient to a parameter since the last step, and nobody has
-                asked for its `grad`: the old gradient would be applied a second time.
+            AutogradError: no backward pass has delivered a gradient to a parameter since the last step, or ever, and
+                nobody has asked for its `grad`: the old gradient would be applied a second time, or weight decay alone.
             DeferredInitializationError: the model has seen no batch yet.
             StoreTimeoutError, NodeLostError: names who is waited for, or lost.
         """
@@ -266,8 +270,7 @@ class Trainer:
             ConfigError: an earlier such context was not followed by a step.
             AutogradError: in the context, a second pass delivers a gradient to a parameter.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
+        _check_batch_size(batch_size)
         early = self._ready and self.scaler is None  # a scaled gradient leaves when all are known to be finite
         return self._stepper.overlap(batch_size) if early else nullcontext()
 
@@ -451,8 +454,7 @@ class Trainer:
 
     def _begin(self, batch_size: int, ignore_stale_grad: bool) -> None:
         """Before a step: everything is in place, and the gradients are new."""
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {batch_size}")
+        _check_batch_size(batch_size)
         late = self._course.later and not self._ready and self._kvstore is not None
         self._course.start()
         self._prepare()
@@ -462,9 +464,9 @@ class Trainer:
         stale = [n for n, p in self._site.params.items() if not p.leaf().fresh]
         if stale and not ignore_stale_grad:
             raise AutogradError(
-                f"no backward pass has delivered a gradient to {stale[:8]} since the last step: the old one would be "
-                "applied again. Call backward() before step(). If the loss is meant to leave these parameters out, "
-                "call step(batch_size, ignore_stale_grad=True)."
+                f"no backward pass has delivered a gradient to {stale[:8]} since the last step, or ever: an old one "
+                "would be applied again, or weight decay alone. Call backward() before step(). If the loss is meant to "
+                "leave these parameters out, call step(batch_size, ignore_stale_grad=True)."
             )
         self._site.stale = frozenset(stale)
 
@@ -538,6 +540,12 @@ def _distinct(named: Mapping[str, Parameter]) -> dict[str, Parameter]:
     if not chosen:
         raise ConfigError("none of the parameters learns: every grad_req is 'null'")
     return chosen
+
+
+def _check_batch_size(given: Any) -> None:
+    """Raise unless gradients can be divided by it."""
+    if not isinstance(given, int | float | np.number) or not 1 <= given < math.inf:
+        raise ConfigError(f"batch_size is the number of samples of this step, at least 1; got {given!r}")
 
 
 def _updates(store: KVStore | None) -> bool:

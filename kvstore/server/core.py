@@ -15,7 +15,7 @@ It holds names, clocks, counts and shapes, never an array, a socket or a clock. 
 
 from typing import Any
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, lacking
 from shoal.kvstore.events import (
     Accumulate,
     Action,
@@ -208,7 +208,7 @@ class ServerCore:
         try:
             gate = parse_gate(m.gate)
         except ConfigError as e:
-            return [_refuse(sender, m.seq, "ConfigError", str(e))]
+            return [_refuse(sender, m.seq, "ConfigError", lacking(e))]
         if m.reduce not in ("mean", "sum"):
             return [_refuse(sender, m.seq, "ConfigError", f"unknown reduction {m.reduce!r}; known: mean, sum")]
         desk = self.desks.setdefault(m.store, Desk(gate, barriers=self.unhoused.pop(m.store, {})))

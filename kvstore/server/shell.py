@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.errors import RemoteProtocolError, ShoalError, lacking
 from shoal.kvstore import codecs, dumps, rules
 from shoal.kvstore.arrays import Array, as_array, as_payload, dtype_named
 from shoal.kvstore.dumps import Recent
@@ -577,7 +577,7 @@ class ServerShell:
             rule = optim.from_spec(optim.OptimizerSpec(a.name, params))
             self.table.configure(rule, a.lr_mult, a.wd_mult, a.store, rules.parse(a.rule), a.keys)
         except ShoalError as e:
-            self._out(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {e}"))
+            self._out(a.to, Refused(seq=a.seq, error=type(e).__name__, text=f"set_optimizer: {lacking(e)}"))
         else:
             self._confirm(a.to, a.seq)
 

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from shoal.errors import ConfigError, meant
+from shoal.errors import ConfigError, meant, unregistered
 
 __all__ = ["Hyper", "Registry", "Wire"]
 
@@ -96,7 +96,7 @@ class Registry(Generic[H]):
         """
         key = str(name).lower().removesuffix(self._suffix.lower())
         if key not in self._classes:
-            raise ConfigError(
+            raise unregistered(
                 f"no {self.kind} is called {name!r}; known: {', '.join(self.names())}{meant(key, self.names())}"
             )
         cls = self._classes[key]

@@ -74,7 +74,10 @@ def run_options(p: argparse.ArgumentParser) -> None:
     codec = "compress what is pushed: bf16, int8, 2bit, topk:ratio=0.01, ..."
     option(p, "--compression", env="SHOAL_COMPRESSION", default="", help=codec)
     option(p, "--seed", env="SHOAL_SEED", default=0, type=values.seed, help="of everything random")
-    lease = "a process that is silent for this long ends the run"
+    lease = (
+        "a process that is silent for this long is lost: a worker has --worker-grace-s more to come back; a server "
+        "ends the run, unless it has a replica or another has taken its place"
+    )
     option(p, "--lease-s", env="SHOAL_LEASE_S", default=10, type=values.seconds, help=lease)
     grace = "how long the others go on without a scheduler that keeps a log and may come back; 0: not at all"
     flags = "--scheduler-grace-s", "--scheduler-grace"
@@ -86,7 +89,7 @@ def run_options(p: argparse.ArgumentParser) -> None:
 
 def plugin_option(p: argparse.ArgumentParser) -> None:
     """``--plugin``."""
-    text = "a Python file to load first, with gates, rules, strategies or codecs of your own; may be repeated"
+    text = "a Python file to load first, with gates, rules, codecs, optimizers, ... of your own; may be repeated"
     p.add_argument("--plugin", metavar="FILE", action="append", default=[], help=text)
 
 

@@ -78,6 +78,16 @@ def test_every_command_has_help_that_names_its_environment(run: Run, command: st
     assert code == 0 and "$SHOAL_" in out
 
 
+def test_commands_that_are_not_for_people_are_not_offered(run: Run) -> None:
+    code, _, err = run("compare")
+    assert code == 2 and "unknown command 'compare'; known: run, " in err and "attend" not in err
+
+
+def test_the_help_of_a_lease_says_who_has_a_grace(run: Run) -> None:
+    text = " ".join(run("run", "--help")[1].split()).replace("- ", "-")
+    assert "is lost: a worker has --worker-grace-s more" in text
+
+
 @pytest.mark.parametrize(
     ("args", "line"),
     [

@@ -111,12 +111,13 @@ def test_nobody_is_drained_where_no_scheduler_answers(
     assert "shoal drain: no scheduler answers at 127.0.0.1:1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["status", "top"])
 def test_where_no_scheduler_answers_the_exit_code_is_2(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shoal.observing.ANSWER_S", 0.05)
-    assert main(["status", "--scheduler", "127.0.0.1:1"]) == 2
-    assert "no scheduler answers at 127.0.0.1:1" in capsys.readouterr().err
+    assert main([command, "--scheduler", "127.0.0.1:1"]) == 2
+    assert f"shoal {command}: no scheduler answers at 127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_a_directory_that_is_no_runs_is_said_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

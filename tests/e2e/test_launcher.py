@@ -113,6 +113,14 @@ def test_a_run_that_ends_well_relays_every_line_and_reports(crowd: Crowd, tmp_pa
     assert [n.state for n in outcome.snapshot.nodes] == ["done"] * 3
 
 
+@pytest.mark.parametrize("mode", ["dist_sync", "dist_async"])
+def test_a_worker_that_ends_its_script_is_waited_for_at_no_barrier(crowd: Crowd, tmp_path: Path, mode: str) -> None:
+    text = f"import numpy\nfrom shoal import kv\nstore = kv.create('{mode}')\nstore.init('a', numpy.zeros(3, 'f'))\n"
+    run = Run(crowd, tmp_path / "s.py", text + "if store.rank == 0: store.barrier(); store.barrier(); print('after')\n")
+    assert run.go().code == 0
+    assert ("worker 0", "stdout", "after") in run.lines
+
+
 @pytest.mark.parametrize("victim", ["worker", "server", "scheduler"])
 def test_a_killed_process_is_named_and_ends_the_run(crowd: Crowd, tmp_path: Path, victim: str) -> None:
     run = Run(crowd, tmp_path / "s.py", SLEEPER, scheduler_grace_s=0.0, worker_grace_s=0.0)

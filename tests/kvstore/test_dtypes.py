@@ -8,9 +8,11 @@ from shoal.kvstore.arrays import BFLOAT16, as_array, as_payload, dtype_named, is
 from shoal.kvstore.checks import check_mean
 from shoal.kvstore.digest import weights_sha256
 from shoal.kvstore.given import host_array
+from shoal.kvstore.local import LocalKVStore
 from shoal.kvstore.wire.codec import decode, encode
 from shoal.kvstore.wire.messages import Value
 from shoal.kvstore.wire.schema import ITEM_BYTES
+from tests.kvstore.threads import thread_cluster
 
 
 @pytest.mark.parametrize("name", ITEM_BYTES)
@@ -36,6 +38,27 @@ def test_bfloat16_is_a_number_that_can_be_averaged() -> None:
     check_mean("worker 0", "w", BFLOAT16, "mean")
     with pytest.raises(DTypeError, match="the mean of integers is no integer"):
         check_mean("worker 0", "w", np.dtype(np.int32), "mean")
+
+
+def test_the_other_byte_order_is_converted() -> None:
+    kv = LocalKVStore()
+    kv.init(1, np.array([1.0, 2.0], ">f4"))
+    kv.push(1, np.array([3.0, 4.0], ">f4"))
+    assert kv.pull(1).dtype.str == "<f4" and kv.pull(1).tolist() == [3.0, 4.0]
+
+
+@pytest.mark.net
+def test_the_other_byte_order_is_converted_in_a_cluster_too() -> None:
+    with thread_cluster(1, 1) as cluster:
+        kv = cluster.store(0)
+        kv.init(1, np.array([1.0, 2.0], ">f4"))
+        kv.push(1, np.array([3.0, 4.0], ">f4"))
+        assert kv.pull(1).dtype.str == "<f4" and kv.pull(1).tolist() == [3.0, 4.0]
+
+
+def test_a_dtype_that_does_not_travel_is_refused() -> None:
+    with pytest.raises(DTypeError, match=r"numbers of .*<f4 .*; got dtype float128: cast it first"):
+        LocalKVStore().init(1, np.zeros(3, np.longdouble))
 
 
 def test_weights_in_bfloat16_have_a_hash() -> None:

@@ -202,6 +202,26 @@ def test_rows_are_written_into_an_array_of_the_whole_key() -> None:
     assert np.array_equal(out, want)
 
 
+@pytest.mark.parametrize("ids", [[[0, 1], [7]], [np.array([0, 1]), [7]], (0, 1)])
+def test_one_key_is_read_into_several_arrays(ids: Any) -> None:
+    kv, outs = kept(), [np.zeros(SHAPE, "f"), np.zeros(SHAPE, "f")]
+    assert kv.row_sparse_pull("e", outs, ids)[1] is outs[1]
+    assert [np.flatnonzero(o.any(1)).tolist() for o in outs] == ([[0, 1], [0, 1]] if ids == (0, 1) else [[0, 1], [7]])
+    with pytest.raises(ConfigError, match="2 outs and 3 row_ids; give one for each out"):
+        kv.row_sparse_pull("e", outs, [[0], [1], [2]])
+    with pytest.raises(DTypeError, match="got list of unequal lists"):
+        kv.row_sparse_pull("e", outs[0], [[0, 1], [7]])
+
+
+@pytest.mark.net
+def test_one_key_is_read_into_several_arrays_in_a_cluster_too() -> None:
+    with thread_cluster(1, 2, slice_bytes=TINY) as cluster:
+        kv, outs = cluster.store(0), [np.zeros(SHAPE, "f"), np.zeros(SHAPE, "f")]
+        kv.init("e", start(), rows=True)
+        kv.row_sparse_pull("e", outs, [[0, 1], [1, 7]])
+    assert [np.flatnonzero(o.any(1)).tolist() for o in outs] == [[0, 1], [1, 7]]
+
+
 def test_several_keys_are_read_at_once() -> None:
     kv = kept()
     kv.init("f", np.arange(4.0), rows=True)

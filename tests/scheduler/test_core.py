@@ -1,6 +1,7 @@
 """The scheduler's decisions, one at a time."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -248,6 +249,35 @@ def test_a_worker_that_leaves_opens_the_barrier_for_the_others() -> None:
     assert ("w0", Released(name="b", index=0)) in s.hear("w1", BYE)
 
 
+def test_a_worker_that_has_ended_its_script_opens_the_barrier_for_the_others() -> None:
+    s = running()
+    s.hear("w0", Barrier(name="user", index=0))
+    waiting = BarrierWaiting(name="finish", index=0, missing=("worker 0 (host h, pid 100)",))
+    assert s.hear("w1", Barrier(name="finish", index=0)) == [("w0", Released(name="user", index=0)), ("w1", waiting)]
+
+
+def test_who_ended_its_script_before_is_not_waited_for_at_a_barrier() -> None:
+    s = running()
+    s.hear("w0", Barrier(name="finish", index=0))
+    assert s.hear("w1", Barrier(name="user", index=0)) == [("w1", Released(name="user", index=0))]
+    assert ("w0", Released(name="finish", index=0)) in s.hear("w1", Barrier(name="finish", index=0))
+
+
+def test_nothing_passes_for_done_that_the_first_worker_would_have_done_had_its_script_not_ended() -> None:
+    s = running(workers=3)
+    s.hear("w0", Barrier(name="finish", index=0))
+    s.hear("w1", Barrier(name="finish", index=0))
+    name = "set_optimizer of store 1"
+    assert s.answer("w2", Barrier(name=name, index=0), BarrierWaiting).missing == ("worker 0 (host h, pid 100)",)
+
+
+def test_a_process_that_replaces_one_that_had_ended_its_script_is_waited_for() -> None:
+    s = running(worker_grace_s=60.0)
+    s.hear("w1", Barrier(name="finish", index=0))
+    s.hear("x", replace(join("worker", "x", rank=1), replaces=True))
+    assert s.answer("w0", Barrier(name="user", index=0), BarrierWaiting).missing == ("worker 1 (host h, pid 7)",)
+
+
 def test_a_barrier_waits_for_workers_that_have_not_joined_yet() -> None:
     s = Scheduler(workers=2)
     s.hear("a", join("worker", "a"))
@@ -312,6 +342,7 @@ def test_another_dtype_is_refused() -> None:
     ("message", "error", "text"),
     [
         (declare(gate="lazy", a=(1,)), "ConfigError", "unknown mode 'lazy'"),
+        (declare(gate="lazy", a=(1,)), "ConfigError", "the scheduler knows, which does not run the training script"),
         (declare(reduce="max", a=(1,)), "ConfigError", "'max'"),
         (declare(a=(-1,)), "ShapeError", "cannot be negative"),
         (

@@ -1,5 +1,7 @@
 """One switch for gate, rule, strategy and codec."""
 
+from typing import Any
+
 import pytest
 
 from shoal.errors import ConfigError
@@ -79,9 +81,11 @@ def test_what_is_not_sound_is_refused_with_the_reason(text: str, says: str) -> N
         ("ssp:s=x", "takes a whole number from 0, such as ssp:2"),
         ("dcasgd:mu=1", "known: lam"),
         ("local:tau=3", "tau"),
+        ("sync codec=bf16 codec=int8", "codec= is given twice"),
+        (3, r"an algorithm is text, such as 'ssp:s=3', got 3 \(int\)"),
     ],
 )
-def test_what_is_not_known_says_what_is(text: str, says: str) -> None:
+def test_what_is_not_known_says_what_is(text: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Algo.parse(text)
 

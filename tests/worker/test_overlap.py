@@ -95,7 +95,7 @@ def test_the_last_layers_gradient_has_left_before_the_first_layers_is_computed()
             return dy
 
     trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
-    trainer.step(1)
+    trainer.step(1, ignore_stale_grad=True)
     store.log.clear()
     with shoal.autograd.record():
         loss = net[1](Probe()(net[0](batch(0)))).sum()
@@ -110,7 +110,7 @@ def test_small_parameters_leave_when_all_of_them_are_final() -> None:
     net.initialize(shoal.init.Xavier(), seed=1)
     store = Listening()
     trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
-    trainer.step(1)
+    trainer.step(1, ignore_stale_grad=True)
     store.log.clear()
     with trainer.overlap(1):
         backward(net, batch(0))
@@ -348,7 +348,7 @@ def test_after_a_backward_pass_that_failed_the_step_can_be_completed() -> None:
 
     net, store = network(2), Listening()
     trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
-    trainer.step(1)
+    trainer.step(1, ignore_stale_grad=True)
     store.log.clear()
     with shoal.autograd.record():
         loss = net[1](Broken()(net[0](batch(0)))).sum()
@@ -364,7 +364,7 @@ def test_after_a_backward_pass_that_failed_the_step_can_be_completed() -> None:
 def test_a_parameter_that_the_loss_does_not_use_leaves_with_the_step() -> None:
     net, store = network(2), Listening()
     trainer = shoal.Trainer(net.collect_params(), "sgd", kvstore=store)
-    trainer.step(1)
+    trainer.step(1, ignore_stale_grad=True)
     store.log.clear()
     with trainer.overlap(1):
         backward(net[0], batch(0))

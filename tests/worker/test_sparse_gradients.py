@@ -43,11 +43,12 @@ def test_plain_sgd_gives_what_whole_gradients_give(store: Any, on_store: Any, ac
         np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("on_store", [None, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
-def test_updates_are_lazy_and_the_same_here_and_in_a_store(optimizer: str) -> None:
+def test_updates_are_lazy_and_the_same_here_and_in_a_store(optimizer: str, on_store: Any) -> None:
     params = {"learning_rate": 0.1, "wd": 0.1} | ({"momentum": 0.9} if optimizer == "sgd" else {})
     here, _ = trained(True, optimizer, kvstore=None, optimizer_params=dict(params))
-    there, _ = trained(True, optimizer, kvstore="local", optimizer_params=dict(params))
+    there, _ = trained(True, optimizer, kvstore="local", update_on_kvstore=on_store, optimizer_params=dict(params))
     whole, _ = trained(False, optimizer, kvstore=None, optimizer_params=dict(params))
     for name in here:
         assert here[name].tobytes() == there[name].tobytes()
@@ -96,6 +97,19 @@ def test_gradients_reduced_by_hand_stay_row_sparse() -> None:
     assert net.weight.grad().indices.tolist() == [0, 1, 4]
     trainer.update(1)
     assert (before - net.weight.data().asnumpy())[:, 0].round(5).tolist() == [1, 1, 0, 0, 2, 0, 0]
+
+
+def test_updates_of_gradients_that_were_reduced_by_hand_are_lazy() -> None:
+    net = nn.Embedding(7, 3, sparse_grad=True)
+    net.initialize()
+    rule = {"learning_rate": 1.0, "wd": 0.5}
+    trainer = shoal.Trainer(net.collect_params(), "sgd", rule, "local", update_on_kvstore=False)
+    with autograd.record():
+        net(Tensor(IDS[0])).sum().backward()
+    before = net.weight.data().asnumpy().copy()
+    trainer.allreduce_grads()
+    trainer.update(1)
+    assert (net.weight.data().asnumpy() == before).all(1).tolist() == [False, False, True, True, False, True, True]
 
 
 def test_a_step_by_rows_is_the_step_of_these_rows() -> None:

@@ -80,7 +80,9 @@ class Reduced(Alone):
     def step(self, batch_size: int) -> None:
         sent, _ = self._outbox.complete(batch_size, self._place)
         wait(sent.values())
-        self.site.update({n: self._place(n) for n in self.site.params})
+        left_out = frozenset[str]() if self.site.alone is None else self.site.stale
+        site = self.site
+        site.update({n: site.thinned(n, self._place(n)) for n in site.params if n not in left_out})
 
     def reduce_gradients(self) -> None:
         """Replace every gradient by its reduction over the workers."""
@@ -135,7 +137,9 @@ class OnStore(Stepper):
     def step(self, batch_size: int) -> None:
         self._take_writes()
         weights = self.site.weights()
-        sent, early = self._outbox.complete(batch_size, weights.__getitem__)
+        alone = self.site.alone
+        with nullcontext() if alone is None else alone.leaving_out(self.site.stale):
+            sent, early = self._outbox.complete(batch_size, weights.__getitem__)
         if not early:
             wait(sent.values())
         for group, future in sent.items() if early else ():

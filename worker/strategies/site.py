@@ -12,6 +12,7 @@ from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.arrays import Array
 from shoal.kvstore.gates import parse_gate
+from shoal.kvstore.local import LocalKVStore
 from shoal.ops.nn.parameter import Parameter
 from shoal.ops.optim import Optimizer, State
 from shoal.ops.optim.rows import step_rows
@@ -115,8 +116,15 @@ class Site:
         return isinstance(self.params[name].leaf().grad, RowSparse) and not self.optimizer.whole
 
     def gradients(self, batch_size: int) -> dict[str, Any]:
-        """`scaled`, of every parameter that is not stale."""
-        return {n: self.scaled(n, batch_size) for n in self.params if n not in self.stale}
+        """What `update` takes: `scaled`, of every parameter that is not stale."""
+        return {n: self.thinned(n, self.scaled(n, batch_size)) for n in self.params if n not in self.stale}
+
+    def thinned(self, name: str, grad: Any) -> Any:
+        """A gradient that may have been through a store as a whole array: of one that is row-sparse the rows that are
+        not zero, since those that occur nowhere are not to be updated."""
+        lazy = self.optimizer.lazy_update and not self.optimizer.whole
+        sparse = lazy and isinstance(self.params[name].leaf().grad, RowSparse) and not isinstance(grad, RowSparse)
+        return RowSparse.from_dense(grad) if sparse else grad
 
     def buffer(self, name: str, like: Array) -> Array:
         """Memory for what is sent for a parameter: content undefined, the same at each call."""
@@ -159,6 +167,11 @@ class Site:
             self.states[name] = (t + 1, state)
             step = partial(step_rows, self.optimizer) if isinstance(grad, RowSparse) else self.optimizer.step
             step(weight, grad, state, t + 1, lr_mult=p.lr_mult, wd_mult=p.wd_mult, name=name)
+
+    @property
+    def alone(self) -> LocalKVStore | None:
+        """The store, if it is in this process, where nobody waits for a contribution."""
+        return self._store if isinstance(self._store, LocalKVStore) and self._store.type == "local" else None
 
     def multipliers(self) -> tuple[dict[str, float], dict[str, float]]:
         """Factors on rate and decay, where they are not 1."""
