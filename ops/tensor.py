@@ -265,10 +265,10 @@ class Tensor(ArrayMethods):
     # -- values
 
     def asnumpy(self) -> Any:
-        """The values as a NumPy array: the tensor's own memory if it is in host memory."""
+        """A copy of the values as a NumPy array; `numpy.asarray` of a tensor in host memory shares it."""
         if _state.tracer is not None and called_by_user():
             self._drawn("the values")
-        return asnumpy(self.data)
+        return self.data.copy() if type(self.data) is np.ndarray else asnumpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if _state.tracer is not None and called_by_user():
@@ -296,7 +296,7 @@ class Tensor(ArrayMethods):
 
     def tobytes(self) -> bytes:
         """The bytes of the elements, in C order."""
-        return bytes(self.asnumpy().tobytes())
+        return bytes(asnumpy(self.data).tobytes())
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
@@ -338,7 +338,7 @@ class Tensor(ArrayMethods):
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        text = np.array2string(self.asnumpy(), separator=", ", prefix="Tensor(")
+        text = np.array2string(asnumpy(self.data), separator=", ", prefix="Tensor(")
         device = "" if self.device == "cpu" else f", device={self.device!r}"
         return f"Tensor({text}, dtype={self.dtype}{device})"
 
@@ -349,7 +349,7 @@ class Tensor(ArrayMethods):
         return made
 
     def __reduce__(self) -> Any:
-        return (Tensor, (self.asnumpy(),))
+        return (Tensor, (asnumpy(self.data),))
 
     # -- writing in place
 

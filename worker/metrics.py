@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
+from shoal.ops.backend import asnumpy
 
 __all__ = [
     "F1",
@@ -356,11 +357,7 @@ def _pairs(name: str, labels: Any, preds: Any) -> list[tuple[Array, Array]]:
     many = [list(x) if isinstance(x, list | tuple) else [x] for x in (labels, preds)]
     if len(many[0]) != len(many[1]):
         raise ShapeError(f"metric {name!r}: {len(many[0])} labels for {len(many[1])} predictions")
-    return [(_host(label), _host(pred)) for label, pred in zip(*many, strict=True)]
-
-
-def _host(value: Any) -> Array:
-    return np.asarray(value.asnumpy() if hasattr(value, "asnumpy") else value)
+    return [(asnumpy(label), asnumpy(pred)) for label, pred in zip(*many, strict=True)]
 
 
 def _alike(name: str, label: Array, pred: Array) -> tuple[Array, Array]:

@@ -178,9 +178,13 @@ def test_conversions() -> None:
     assert np.exp(Tensor(B)).tolist() == np.exp(B).tolist()
 
 
-def test_asnumpy_shares_memory_and_array_copies() -> None:
+def test_asnumpy_and_array_copy_and_asarray_shares_memory() -> None:
     values = A.copy()
-    assert Tensor(values).asnumpy() is values
+    x = Tensor(values)
+    before = x.asnumpy()
+    x += 1.0
+    assert before.tolist() == A.tolist() and before.flags.writeable
+    assert np.shares_memory(np.asarray(x), values)
     assert not np.shares_memory(array(values).data, values)
 
 
