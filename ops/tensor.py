@@ -1,6 +1,8 @@
 """Tensor: an array whose operators compute at once and, inside `autograd.record`, remember how."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -378,7 +380,7 @@ class Tensor(ArrayMethods):
         return self
 
     def _inplace_on_the_tape(self, op: Op[Any], symbol: str, other: Any) -> "Tensor":
-        if self._is_view():  # as x[i] is in x[i] += y, which Python then assigns to x[i]
+        if self._is_part_of_an_update(sys._getframe(3)):
             result: Tensor = op(self, other)
             self._require_fit(result.data, symbol)
             return result if result.dtype == self.dtype else result.astype(self.dtype)
@@ -448,6 +450,12 @@ class Tensor(ArrayMethods):
             )
         return getattr(self.data, "base", None) is not None
 
+    def _is_part_of_an_update(self, caller: FrameType) -> bool:
+        """Whether this is the x[i] of ``x[i] += y`` in ``caller``, where Python assigns to x[i] next, and x changes."""
+        if self.node is not None and getattr(self.node, "op", None) is not index.getitem:
+            return False
+        return self._is_view() and lines.updates_part(caller.f_code, caller.f_lasti)
+
     def _before(self, what: str) -> "Tensor":
         """What this tensor stands for before a write.
 
@@ -462,7 +470,8 @@ class Tensor(ArrayMethods):
         if self._is_view():
             raise AutogradError(
                 f"{what} while recording: the tensor (shape {self.shape}) shares its memory with another one, which "
-                "the write would have to change, too. Assign to that one (x[i, j] = value), or to a copy()."
+                "the write would have to change, too. Assign to that one (x[i, j] = value), or to a copy(), or compute "
+                "a new tensor (x = x + value)."
             )
         return Tensor(self.data, self.node, self.index)
 
