@@ -192,7 +192,7 @@ def batch_norm(
         out = norm.batch_norm_inference(x, gamma, beta, running_mean, running_var, axis=axis, eps=eps)
         return (out, running_mean, running_var) if output_mean_var else out
     out, mean, var = norm.batch_norm(x, gamma, beta, axis=axis, eps=eps)
-    for running, batch in ((running_mean, mean), (running_var, var)):
+    for running, batch in ((running_mean, mean), (running_var, var)) if 0 not in x.shape else ():  # of none: nan
         if isinstance(running, Tensor) and isinstance(batch, Tensor):
             running.data[...] = momentum * running.data + (1.0 - momentum) * batch.data
     return (out, mean, var) if output_mean_var else out
