@@ -203,12 +203,16 @@ def layer_norm(data: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, e
     return norm.layer_norm(data, gamma, beta, axis, eps)
 
 
-def topk(data: Any, axis: int = -1, k: int = 1, ret_typ: str = "indices", is_ascend: bool = False) -> Any:
+def topk(data: Any, axis: int | None = -1, k: int = 1, ret_typ: str = "indices", is_ascend: bool = False) -> Any:
     """The k largest (smallest if ``is_ascend``) elements along ``axis``, best first.
 
     Args:
+        axis: None for the elements of the flattened array; a mask has the shape of ``data`` nevertheless.
         ret_typ: "value", "indices" (int64), "both" (values, indices), or "mask": ones where an element was chosen.
     """
+    if axis is None:
+        flat = topk(data.reshape(-1), -1, k, ret_typ, is_ascend)
+        return flat.reshape(tuple(data.shape)) if ret_typ == "mask" else flat
     values, indices = index.topk(data, k=k, axis=axis, is_ascend=is_ascend)
     if ret_typ == "mask":
         chosen = index.one_hot(indices, depth=data.shape[axis], dtype=data.dtype.name)
