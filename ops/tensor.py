@@ -496,7 +496,7 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
 
     Args:
         values: numbers, nested sequences, arrays, tensors.
-        dtype: by default that of an array or tensor, and float32 for Python numbers and lists.
+        dtype: by default that of an array or tensor, bool for Python's truth values, and float32 for its numbers.
         device: "cpu" or "gpu:0"; by default the one of a tensor, and the current one for all else.
     Raises:
         ShapeError: the sequences are ragged.
@@ -505,9 +505,9 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     values = raw(values)
     if isinstance(values, (list, tuple)):
         values = [asnumpy(raw(v)) if isinstance(v, Tensor) else v for v in values]
-    if dtype is None and not hasattr(values, "dtype"):
-        dtype = np.float32
     try:
+        if dtype is None and not hasattr(values, "dtype"):
+            dtype = np.bool_ if _are_truths(values) else np.float32
         if namespace(values).module is np:
             made = np.array(values, dtype)
             device = device or current_device()
@@ -519,6 +519,14 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
             raise ShapeError(f"array: {error}") from error
         raise DTypeError(f"array: {error}; a tensor holds numbers") from error
     return Tensor(made if device is None or device == "cpu" == _kind(made) else on_device(made, device))
+
+
+def _are_truths(values: Any) -> bool:
+    """Whether a number, or all that nested sequences hold, is True or False: looked into if the first one is."""
+    first = values
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    return (isinstance(first, bool) or getattr(first, "dtype", None) == np.bool_) and np.array(values).dtype == np.bool_
 
 
 def _kind(x: Any) -> str:
