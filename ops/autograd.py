@@ -9,6 +9,7 @@ Names and meanings are MXNet's. Recording and training mode belong to the thread
 """
 
 import copy
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -205,11 +206,15 @@ class Function:
             (y,) = self.saved_tensors
             return dy * y * (1 - y)
 
-    An instance serves one call.
+    An instance may be called several times: each call's `backward` finds the tensors and the attributes that its
+    `forward` left.
     """
 
+    _saved: tuple[Any, ...] = ()
+    _last: "weakref.ref[_CustomOp] | None" = None  # weak: what was saved goes with its graph
+
     def __init__(self) -> None:
-        self._saved: tuple[Any, ...] = ()
+        self._saved = ()
 
     def forward(self, *inputs: Any) -> Any:
         """The outputs, a tensor or a tuple, from the inputs. Not recorded."""
@@ -238,16 +243,31 @@ class Function:
                 f"{type(self).__name__} is a custom Function: its Python code cannot become part of a graph. "
                 "Write it with operators, or do not hybridize the block that calls it."
             )
+        self._part_with_last_call()
         with _mode(False, None):
             outputs = self.forward(*inputs)
         many = isinstance(outputs, (tuple, list))
         raw = tuple(o.data for o in (outputs if many else [outputs]))
         tracked = _state.recording and any(isinstance(x, Tensor) and x.node is not None for x in inputs)
-        node = tape.Node(_CustomOp(self), inputs, {}, raw if many else raw[0]) if tracked else None
-        if node is not None and (place := lines.here()) is not None:
-            node.line = place
+        node = None
+        if tracked:
+            op = _CustomOp(self)
+            self._last = weakref.ref(op)
+            node = tape.Node(op, inputs, {}, raw if many else raw[0])
+            if (place := lines.here()) is not None:
+                node.line = place
         made = tuple(Tensor(o, node, i) for i, o in enumerate(raw))
         return made if many else made[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: not the call that this one recorded."""
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
+    def _part_with_last_call(self) -> None:
+        """Leave to the call that was recorded last what it saved, which `forward` will overwrite."""
+        last = None if self._last is None else self._last()
+        if last is not None and last.function is self:
+            last.function = copy.copy(self)
 
 
 class _CustomOp(Op[Any]):

@@ -207,10 +207,12 @@ def from_gpu_dlpack(x: Any) -> Any:
 
 
 def asnumpy(array: Any) -> Any:
-    """``array`` in host memory: itself if it is a NumPy array."""
+    """``array`` in host memory: itself if it is a NumPy array, and the memory of a tensor that is there."""
     if isinstance(array, np.ndarray):
         return array
-    return array.get() if hasattr(array, "get") and hasattr(array, "__cuda_array_interface__") else np.asarray(array)
+    if hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):
+        return array.get()
+    return np.asarray(array if hasattr(array, "__array__") or not hasattr(array, "asnumpy") else array.asnumpy())
 
 
 def _as_strided(xp: Any, x: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from shoal.errors import DTypeError, GraphError, ShapeError
 from shoal.ops import specs
+from shoal.ops.precision import is_float
 from shoal.ops.registry import Array, Op, Shape, Spec, Traced, op, spec_of
 from shoal.ops.shape import expand_dims, squeeze
 
@@ -419,7 +420,10 @@ def pick(x: Any, indices: Any, axis: int = -1, keepdims: bool = False) -> Any:
     """The elements of x at ``indices`` along ``axis``: one per row for ``axis=-1``.
 
     Args:
-        indices: integers, of the shape of x without ``axis``.
+        indices: of the shape of x without ``axis``; floats, as labels often are, are cut off, as in MXNet.
     """
-    chosen = take_along_axis(x, expand_dims(indices, axis=axis), axis=axis)
+    places = expand_dims(indices, axis=axis)
+    if is_float(places.dtype):
+        places = places.astype("int64")
+    chosen = take_along_axis(x, places, axis=axis)
     return chosen if keepdims else chosen.squeeze(axis)

@@ -192,7 +192,7 @@ def batch_norm(
         out = norm.batch_norm_inference(x, gamma, beta, running_mean, running_var, axis=axis, eps=eps)
         return (out, running_mean, running_var) if output_mean_var else out
     out, mean, var = norm.batch_norm(x, gamma, beta, axis=axis, eps=eps)
-    for running, batch in ((running_mean, mean), (running_var, var)):
+    for running, batch in ((running_mean, mean), (running_var, var)) if 0 not in x.shape else ():  # of none: nan
         if isinstance(running, Tensor) and isinstance(batch, Tensor):
             running.data[...] = momentum * running.data + (1.0 - momentum) * batch.data
     return (out, mean, var) if output_mean_var else out
@@ -203,12 +203,16 @@ def layer_norm(data: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, e
     return norm.layer_norm(data, gamma, beta, axis, eps)
 
 
-def topk(data: Any, axis: int = -1, k: int = 1, ret_typ: str = "indices", is_ascend: bool = False) -> Any:
+def topk(data: Any, axis: int | None = -1, k: int = 1, ret_typ: str = "indices", is_ascend: bool = False) -> Any:
     """The k largest (smallest if ``is_ascend``) elements along ``axis``, best first.
 
     Args:
+        axis: None for the elements of the flattened array; a mask has the shape of ``data`` nevertheless.
         ret_typ: "value", "indices" (int64), "both" (values, indices), or "mask": ones where an element was chosen.
     """
+    if axis is None:
+        flat = topk(data.reshape(-1), -1, k, ret_typ, is_ascend)
+        return flat.reshape(tuple(data.shape)) if ret_typ == "mask" else flat
     values, indices = index.topk(data, k=k, axis=axis, is_ascend=is_ascend)
     if ret_typ == "mask":
         chosen = index.one_hot(indices, depth=data.shape[axis], dtype=data.dtype.name)

@@ -34,7 +34,7 @@ def _raw_sum(xp: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
         return _raw_sum(xp, wide(x), axis, keepdims).astype(x.dtype)
     if xp.host and axis is not None and x.dtype.char in "fd" and x.flags.c_contiguous:
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
-        axes = tuple(sorted(a % x.ndim for a in axes))
+        axes = tuple(sorted(a + x.ndim if a < 0 else a for a in axes))  # one that is not there is NumPy's to refuse
         k = len(axes)
         if 0 < k < x.ndim and axes == tuple(range(k)):
             rows = math.prod(x.shape[:k])
@@ -71,7 +71,7 @@ def _tuple(axis: int | Sequence[int]) -> int | tuple[int, ...]:
 
 def _kept(shape: Shape, axis: Axis) -> Shape:
     """``shape`` with the reduced axes at length 1."""
-    if axis is None:
+    if axis is None or not shape:  # an array without axes has one to NumPy's ufuncs
         return (1,) * len(shape)
     axes = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
@@ -91,7 +91,7 @@ def _kept_lengths(shape: Shape, axis: Axis) -> Shape:
     return tuple(n for n, k in zip(shape, _kept(shape, axis), strict=True) if k == n)
 
 
-@op(specs.reduced)
+@op(specs.folded)
 def sum_(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum of the elements over ``axis``."""
     return _raw_sum(xp, x, axis, keepdims)
@@ -187,7 +187,7 @@ def _std_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, ddof: float =
     return (_spread(xp, g / out, x, axis) * (1.0 / _freedom(x.shape, axis, ddof)) * centred,)
 
 
-@op(specs.reduced)
+@op(specs.folded)
 def prod(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Product of the elements over ``axis``."""
     out = wide(x).prod(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
@@ -210,9 +210,10 @@ def _extreme_vjp(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, keepdims:
 
 
 def _nonempty(op: Op[Any], x: Spec, axis: Axis = None, keepdims: bool = False) -> Spec:
-    if 0 in (x.shape[a] for a in specs.axes_of(op, axis, x.ndim)):
+    found = specs.folded(op, x, axis, keepdims)
+    if x.ndim and 0 in (x.shape[a] for a in specs.axes_of(op, axis, x.ndim)):
         raise ShapeError(f"{op.name}: an array of shape {x.shape} has no element over axis {axis}")
-    return specs.reduced(op, x, axis, keepdims)
+    return found
 
 
 @op(_nonempty)
@@ -247,13 +248,13 @@ def argmin(xp: Any, x: Array, axis: int | None = None, keepdims: bool = False) -
     return xp.argmin(x, axis=axis, keepdims=keepdims)
 
 
-@op(specs.reduced)
+@op(specs.folded)
 def any_(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Whether an element over ``axis`` is not zero."""
     return x.any(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
 
 
-@op(specs.reduced)
+@op(specs.folded)
 def all_(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Whether no element over ``axis`` is zero."""
     return x.all(axis=None if axis is None else _tuple(axis), keepdims=keepdims)
@@ -319,6 +320,8 @@ def norm(xp: Any, x: Array, ord: float = 2.0, axis: Axis = None, keepdims: bool 
     Args:
         ord: p of (sum of abs(x)**p)**(1/p), not 0. The gradient at 0 is 0.
     """
+    if not x.ndim:
+        specs.axes_of(norm, axis, 0)
     if is_half(x.dtype):  # squares of float16 would overflow
         return xp.asarray(norm.forward(xp, wide(x), ord, axis, keepdims)).astype(x.dtype)
     if ord == 1:

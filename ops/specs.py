@@ -18,6 +18,7 @@ __all__ = [
     "axes_of",
     "axis_of",
     "elementwise",
+    "folded",
     "reduced",
     "reduced_shape",
     "require_float",
@@ -64,18 +65,19 @@ def same(op: Op[Any], x: Spec, *_: Any, **__: Any) -> Spec:
     return Spec(x.shape, x.dtype)
 
 
-def axis_of(op: Op[Any], axis: int, ndim: int) -> int:
-    """``axis`` counted from the front.
+def axis_of(op: Op[Any] | str, axis: int, ndim: int) -> int:
+    """``axis`` counted from the front, for an operator or whatever has this name.
 
     Raises:
         ShapeError: there is no such axis.
     """
     if not -ndim <= axis < ndim:
-        raise ShapeError(f"{op.name}: axis {axis} of an array with {ndim} axes; expected {-ndim} to {ndim - 1}")
+        name, expected = getattr(op, "name", op), f"expected {-ndim} to {ndim - 1}" if ndim else "expected None"
+        raise ShapeError(f"{name}: axis {axis} of an array with {ndim} axes; {expected}")
     return axis % ndim
 
 
-def axes_of(op: Op[Any], axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+def axes_of(op: Op[Any] | str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """The axes meant by ``axis``, counted from the front; all if None.
 
     Raises:
@@ -85,7 +87,7 @@ def axes_of(op: Op[Any], axis: int | Sequence[int] | None, ndim: int) -> tuple[i
         return tuple(range(ndim))
     axes = tuple(axis_of(op, a, ndim) for a in ((axis,) if isinstance(axis, int) else axis))
     if len(set(axes)) != len(axes):
-        raise ShapeError(f"{op.name}: axis {axis} names one axis twice")
+        raise ShapeError(f"{getattr(op, 'name', op)}: axis {axis} names one axis twice")
     return axes
 
 
@@ -100,6 +102,11 @@ def reduced_shape(op: Op[Any], shape: Shape, axis: int | Sequence[int] | None, k
 def reduced(op: Op[Any], x: Spec, axis: Any = None, keepdims: bool = False, **attrs: Any) -> Spec:
     """A reduction over ``axis``, all axes if None."""
     return Spec(reduced_shape(op, x.shape, axis, keepdims), result_dtype(op, [x], attrs))
+
+
+def folded(op: Op[Any], x: Spec, axis: Any = None, keepdims: bool = False, **attrs: Any) -> Spec:
+    """`reduced` by a NumPy ufunc: these, and not means, let axis 0 or -1 of an array without axes pass."""
+    return reduced(op, x, None if not x.ndim and axis in (0, -1) else axis, keepdims, **attrs)
 
 
 def require_ndim(op: Op[Any], name: str, x: Spec, *allowed: int) -> None:

@@ -1,6 +1,8 @@
 """Tensor: an array whose operators compute at once and, inside `autograd.record`, remember how."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -265,10 +267,10 @@ class Tensor(ArrayMethods):
     # -- values
 
     def asnumpy(self) -> Any:
-        """The values as a NumPy array: the tensor's own memory if it is in host memory."""
+        """A copy of the values as a NumPy array; `numpy.asarray` of a tensor in host memory shares it."""
         if _state.tracer is not None and called_by_user():
             self._drawn("the values")
-        return asnumpy(self.data)
+        return self.data.copy() if type(self.data) is np.ndarray else asnumpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if _state.tracer is not None and called_by_user():
@@ -296,7 +298,7 @@ class Tensor(ArrayMethods):
 
     def tobytes(self) -> bytes:
         """The bytes of the elements, in C order."""
-        return bytes(self.asnumpy().tobytes())
+        return bytes(asnumpy(self.data).tobytes())
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
@@ -338,7 +340,7 @@ class Tensor(ArrayMethods):
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        text = np.array2string(self.asnumpy(), separator=", ", prefix="Tensor(")
+        text = np.array2string(asnumpy(self.data), separator=", ", prefix="Tensor(")
         device = "" if self.device == "cpu" else f", device={self.device!r}"
         return f"Tensor({text}, dtype={self.dtype}{device})"
 
@@ -349,7 +351,7 @@ class Tensor(ArrayMethods):
         return made
 
     def __reduce__(self) -> Any:
-        return (Tensor, (self.asnumpy(),))
+        return (Tensor, (asnumpy(self.data),))
 
     # -- writing in place
 
@@ -378,7 +380,7 @@ class Tensor(ArrayMethods):
         return self
 
     def _inplace_on_the_tape(self, op: Op[Any], symbol: str, other: Any) -> "Tensor":
-        if self._is_view():  # as x[i] is in x[i] += y, which Python then assigns to x[i]
+        if self._is_part_of_an_update(sys._getframe(3)):
             result: Tensor = op(self, other)
             self._require_fit(result.data, symbol)
             return result if result.dtype == self.dtype else result.astype(self.dtype)
@@ -448,6 +450,12 @@ class Tensor(ArrayMethods):
             )
         return getattr(self.data, "base", None) is not None
 
+    def _is_part_of_an_update(self, caller: FrameType) -> bool:
+        """Whether this is the x[i] of ``x[i] += y`` in ``caller``, where Python assigns to x[i] next, and x changes."""
+        if self.node is not None and getattr(self.node, "op", None) is not index.getitem:
+            return False
+        return self._is_view() and lines.updates_part(caller.f_code, caller.f_lasti)
+
     def _before(self, what: str) -> "Tensor":
         """What this tensor stands for before a write.
 
@@ -462,7 +470,8 @@ class Tensor(ArrayMethods):
         if self._is_view():
             raise AutogradError(
                 f"{what} while recording: the tensor (shape {self.shape}) shares its memory with another one, which "
-                "the write would have to change, too. Assign to that one (x[i, j] = value), or to a copy()."
+                "the write would have to change, too. Assign to that one (x[i, j] = value), or to a copy(), or compute "
+                "a new tensor (x = x + value)."
             )
         return Tensor(self.data, self.node, self.index)
 
@@ -487,7 +496,7 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
 
     Args:
         values: numbers, nested sequences, arrays, tensors.
-        dtype: by default that of an array or tensor, and float32 for Python numbers and lists.
+        dtype: by default that of an array or tensor, bool for Python's truth values, and float32 for its numbers.
         device: "cpu" or "gpu:0"; by default the one of a tensor, and the current one for all else.
     Raises:
         ShapeError: the sequences are ragged.
@@ -496,9 +505,9 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     values = raw(values)
     if isinstance(values, (list, tuple)):
         values = [asnumpy(raw(v)) if isinstance(v, Tensor) else v for v in values]
-    if dtype is None and not hasattr(values, "dtype"):
-        dtype = np.float32
     try:
+        if dtype is None and not hasattr(values, "dtype"):
+            dtype = np.bool_ if _are_truths(values) else np.float32
         if namespace(values).module is np:
             made = np.array(values, dtype)
             device = device or current_device()
@@ -510,6 +519,14 @@ def array(values: Any, dtype: Any = None, device: str | None = None) -> Tensor:
             raise ShapeError(f"array: {error}") from error
         raise DTypeError(f"array: {error}; a tensor holds numbers") from error
     return Tensor(made if device is None or device == "cpu" == _kind(made) else on_device(made, device))
+
+
+def _are_truths(values: Any) -> bool:
+    """Whether a number, or all that nested sequences hold, is True or False: looked into if the first one is."""
+    first = values
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    return (isinstance(first, bool) or getattr(first, "dtype", None) == np.bool_) and np.array(values).dtype == np.bool_
 
 
 def _kind(x: Any) -> str:

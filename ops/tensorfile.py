@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from shoal.errors import CheckpointError
+from shoal.ops.backend import asnumpy
 from shoal.ops.remote import fetched, is_url, publish
 
 __all__ = ["load_tensors", "save_tensors"]
@@ -112,11 +113,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, HostArray], dict[str, str]]:
 
 def _packed(path: Path, name: str, value: Any) -> HostArray:
     """``value`` in host memory, C order and native byte order: safetensors 0.8.0 writes any other layout wrongly."""
-    if hasattr(value, "asnumpy"):
-        value = value.asnumpy()
-    elif hasattr(value, "__cuda_array_interface__"):
-        value = value.get()
-    array = np.asarray(value, order="C")  # np.ascontiguousarray would make a 0-d array 1-d
+    array = np.asarray(asnumpy(value), order="C")  # np.ascontiguousarray would make a 0-d array 1-d
     if array.dtype.name not in _DTYPES:
         raise CheckpointError(
             f"cannot save {name!r} to {str(path)!r}: dtype {array.dtype}, expected one of {', '.join(sorted(_DTYPES))}"

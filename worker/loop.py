@@ -14,7 +14,7 @@ from shoal.worker import record
 from shoal.worker.checkpoints import Checkpoints, place_of_run, resumed
 from shoal.worker.data.course import current_course
 from shoal.worker.data.dataset import Dataset
-from shoal.worker.metrics import EvalMetric
+from shoal.worker.metrics import ClassAccuracy, EvalMetric
 from shoal.worker.metrics import create as create_metric
 from shoal.worker.resuming import go_on
 from shoal.worker.resuming import kept as kept_of
@@ -71,7 +71,7 @@ def fit(
     epochs: int,
     initial_epoch: int = 0,
     val_data: Iterable[Any] | None = None,
-    metrics: Metrics = "accuracy",
+    metrics: Metrics | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train ``net`` on ``train_data`` until ``epochs`` passes are done.
@@ -91,6 +91,7 @@ def fit(
         initial_epoch: where to begin, to go on with a run that was interrupted; with ``shoal run --checkpoint PLACE
             --resume`` that is where the newest checkpoint was made, and the weights are its.
         val_data: as ``train_data``; every worker should pass all of it, unsharded.
+        metrics: by default "accuracy", which is nan where the model's output cannot be classes.
     Returns:
         Losses and metrics of each epoch.
     Raises:
@@ -182,7 +183,7 @@ def _epoch(
     loss: Callable[[Any, Any], Any],
     trainer: Trainer,
     at: tuple[int, int],
-    metrics: Metrics,
+    metrics: Metrics | None,
     callbacks: Sequence[Callback],
 ) -> tuple[dict[str, float], int]:
     """The logs of an epoch, and the number of its samples."""
@@ -229,12 +230,12 @@ def _each(losses: Any, samples: int) -> Any:
     return losses
 
 
-def _nothing(metrics: Metrics) -> dict[str, float]:
+def _nothing(metrics: Metrics | None) -> dict[str, float]:
     """The logs of an epoch of which this worker saw no batch."""
     return {"loss": math.nan, **dict.fromkeys((name for name, _ in _meter(metrics).get_name_value()), math.nan)}
 
 
-def _validate(net: Any, data: Iterable[Any], metrics: Metrics, loss: Any, trainer: Trainer) -> dict[str, float]:
+def _validate(net: Any, data: Iterable[Any], metrics: Metrics | None, loss: Any, trainer: Trainer) -> dict[str, float]:
     with trainer.global_weights():
         found = evaluate(net, data, metrics, loss)
     record.report(**found)
@@ -242,7 +243,7 @@ def _validate(net: Any, data: Iterable[Any], metrics: Metrics, loss: Any, traine
 
 
 def _final(
-    net: Any, trainer: Trainer, val_data: Iterable[Any] | None, metrics: Metrics, loss: Callable[[Any, Any], Any]
+    net: Any, trainer: Trainer, val_data: Iterable[Any] | None, metrics: Metrics | None, loss: Callable[[Any, Any], Any]
 ) -> dict[str, float]:
     """Everybody's updates are in: evaluate what has become of the weights."""
     trainer.finish()
@@ -254,10 +255,12 @@ def _final(
 
 
 def evaluate(
-    net: Any, data: Iterable[Any], metrics: Metrics = "accuracy", loss: Callable[[Any, Any], Any] | None = None
+    net: Any, data: Iterable[Any], metrics: Metrics | None = None, loss: Callable[[Any, Any], Any] | None = None
 ) -> dict[str, float]:
     """Metrics of ``net`` over all of ``data``, in predict mode; with ``loss`` also the mean of its values.
 
+    Args:
+        metrics: as of `fit`.
     Returns:
         By name, such as ``{"accuracy": 0.98, "loss": 0.07}``; nan if there are no data.
     Raises:
@@ -276,7 +279,8 @@ def evaluate(
     return {**found, "loss": total / samples if samples else math.nan} if loss is not None else found
 
 
-def _meter(metrics: Metrics) -> EvalMetric:
+def _meter(metrics: Metrics | None) -> EvalMetric:
+    metrics = ClassAccuracy() if metrics is None else metrics
     meter = create_metric(metrics if isinstance(metrics, str | EvalMetric) else list(metrics))
     meter.reset()
     return meter

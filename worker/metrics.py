@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
+from shoal.ops.backend import asnumpy
 
 __all__ = [
     "F1",
@@ -22,6 +23,7 @@ __all__ = [
     "MSE",
     "RMSE",
     "Accuracy",
+    "BinaryAccuracy",
     "CompositeEvalMetric",
     "CrossEntropy",
     "CustomMetric",
@@ -121,10 +123,11 @@ class EvalMetric(ABC):
 
 @register("acc")
 class Accuracy(EvalMetric):
-    """The fraction of labels that the model finds.
+    """The fraction of labels that the model finds. For the score of a single class there is `BinaryAccuracy`.
 
     Args:
-        axis: of the classes, in predictions that have several values for each label; the largest wins.
+        axis: of the classes, in predictions that have several values for each label; the largest wins. Predictions
+            with one value for each label are class numbers.
     """
 
     def __init__(self, axis: int = 1, name: str = "accuracy") -> None:
@@ -134,8 +137,38 @@ class Accuracy(EvalMetric):
     def measure(self, label: Array, pred: Array) -> tuple[float, int]:
         if pred.size != label.size and pred.ndim > 1:
             pred = np.argmax(pred, axis=self.axis)
+        elif (other := _fractions(label, pred)).size:
+            raise ShapeError(
+                f"metric {self.name!r}: predictions {pred.shape} have one value for each of the labels {label.shape}, "
+                f"and {other[0]:.4g} is no class number. For scores of one class use BinaryAccuracy(threshold=0.5), or "
+                "threshold=0.0 if they are logits; for numbers 'mae' or 'mse'"
+            )
         label, pred = _alike(self.name, label, pred)
         return float(np.count_nonzero(label == pred)), label.size
+
+
+class ClassAccuracy(Accuracy):
+    """`Accuracy` where nobody chose a metric: what cannot be classes (as in a regression) is not counted."""
+
+    def measure(self, label: Array, pred: Array) -> tuple[float, int]:
+        return (0.0, 0) if _fractions(label, pred).size else super().measure(label, pred)
+
+
+@register("binary_accuracy")
+class BinaryAccuracy(EvalMetric):
+    """The fraction of labels, 0 or 1, that the model finds with one score each.
+
+    Args:
+        threshold: scores above it mean 1: 0.5 of probabilities, 0 of logits.
+    """
+
+    def __init__(self, threshold: float = 0.5, name: str = "binary_accuracy") -> None:
+        super().__init__(name)
+        self.threshold = threshold
+
+    def measure(self, label: Array, pred: Array) -> tuple[float, int]:
+        label, pred = _alike(self.name, label, pred)
+        return float(np.count_nonzero(label == (pred > self.threshold))), label.size
 
 
 @register("top_k_accuracy", "top_k_acc")
@@ -356,11 +389,13 @@ def _pairs(name: str, labels: Any, preds: Any) -> list[tuple[Array, Array]]:
     many = [list(x) if isinstance(x, list | tuple) else [x] for x in (labels, preds)]
     if len(many[0]) != len(many[1]):
         raise ShapeError(f"metric {name!r}: {len(many[0])} labels for {len(many[1])} predictions")
-    return [(_host(label), _host(pred)) for label, pred in zip(*many, strict=True)]
+    return [(asnumpy(label), asnumpy(pred)) for label, pred in zip(*many, strict=True)]
 
 
-def _host(value: Any) -> Array:
-    return np.asarray(value.asnumpy() if hasattr(value, "asnumpy") else value)
+def _fractions(label: Array, pred: Array) -> Array:
+    """Of predictions with one value for each label those that are no class numbers."""
+    one_each = pred.size == label.size and pred.dtype.kind not in "iub"
+    return pred[pred != np.trunc(pred)] if one_each else np.empty(0)
 
 
 def _alike(name: str, label: Array, pred: Array) -> tuple[Array, Array]:

@@ -168,7 +168,9 @@ def flat(x: Any) -> Any:
 def reduced(op: Op[Any], batch: Batch, x: Any, axis: Any = None, keepdims: bool = False, **attrs: Any) -> Any:
     """A reduction, or a search: over ``axis``, or over the whole example."""
     if axis is not None:
-        return op(x, axis=later(axis), keepdims=keepdims, **attrs)
+        op.infer(Spec(tuple(x.shape[1:]), x.dtype), axis=axis, keepdims=keepdims, **attrs)  # -2 may be the batch's axis
+        if x.ndim > 1:
+            return op(x, axis=later(axis), keepdims=keepdims, **attrs)
     out = op(flat(x), axis=1, **attrs)
     if not keepdims:
         return out

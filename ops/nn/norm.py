@@ -59,7 +59,8 @@ class _Normalization(HybridBlock):
 class BatchNorm(_Normalization):
     """Normalizes each channel with the statistics of the batch while training, else with their running averages.
 
-    Each forward pass in training mode updates the running averages to momentum * running + (1 - momentum) * batch.
+    Each forward pass in training mode updates the running averages to momentum * running + (1 - momentum) * batch; a
+    batch without samples leaves them.
 
     Args:
         axis: of the channels.
@@ -107,8 +108,9 @@ class BatchNorm(_Normalization):
             y, mean, var = norm.batch_norm(x, gamma, beta, axis=self.axes[0], eps=self.epsilon)
         except (ShapeError, DTypeError) as error:
             raise self._explained(error) from None
-        self._follow(self.running_mean, mean)
-        self._follow(self.running_var, var)
+        if 0 not in x.shape:  # no samples have no statistics: these are nan, and would stay so
+            self._follow(self.running_mean, mean)
+            self._follow(self.running_var, var)
         return y
 
     def _follow(self, running: Parameter, batch: Any) -> None:

@@ -285,7 +285,7 @@ class Parameter:
         self._dtype = np.dtype(dtype)
         if self._data is not None:
             old, self._data = self._data, None
-            self._fill(old.asnumpy())
+            self._fill(np.asarray(old))
 
     @property
     def device(self) -> str:

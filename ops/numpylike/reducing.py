@@ -160,6 +160,8 @@ def average(x: Any, axis: Any = None, weights: Any = None, returned: bool = Fals
     """
     x = arraylike(x)
     if weights is None:
+        if not returned:
+            return reduce.mean(x, axis=axis, keepdims=keepdims)
         weights = ew.ones_like(x)
     weights = converted(weights, x.dtype if is_float(x.dtype) else None)
     if weights.ndim != x.ndim:

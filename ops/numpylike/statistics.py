@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops import elementwise as ew
-from shoal.ops import index, reduce, scan, shape
+from shoal.ops import index, reduce, scan, shape, specs
 from shoal.ops.numpylike.arguments import arraylike
 from shoal.ops.precision import is_float, is_half
 from shoal.ops.tensor import Tensor, raw
@@ -53,13 +53,12 @@ _METHODS = {
 _ROUNDED = ("lower", "higher", "nearest", "midpoint")
 
 
-def _rows(x: Any, axis: Axis) -> tuple[Any, tuple[int, ...]]:
+def _rows(name: str, x: Any, axis: Axis) -> tuple[Any, tuple[int, ...]]:
     """Floats with the elements over ``axis`` along the last axis, and the shape with those axes at length 1."""
     x = arraylike(x)
     if x.dtype.kind in "iub":
         x = ew.astype(x, dtype="float64")
-    given = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    axes = tuple(a % x.ndim for a in given)
+    axes = specs.axes_of(name, axis, x.ndim)
     rest = tuple(a for a in range(x.ndim) if a not in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     lead = tuple(x.shape[a] for a in rest)
@@ -117,7 +116,7 @@ def quantile(x: Any, q: Any, axis: Axis = None, method: str = "linear", keepdims
 
 
 def _quantile(name: str, x: Any, q: Any, axis: Axis, method: str, keepdims: bool) -> Any:
-    rows, kept = _rows(x, axis)
+    rows, kept = _rows(name, x, axis)
     n = rows.shape[-1]
     if not n:
         raise ShapeError(f"{name}: an array of shape {tuple(arraylike(x).shape)} has no element over axis {axis}")
@@ -157,7 +156,7 @@ def nanquantile(x: Any, q: Any, axis: Axis = None, method: str = "linear", keepd
     q = _checked("nanquantile", q, method)
     if method != "linear":
         raise ConfigError(f"nanquantile: method {method!r}; there is 'linear'")
-    rows, kept = _rows(x, axis)
+    rows, kept = _rows("nanquantile", x, axis)
     if not rows.shape[-1]:
         raise ShapeError(f"nanquantile: an array of shape {tuple(arraylike(x).shape)} has no element over axis {axis}")
     wide = "float64" if rows.dtype == np.float64 else "float32"
@@ -222,7 +221,7 @@ def _narrow(result: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     """Without the reduced axes, and in half precision if x is."""
     if is_half(x.dtype):
         result = ew.astype(result, dtype=x.dtype.name)
-    if keepdims:
+    if keepdims or not x.ndim:
         return result
     axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     return shape.squeeze(result, axis=axes) if axes else result

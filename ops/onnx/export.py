@@ -50,7 +50,7 @@ def export(
     if not isinstance(block, HybridBlock):
         raise ConfigError(f"onnx.export: {type(block).__name__} is no HybridBlock, so it has no graph")
     saved = block.described(*inputs)
-    params = {name: np.asarray(p.data().asnumpy()) for name, p in block.collect_params().items()}
+    params = {name: np.asarray(p.data()) for name, p in block.collect_params().items()}
     model = model_of(saved, opset, params, dynamic_batch, type(block).__name__)
     target = Path(os.fspath(path))
     part = target.with_name(target.name + ".part")

@@ -69,7 +69,7 @@ class Call:
             GraphError: it is computed from the arguments while the model is traced.
         """
         if isinstance(x, Tensor):
-            return np.asarray(x.asnumpy())
+            return np.asarray(x)
         if isinstance(x, np.ndarray | np.generic):
             return np.asarray(x)
         raise GraphError(

@@ -221,6 +221,19 @@ def test_batch_norm_predicts_with_running_averages() -> None:
     close(mine.grad, tx.grad)
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_batch_norm_of_no_samples_leaves_the_running_averages(hybrid: bool) -> None:
+    layer = nn.BatchNorm(in_channels=4)
+    layer.initialize()
+    layer.hybridize(hybrid)
+    for n in (0, 6, 0):
+        with autograd.record():
+            layer(Tensor(floats(n, 4))).sum().backward()
+    seen = layer.running_mean.data().asnumpy(), layer.running_var.data().asnumpy()
+    np.testing.assert_allclose(seen[0], 0.1 * floats(6, 4).mean(axis=0), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(seen[1]).all() and layer.gamma.grad().tolist() == [0.0] * 4
+
+
 def test_batch_norm_with_global_statistics_does_not_update_them() -> None:
     layer = nn.BatchNorm(in_channels=4, use_global_stats=True)
     layer.initialize()

@@ -238,6 +238,27 @@ def test_writes_that_would_falsify_gradients_are_refused_while_recording(write: 
         write(x, c)
 
 
+@pytest.mark.parametrize(
+    "part", [lambda h: h.reshape(2, 1), lambda h: h[:1], lambda h: h[None], lambda h: Tensor(np.zeros(4)[:2])]
+)
+def test_a_view_with_a_name_cannot_be_updated_while_recording(part: Any) -> None:
+    x = variable([1.0, 2.0])
+    with autograd.record():
+        h = x * 1.0
+        v = part(h)
+        with pytest.raises(AutogradError, match=r"x \+= value.*shares its memory"):
+            v += x[0]
+    assert h.tolist() == [1.0, 2.0] and v.sum().item() in (0.0, 1.0, 3.0)
+
+
+def test_a_view_in_a_list_cannot_be_updated_while_recording() -> None:
+    x = variable([1.0, 2.0])
+    with autograd.record():
+        views = [(x * 1.0).reshape(2, 1)]
+        with pytest.raises(AutogradError, match="shares its memory"):
+            views[0] += 1.0
+
+
 def test_a_truth_value_among_other_indices_is_refused() -> None:
     with pytest.raises(IndexError, match="True or False"):
         Tensor(A)[0, True]

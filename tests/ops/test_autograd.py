@@ -1,5 +1,6 @@
 """Recording, going back, and what happens when that is not possible."""
 
+import copy
 import gc
 import threading
 import weakref
@@ -465,6 +466,40 @@ def test_a_custom_function_can_be_differentiated_twice() -> None:
         g = autograd.grad(Cube()(x), x, create_graph=True)
     g.backward()
     assert gradient(x) == 12.0
+
+
+class Square(autograd.Function):
+    def forward(self, x: Any) -> Any:
+        self.save_for_backward(x)
+        self.twice = 2.0 * x.item()
+        return x * x
+
+    def backward(self, g: Any) -> Any:
+        (x,) = self.saved_tensors
+        assert self.twice == 2.0 * x.item()
+        return g * 2.0 * x
+
+
+@pytest.mark.parametrize(
+    ("program", "slopes"),
+    [(lambda f, a, b: f(a) + f(b), (4.0, 6.0)), (lambda f, a, b: f(f(a)) * b, (96.0, 16.0))],
+)
+def test_each_call_of_a_custom_function_has_what_it_saved(program: Any, slopes: tuple[float, float]) -> None:
+    f, a, b = Square(), variable(2.0), variable(3.0)
+    with autograd.record():
+        y = program(f, a, b)
+    f(array([9.0]))
+    y.backward()
+    assert (gradient(a), gradient(b)) == slopes
+
+
+def test_a_custom_function_that_was_called_can_be_copied() -> None:
+    f, x = Square(), variable(2.0)
+    with autograd.record():
+        y = f(x)
+    copy.deepcopy(f)(array([9.0]))
+    y.backward()
+    assert gradient(x) == 4.0
 
 
 def test_a_custom_function_may_have_several_outputs_and_inputs_without_gradient() -> None:

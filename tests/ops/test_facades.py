@@ -5,7 +5,7 @@ from typing import Any
 import numpy as onp
 import pytest
 
-from shoal import autograd, linalg, np, npx, random
+from shoal import autograd, linalg, nn, np, npx, random
 from shoal.errors import ConfigError, DTypeError, ShapeError
 from shoal.ops.tensor import Tensor
 
@@ -146,6 +146,31 @@ def test_topk_gives_positions_values_both_or_a_mask() -> None:
     assert values.shape == places.shape == (2, 1)
     assert npx.topk(x, k=2, ret_typ="mask").tolist() == [[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
     assert npx.topk(x, k=1, axis=0, ret_typ="mask").tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+def test_topk_of_the_flattened_array() -> None:
+    x = np.array([[1.0, 9.0, 5.0], [7.0, 7.0, 0.0]])
+    assert npx.topk(x, axis=None, k=2).tolist() == [1, 3]
+    assert npx.topk(x, axis=None, k=2, ret_typ="value").tolist() == [9.0, 7.0]
+    assert npx.topk(x, axis=None, k=2, ret_typ="mask").tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_pick_takes_labels_that_are_floats() -> None:
+    class Picked(nn.HybridBlock):  # type: ignore[misc]  # nn is typed loosely for tests
+        def forward(self, x: Any, labels: Any) -> Any:
+            return npx.pick(x, labels)
+
+    block = Picked()
+    for hybrid in (False, True):
+        block.hybridize(hybrid)
+        assert block(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 0.0])).tolist() == [2.0, 3.0]
+
+
+def test_batch_norm_of_no_samples_leaves_the_running_statistics() -> None:
+    one, mean, var = np.ones(2), np.zeros(2), np.ones(2)
+    with autograd.train_mode():
+        npx.batch_norm(np.ones((0, 2)), one, one, mean, var)
+    assert mean.tolist() == [0.0, 0.0] and var.tolist() == [1.0, 1.0]
 
 
 def test_pick_one_hot_and_embedding() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as onp
 import pytest
 
-from shoal import autograd, np
+from shoal import autograd, func, np
 from shoal.errors import ConfigError, ShapeError
 from shoal.ops.tensor import Tensor
 
@@ -400,3 +400,36 @@ def test_a_function_of_floats_has_the_slope_as_its_gradient(name: str, args: Any
         return sum(float((o * onp.sin(1.0 + onp.arange(o.size)).reshape(o.shape)).sum()) for o in found)
 
     assert slope == pytest.approx((value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-5, abs=1e-6)
+
+
+def outcome(namespace: Any, name: str, x: Any, axis: Any) -> Any:
+    try:
+        return onp.asarray(getattr(namespace, name)(x, axis=axis)).tolist()
+    except (onp.exceptions.AxisError, ShapeError):
+        return "no such axis"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sum", "mean", "var", "std", "prod", "max", "any", "nansum", "nanmean", "nanvar", "median", "count_nonzero"],
+)
+@pytest.mark.parametrize("shape", [(), (64, 3)])
+def test_axes_that_do_not_exist_are_numpys(name: str, shape: tuple[int, ...]) -> None:
+    x = onp.full(shape, 2.0)
+    for axis in (0, -1, 2, -3, (0,), (2,), (0, 2), ()):
+        expected = outcome(onp, name, x, axis)
+        assert outcome(np, name, np.array(x), axis) == expected, axis
+
+
+def test_a_sum_over_axis_0_of_a_0d_tensor_has_a_gradient_and_can_be_mapped() -> None:
+    x = np.array(2.0)
+    x.attach_grad()
+    with autograd.record():
+        (np.sum(x, axis=0) * 3.0).backward()
+    assert x.grad.tolist() == 3.0
+    assert func.vmap(lambda v: v.sum(axis=-1))(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+def test_an_axis_of_an_example_that_would_be_the_batchs_is_refused() -> None:
+    with pytest.raises(ShapeError, match="axis -2 of an array with 1 axes"):
+        func.vmap(lambda v: v.sum(axis=-2))(np.ones((2, 3)))

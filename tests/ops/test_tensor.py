@@ -178,9 +178,33 @@ def test_conversions() -> None:
     assert np.exp(Tensor(B)).tolist() == np.exp(B).tolist()
 
 
-def test_asnumpy_shares_memory_and_array_copies() -> None:
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([True, False], "bool"),
+        ([[True], [False]], "bool"),
+        (True, "bool"),
+        ([True, 2], "float32"),
+        ([0.5, True], "float32"),
+        ([array([True])], "bool"),
+        ([], "float32"),
+    ],
+)
+def test_truth_values_stay_what_they_are(values: Any, dtype: str) -> None:
+    assert array(values).dtype == dtype
+
+
+def test_a_mask_can_be_written_down() -> None:
+    assert array([1.0, 2.0, 3.0])[array([True, False, True])].tolist() == [1.0, 3.0]
+
+
+def test_asnumpy_and_array_copy_and_asarray_shares_memory() -> None:
     values = A.copy()
-    assert Tensor(values).asnumpy() is values
+    x = Tensor(values)
+    before = x.asnumpy()
+    x += 1.0
+    assert before.tolist() == A.tolist() and before.flags.writeable
+    assert np.shares_memory(np.asarray(x), values)
     assert not np.shares_memory(array(values).data, values)
 
 

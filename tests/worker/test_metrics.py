@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, ShapeError
 from shoal.worker import metrics
+from shoal.worker.loop import evaluate
 
 RNG = np.random.default_rng(5)
 LABELS = RNG.integers(0, 4, 30)
@@ -43,6 +44,26 @@ def test_accuracy_of_images_takes_the_axis_of_the_classes() -> None:
     scores, labels = RNG.normal(size=(2, 5, 3, 3)), RNG.integers(0, 5, (2, 3, 3))
     assert value("accuracy", labels, scores) == np.mean(scores.argmax(axis=1) == labels)
     assert value("accuracy", labels, np.moveaxis(scores, 1, -1), axis=-1) == np.mean(scores.argmax(axis=1) == labels)
+
+
+def test_accuracy_refuses_one_score_for_each_label() -> None:
+    with pytest.raises(ShapeError, match=r"\(2, 1\).*\(2,\), and 0.75 is no class number.*BinaryAccuracy"):
+        value("accuracy", np.array([1, 0]), np.array([[1.0], [0.75]]))
+
+
+def test_a_regression_without_a_metric_has_no_accuracy() -> None:
+    data = [(np.array([[0.5], [1.0]]), np.array([[1.0], [2.0]]))]
+    assert math.isnan(evaluate(lambda x: x, data)["accuracy"])
+    with pytest.raises(ShapeError, match="'mae' or 'mse'"):
+        evaluate(lambda x: x, data, "accuracy")
+
+
+def test_binary_accuracy_counts_scores_above_the_threshold() -> None:
+    labels, scores = np.array([1.0, 0.0, 1.0, 0.0]), np.array([[0.9], [0.5], [0.2], [-1.0]])
+    assert value("binary_accuracy", labels, scores) == value("BinaryAccuracy", labels, scores) == 0.75
+    assert value(metrics.BinaryAccuracy(threshold=0.0), labels > 0, scores) == 0.75
+    with pytest.raises(ShapeError, match="binary_accuracy"):
+        value("binary_accuracy", labels, SCORES)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 9])

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shoal.errors import ConfigError, DataError
+from shoal.ops.backend import asnumpy
 
 __all__ = ["ArrayDataset", "Dataset", "Indices", "SimpleDataset"]
 
@@ -106,7 +107,7 @@ class ArrayDataset(Dataset):
     def __init__(self, *arrays: Any) -> None:
         if not arrays:
             raise DataError("ArrayDataset() needs at least one array")
-        self._arrays = [a.asnumpy() if hasattr(a, "asnumpy") else a for a in arrays]
+        self._arrays = [asnumpy(a) if hasattr(a, "asnumpy") else a for a in arrays]
         lengths = [len(a) for a in self._arrays]
         if len(set(lengths)) > 1:
             raise DataError(f"ArrayDataset: arrays must have equal length, got {lengths}")

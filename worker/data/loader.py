@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, DataError
 from shoal.ops import random
+from shoal.ops.backend import asnumpy
 from shoal.ops.creation import here
 from shoal.worker import cluster
 from shoal.worker.data.course import Course, current_course
@@ -256,7 +257,7 @@ def stack(samples: list[Any]) -> Any:
                 f"samples of one batch have different numbers of parts: {sorted({len(s) for s in samples})}"
             )
         return tuple(stack(list(part)) for part in zip(*samples, strict=True))
-    arrays = [np.asarray(s.asnumpy() if hasattr(s, "asnumpy") else s) for s in samples]
+    arrays = [asnumpy(s) for s in samples]
     shapes = sorted({a.shape for a in arrays})
     if len(shapes) > 1:
         raise DataError(f"samples of one batch have different shapes: {shapes}; make them equal, or pass batchify_fn")
