@@ -113,16 +113,15 @@ class OnStore(Stepper):
         Raises:
             ConfigError: they are on the servers, and what was written would be lost without a word.
         """
-        store: Any = self.site.store
-        if isinstance(store, LocalKVStore):
-            store.adopt(self.site.weights())
+        if self.site.alone is not None:
+            self.site.alone.adopt(self.site.weights())
             return
         written = [n for n, p in self.site.params.items() if p.written != self._written[n]]
         if written:
             raise ConfigError(
                 f"{written[0]!r} was written (set_data, load_parameters, initialize) after the first step: its "
-                f"weights are in {store!r}, and would replace yours. Write them before the first step, make a new "
-                "run that begins with them, or train with update_on_kvstore=False"
+                f"weights are in {self.site.store!r}, and would replace yours. Write them before the first step, begin a "
+                "new run with them, or train with update_on_kvstore=False"
             )
 
     def _landing(self, name: str) -> Array:
