@@ -238,8 +238,14 @@ def _nothing(metrics: Metrics | None) -> dict[str, float]:
 def _validate(net: Any, data: Iterable[Any], metrics: Metrics | None, loss: Any, trainer: Trainer) -> dict[str, float]:
     with trainer.global_weights():
         found = evaluate(net, data, metrics, loss)
-    record.report(**found)
+    record.report(**_said(found, metrics))
     return found
+
+
+def _said(found: dict[str, float], metrics: Metrics | None) -> dict[str, float]:
+    """What a run's report has of an evaluation: no accuracy that nobody asked for, where there are no classes."""
+    none = metrics is None and math.isnan(found["accuracy"])
+    return {name: value for name, value in found.items() if not (none and name == "accuracy")}
 
 
 def _final(
@@ -250,7 +256,7 @@ def _final(
     if val_data is None or not current_course().leads:
         return {}
     found = evaluate(net, val_data, metrics, loss)
-    record.report(**found)
+    record.report(**_said(found, metrics))
     return found
 
 

@@ -9,6 +9,7 @@ import pytest
 import shoal
 from shoal import nn, np
 from shoal.errors import ConfigError, ShapeError
+from shoal.worker import record
 from shoal.worker.checkpoints import Checkpoints
 
 BATCHES = [(np.ones((4, 2)), np.ones((4, 1)))] * 2
@@ -98,3 +99,15 @@ def test_checkpoints_of_a_longer_run_do_not_push_out_this_ones(kept: Checkpoints
         kept.save(epoch, {"w": np.ones(1)})
     fit()
     assert kept.epochs() == [1, 2, 4, 5, 6]
+
+
+def test_an_accuracy_of_numbers_is_not_reported() -> None:
+    net, _ = model()
+    net.weight.set_data(np.array([[0.3, 0.4]]))
+    trainer, before = shoal.Trainer(net.collect_params(), "sgd"), record.current()
+    record.use(record.RunRecord())
+    try:
+        assert math.isnan(fit(metrics=None, val_data=BATCHES, net=(net, trainer)).final["accuracy"])
+        assert record.current().summary()["metrics"].keys() == {"loss"}
+    finally:
+        record.use(before)

@@ -119,9 +119,9 @@ class OnStore(Stepper):
         written = [n for n, p in self.site.params.items() if p.written != self._written[n]]
         if written:
             raise ConfigError(
-                f"{written[0]!r} was written (set_data, load_parameters, initialize) after the first step: its "
-                f"weights are in {self.site.store!r}, and would replace yours. Write them before the first step, begin a "
-                "new run with them, or train with update_on_kvstore=False"
+                f"{written[0]!r} was written (set_data, load_parameters, initialize) after the first step: the weights "
+                f"of {self.site.store!r} would replace yours. Write them before the first step, begin a new run with "
+                "them, or train with update_on_kvstore=False"
             )
 
     def _landing(self, name: str) -> Array:
