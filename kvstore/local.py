@@ -111,7 +111,6 @@ class LocalKVStore(KVStore):
                     continue
                 plain = array.flags.c_contiguous and array.flags.writeable and array.dtype == cell.value.dtype
                 if plain and cell.way is None and cell.view is None:  # no rule has looked at it yet
-                    np.copyto(cell.value, array)
                     cell.value = array
                 else:
                     np.copyto(cell.value, array, casting="no")

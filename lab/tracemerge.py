@@ -50,10 +50,11 @@ def write(picture: dict[str, Any], path: str) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    beside = Path(f"{path}.tmp")
+    place = os.path.realpath(path)  # what a link names, not the link
+    beside = Path(f"{place}.tmp")
     try:
         beside.write_text(json.dumps(picture, separators=(",", ":")), encoding="utf-8")
-        os.replace(beside, os.path.realpath(path))  # what a link names, not the link
+        os.replace(beside, place)
     except OSError as e:
         raise ConfigError(f"the trace cannot be written to {path!r}: {e.strerror}") from e
 

@@ -76,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except (BrokenPipeError, SystemExit) as e:  # whoever read our output has gone: as other programs end then
-        if not isinstance(e if isinstance(e, BrokenPipeError) else e.__context__, BrokenPipeError):  # rich's way
-            raise
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # rich's way to say so
+            return _unread()
+        raise
     except UsageError as e:
         print(f"shoal {options.command}: {e} (see shoal {options.command} --help)", file=sys.stderr)
         return USAGE_ERROR
@@ -91,6 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"shoal {options.command}: stopped by Ctrl-C", file=sys.stderr, flush=True)
         return 130
+
+
+def _unread() -> int:
+    """Whoever read our output has gone: the exit code with which other programs end then."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+    return 128 + signal.SIGPIPE
 
 
 def _unknown(name: str, commands: Iterable[str]) -> str:

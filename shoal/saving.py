@@ -67,14 +67,12 @@ def checkpoint_variables(o: argparse.Namespace) -> dict[str, str]:
     if is_url(place):
         check(place)  # workers would find out after an epoch, and go on without
     there = Checkpoints(place)
-    if not o.resume:
-        if found := there.epochs():  # the two would be taken for one run by whoever goes on from there
-            raise ConfigError(
-                f"--checkpoint {o.checkpoint} has checkpoints of another run (of epoch {found[-1]}, say): go on from "
-                "them with --resume, or name another place"
-            )
-        return {"SHOAL_CHECKPOINT": place}
-    newest, meta = there.last()
+    if not o.resume and (epochs := there.epochs()):  # who goes on from there would take the two for one run
+        raise ConfigError(
+            f"--checkpoint {o.checkpoint} has checkpoints of another run (of epoch {epochs[-1]}, say): go on from "
+            "them with --resume, or name another place"
+        )
+    newest, meta = there.last() if o.resume else ("", {})
     if not newest:
         return {"SHOAL_CHECKPOINT": place}
     seed = meta.get("seed", o.seed)

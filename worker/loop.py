@@ -237,15 +237,15 @@ def _nothing(metrics: Metrics | None) -> dict[str, float]:
 
 def _validate(net: Any, data: Iterable[Any], metrics: Metrics | None, loss: Any, trainer: Trainer) -> dict[str, float]:
     with trainer.global_weights():
-        found = evaluate(net, data, metrics, loss)
-    record.report(**_said(found, metrics))
-    return found
+        return _reported(net, data, metrics, loss)
 
 
-def _said(found: dict[str, float], metrics: Metrics | None) -> dict[str, float]:
-    """What a run's report has of an evaluation: no accuracy that nobody asked for, where there are no classes."""
+def _reported(net: Any, data: Iterable[Any], metrics: Metrics | None, loss: Any) -> dict[str, float]:
+    """Evaluate, and report it: but no accuracy that nobody asked for, where there are no classes."""
+    found = evaluate(net, data, metrics, loss)
     none = metrics is None and math.isnan(found["accuracy"])
-    return {name: value for name, value in found.items() if not (none and name == "accuracy")}
+    record.report(**{name: value for name, value in found.items() if not (none and name == "accuracy")})
+    return found
 
 
 def _final(
@@ -255,9 +255,7 @@ def _final(
     trainer.finish()
     if val_data is None or not current_course().leads:
         return {}
-    found = evaluate(net, val_data, metrics, loss)
-    record.report(**_said(found, metrics))
-    return found
+    return _reported(net, val_data, metrics, loss)
 
 
 def evaluate(

@@ -19,13 +19,13 @@ MANY_FILES = 65536
 """More open files than any process of a run needs: a server has two or three for each worker."""
 
 
-def allow_files() -> int:
-    """Let this process open as many files as it may, up to `MANY_FILES`; how many those are.
+def allow_files(wanted: int = MANY_FILES) -> int:
+    """Let this process open as many files as it may, up to ``wanted``; how many those are, negative if any number.
 
     The usual limit, 1024, is that of programs that call ``select``; a server reaches it with some 400 workers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return soft
     try:

@@ -139,18 +139,12 @@ def _enough_files() -> None:
     Raises:
         ConfigError: there are too few for a launcher and its scheduler.
     """
-    try:
-        import resource
-    except ImportError:  # not Unix
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    if soft != resource.RLIM_INFINITY and soft < FEWEST_FILES:
+    from shoal.kvstore.wire.tuning import allow_files
+
+    allowed = allow_files(MOST_FILES)
+    if 0 <= allowed < FEWEST_FILES:
         raise ConfigError(
-            f"a process may have {soft} open files here, and a run needs {FEWEST_FILES}: raise the limit (ulimit -n)"
+            f"a process may have {allowed} open files here, and a run needs {FEWEST_FILES}: raise the limit (ulimit -n)"
         )
 
 

@@ -17,6 +17,8 @@ from tests.netlab import Lab, why_not
 from tests.patience import RUN_S, until_run
 
 SSHD = "/usr/sbin/sshd"
+SESSION = "sshd: root"
+"""How the command line of a session's ssh server begins."""
 
 pytestmark = [
     pytest.mark.net,
@@ -142,20 +144,15 @@ def lost_under_way(
         crowd.end()
 
 
-def test_the_worker_of_a_host_that_is_cut_off_goes_on_elsewhere(lab: Lab, folder: Path, tmp_path: Path) -> None:
-    code, out = lost_under_way(lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: lab.cut("h2"))
-    assert code == 0, out
-    assert "worker 1 (h2, pid " in out and "has lost its connection" in out and "it is started again" in out, out
-    assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
-
-
-def test_a_worker_whose_connection_alone_is_lost_says_nothing_of_it_and_goes_on_elsewhere(
-    lab: Lab, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "lose", [lambda lab: lab.cut("h2"), lambda lab: kill_all(lab, "h2", SESSION)], ids=["cut", "hangs-up"]
+)
+def test_a_worker_that_is_lost_goes_on_elsewhere(
+    lab: Lab, folder: Path, tmp_path: Path, lose: Callable[[Lab], None]
 ) -> None:
-    """The scheduler still hears the worker: it must not be told that the worker has failed."""
-    code, out = lost_under_way(
-        lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: kill_all(lab, "h2", "sshd: root")
-    )
+    """The host is cut off; or the connection alone is lost: the scheduler still hears the worker, and must not be told
+    that it has failed."""
+    code, out = lost_under_way(lab, folder, tmp_path, "{h1} servers=1\n{h2} servers=0\n", lambda: lose(lab))
     assert code == 0, out
     assert "worker 1 (h2, pid " in out and "has lost its connection" in out and "it is started again" in out, out
     assert out.count("[worker 0] done") == out.count("[worker 1] done") == 1, out
@@ -169,7 +166,7 @@ def test_a_server_whose_connection_alone_is_lost_comes_back_from_its_snapshots(
         folder,
         tmp_path,
         "{h1} slots=2 servers=0\n{h2} slots=0 servers=1\n",
-        lambda: kill_all(lab, "h2", "sshd: root"),
+        lambda: kill_all(lab, "h2", SESSION),
         *("--run-dir", "run", "--snapshot-every", "1s"),
     )
     assert code == 0, out

@@ -1,24 +1,14 @@
 """Workers in threads that train f(w) = w^2 / 2, whose gradient is w, through real stores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
 import shoal
 from shoal.kvstore.api import KVStore
 from shoal.ops.nn.parameter import Parameter
-from shoal.worker import record
 from tests.kvstore.threads import thread_cluster
-
-
-@pytest.fixture(autouse=True)
-def own_record() -> Iterator[None]:
-    before = record.current()
-    record.use(record.RunRecord())
-    yield
-    record.use(before)
 
 
 def parameter(name: str = "w", value: Any = (1.0,), **options: Any) -> Parameter:

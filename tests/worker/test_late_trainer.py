@@ -14,7 +14,7 @@ from shoal.errors import MembershipError
 from shoal.kvstore import api
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import random
-from shoal.worker import record, strategies
+from shoal.worker import strategies
 from shoal.worker.data.course import Course, boundary, current_course
 from tests.worker.crowd import Crowd, Seat, on
 
@@ -33,14 +33,11 @@ class Filled(LocalKVStore):
 
 @pytest.fixture(autouse=True)
 def _in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stores are those of the run; this process's record is its own."""
-    before = record.current()
-    record.use(record.RunRecord())
+    """Stores are those of the run."""
     api.attach(lambda mode, reduce: Filled())
     monkeypatch.setattr("shoal.worker.trainer.DistKVStore", Filled)
     yield
     api.attach(None)
-    record.use(before)
     random.set_address(step=0)
 
 

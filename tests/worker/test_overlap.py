@@ -16,9 +16,7 @@ from shoal.kvstore.bundle import Gather
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops import random
 from tests.kvstore.threads import thread_cluster
-from tests.worker.quadratic import own_record, parameter
-
-__all__ = ["own_record"]
+from tests.worker.quadratic import parameter
 
 
 class Listening(LocalKVStore):

@@ -12,9 +12,7 @@ from shoal.kvstore.api import KVStore
 from shoal.kvstore.local import LocalKVStore
 from shoal.worker.strategies.delayed import Speeds
 from tests.kvstore.threads import thread_cluster
-from tests.worker.quadratic import Worker, own_record, parameter, values
-
-__all__ = ["own_record"]
+from tests.worker.quadratic import Worker, parameter, values
 
 pytestmark = pytest.mark.net
 

@@ -1,6 +1,5 @@
 """`Trainer` over bare parameters: arithmetic, options that contradict each other, states."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,6 @@ from shoal.errors import AutogradError, CheckpointError, ConfigError, DeferredIn
 from shoal.kvstore.local import LocalKVStore
 from shoal.ops.nn.parameter import Parameter
 from shoal.worker import record
-
-
-@pytest.fixture(autouse=True)
-def _own_record() -> Iterator[None]:
-    before = record.current()
-    record.use(record.RunRecord())
-    yield
-    record.use(before)
 
 
 def parameter(name: str, value: list[float], **options: Any) -> Parameter:

@@ -1,6 +1,5 @@
 """Weights that a script writes itself, in the course of training."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,7 @@ from shoal import autograd, nn
 from shoal.errors import ConfigError
 from shoal.kvstore.api import KVStore
 from shoal.kvstore.local import LocalKVStore
-from shoal.worker import record
 from tests.kvstore.threads import thread_cluster
-
-
-@pytest.fixture(autouse=True)
-def _own_record() -> Iterator[None]:
-    """The record of a run keeps its store."""
-    before = record.current()
-    record.use(record.RunRecord())
-    yield
-    record.use(before)
 
 
 def begun(kvstore: Any, **options: Any) -> tuple[nn.Dense, shoal.Trainer]:

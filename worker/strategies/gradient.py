@@ -107,14 +107,14 @@ class OnStore(Stepper):
         self.site.share(self.site.optimizer, *self.site.multipliers())
         self._written = {n: p.written for n, p in self.site.params.items()}
 
-    def _take_writes(self) -> None:
+    def _take_writes(self, weights: Mapping[str, Array]) -> None:
         """Weights that the script has written meanwhile are the weights, where the store is in this process.
 
         Raises:
             ConfigError: they are on the servers, and what was written would be lost without a word.
         """
         if self.site.alone is not None:
-            self.site.alone.adopt(self.site.weights())
+            self.site.alone.adopt(weights)
             return
         written = [n for n, p in self.site.params.items() if p.written != self._written[n]]
         if written:
@@ -134,8 +134,8 @@ class OnStore(Stepper):
         return self._outbox.opened(batch_size) if gains(self.site) else nullcontext()
 
     def step(self, batch_size: int) -> None:
-        self._take_writes()
         weights = self.site.weights()
+        self._take_writes(weights)
         alone = self.site.alone
         with nullcontext() if alone is None else alone.leaving_out(self.site.stale):
             sent, early = self._outbox.complete(batch_size, weights.__getitem__)
@@ -176,10 +176,9 @@ def local_store(site: Site) -> LocalKVStore:
     Raises:
         ConfigError: it is not.
     """
-    store: Any = site.store
-    if not isinstance(store, LocalKVStore):
+    if site.alone is None:
         raise ConfigError(
             "weights and the optimizer's states are on the servers: load states before the first step. Of a strategy "
             "with local steps shoal.fit keeps what is global (docs/cloud.md); save the rest with net.save_parameters()"
         )
-    return store
+    return site.alone
